@@ -1,0 +1,21 @@
+"""Builds plinius.pm._persist from persist.c (cffi API mode: calls release the interpreter lock)."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+ffibuilder = FFI()
+ffibuilder.cdef(
+    """
+    int pl_pwb_supported(int kind);
+    void pl_flush(int kind, char *at, size_t n);
+    void pl_fence(void);
+    void pl_copy(int kind, char *to, const char *from, size_t n);
+    int pl_msync(char *at, size_t n);
+    """
+)
+ffibuilder.set_source(
+    "plinius.pm._persist",
+    (Path(__file__).parent / "persist.c").read_text(encoding="utf-8"),
+    extra_compile_args=["-O2", "-Wall", "-Wextra"],
+)

@@ -1,0 +1,1 @@
+"""Sources of records, sealed datasets, and the order in which records are drawn."""

@@ -1,0 +1,1 @@
+"""Persistent memory: a mapped region, twin-copy transactions, a heap."""
