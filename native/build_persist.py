@@ -12,6 +12,8 @@ ffibuilder.cdef(
     void pl_fence(void);
     void pl_copy(int kind, char *to, const char *from, size_t n);
     int pl_msync(char *at, size_t n);
+    void pl_store_word(char *at, uint64_t word);
+    long pl_fs_magic(int fd);
     """
 )
 ffibuilder.set_source(

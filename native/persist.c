@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 
 enum { PWB_CLFLUSH = 1, PWB_CLFLUSHOPT = 2, PWB_CLWB = 3, PWB_DCCVAP = 4 };
 #define LINE 64u
@@ -111,3 +112,13 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
 
 /* 0, or the errno of msync(2). `at` must be page-aligned. */
 int pl_msync(char *at, size_t n) { return msync(at, n, MS_SYNC) == 0 ? 0 : errno; }
+
+/* One aligned 8-byte store: on both architectures it reaches the medium whole or not at all. */
+void pl_store_word(char *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
+
+/* The file system's magic number (statfs(2)), or -errno. */
+long pl_fs_magic(int fd)
+{
+    struct statfs s;
+    return fstatfs(fd, &s) == 0 ? (long)s.f_type : -(long)errno;
+}

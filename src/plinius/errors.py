@@ -52,3 +52,7 @@ class StorageError(PliniusError):
 
 class MismatchError(PliniusError):
     """A run differs from the one in the region: use its settings, or another region."""
+
+
+class DivergedError(PliniusError):
+    """Training has left the numbers: change the recipe."""

@@ -1,0 +1,71 @@
+"""Batches: sealed records, opened one batch at a time, as the tensors a network takes."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from plinius.data.sealed import SealedDataset
+from plinius.errors import SourceError
+
+
+class Batches:
+    """Opens records of a dataset for a network of `input_shape` and `truths`.
+
+    Whole-number samples are scaled to 0..1 (uint8 by float32(1/255), as the original did); floats
+    are taken as they are. A label that is a class index becomes one-hot. Raises SourceError if
+    the dataset cannot fit the network.
+    """
+
+    def __init__(self, dataset: SealedDataset, input_shape: tuple[int, ...], truths: int) -> None:
+        header = dataset.header
+        self._dataset = dataset
+        self._input_shape = input_shape
+        self._truths = truths
+        sample, label = header.sample, header.label
+        if math.prod(sample.shape) != math.prod(input_shape) or (
+            len(sample.shape) == len(input_shape) > 1 and sample.shape != input_shape
+        ):
+            raise SourceError(
+                f"The samples of {dataset.name} are {_by(sample.shape)}, but the network's input "
+                f"is {_by(input_shape)}",
+                "Mend height, width and channels (or inputs) in [net], or name another dataset",
+            )
+        if sample.dtype.kind not in "uf":
+            raise SourceError(
+                f"The samples of {dataset.name} are {sample.dtype}",
+                "Seal unsigned whole numbers or floats",
+            )
+        found = header.classes if label.is_index else math.prod(label.shape)
+        if found > truths or (not label.is_index and found != truths):
+            raise SourceError(
+                f"The labels of {dataset.name} have {found} classes, but the network's output has "
+                f"{truths}",
+                "Give the network's last layer as many outputs as there are classes",
+            )
+        peak = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else None
+        self._scale = None if peak is None else float(np.float32(1 / peak))
+
+    def open(self, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The records as (n, *input_shape) float32 and (n, truths) float32.
+
+        Raises SealError naming the record that does not open.
+        """
+        samples, labels = self._dataset.open_batch(indices)
+        x = torch.from_numpy(samples.astype(np.float32, copy=False))
+        if self._scale is not None:
+            x.mul_(self._scale)
+        truth = torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))
+        if labels.ndim == 1:
+            if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self._truths:
+                raise SourceError(
+                    f"{self._dataset.name} holds a label that is no class of the network",
+                    f"Labels must be from 0 to {self._truths - 1}",
+                )
+            truth = torch.nn.functional.one_hot(truth, self._truths).float()
+        return x.reshape(len(indices), *self._input_shape), truth.reshape(len(indices), -1)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "single numbers"

@@ -1,0 +1,42 @@
+"""Darknet's fourteen activations (darknet: activations.h), differentiable by autograd."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _plse(x: Tensor) -> Tensor:
+    outer = torch.where(x < 0, 0.01 * (x + 4), 0.01 * (x - 4) + 1)
+    return torch.where(x.abs() > 4, outer, 0.125 * x + 0.5)
+
+
+def _lhtan(x: Tensor) -> Tensor:
+    outer = torch.where(x < 0, 0.001 * x, 0.001 * (x - 1) + 1)
+    return torch.where((x < 0) | (x > 1), outer, x)
+
+
+def _stair(x: Tensor) -> Tensor:
+    floor = x.floor()
+    half = (x / 2).floor()
+    return torch.where(floor % 2 == 0, half, x - floor + half)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logistic": torch.sigmoid,
+    "loggy": lambda x: 2 * torch.sigmoid(x) - 1,
+    "relu": torch.relu,
+    "elu": F.elu,
+    "selu": lambda x: 1.0507 * F.elu(x, 1.6732),
+    "relie": lambda x: F.leaky_relu(x, 0.01),
+    "plse": _plse,
+    "hardtan": F.hardtanh,
+    "lhtan": _lhtan,
+    "linear": lambda x: x,
+    "ramp": lambda x: torch.relu(x) + 0.1 * x,
+    "leaky": lambda x: F.leaky_relu(x, 0.1),
+    "tanh": torch.tanh,
+    "stair": _stair,
+}
+"""By name; each takes and gives a tensor of any shape."""

@@ -1,0 +1,402 @@
+"""The reader of Darknet network descriptions (.cfg files).
+
+The language: blanks, tabs and carriage returns count nowhere; a line starting with `#` or `;` is a
+comment; `[kind]` opens a section; any other line is `key=value`, and the first value of a key
+counts. The first section is `[net]` (or `[network]`), each further section is a layer. What the
+original would skip or misread in silence is a located warning or a located error here.
+"""
+
+import difflib
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from plinius.errors import CfgError
+
+MAX_BYTES = 1 << 20
+MAX_SECTIONS = 1000
+MAX_DIMENSION = 1 << 20
+MAX_LISTED = 1000
+
+ALIASES = {
+    "network": "net",
+    "conv": "convolutional",
+    "conn": "connected",
+    "max": "maxpool",
+    "avg": "avgpool",
+    "soft": "softmax",
+}
+UNSUPPORTED = frozenset(
+    "activation batchnorm crnn crop deconv deconvolutional detection gru iseg l2norm local logistic"
+    " lrn lstm normalization region reorg rnn route shortcut upsample yolo".split()
+)
+POLICIES = ("constant", "step", "steps", "exp", "poly", "random", "sigmoid")
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_REAL = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,4})?")
+
+Value = int | float | str | tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key may hold: its default, its type (of `kind`), and for numbers its range."""
+
+    kind: type
+    default: Value
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def wanted(self) -> str:
+        """The rule in words, for an error message."""
+        if self.kind is tuple:
+            return f"needs at most {MAX_LISTED} numbers with commas between them"
+        if (self.low, self.high) == (0, 1) and self.kind is int:
+            return "must be 0 or 1"
+        noun = "a whole number" if self.kind is int else "a number"
+        if math.isinf(self.low):
+            return f"needs {noun}"
+        if math.isinf(self.high):
+            return f"needs {noun} of {self.low:g} or more"
+        return f"needs {noun} from {self.low:.0f} to {self.high:.0f}"
+
+    def read(self, text: str) -> Value:
+        """The value of `text`, or None where it breaks the rule."""
+        if self.kind is str:
+            return text or None
+        if self.kind is tuple:
+            parts = [_real(part) for part in text.split(",")]
+            return tuple(cast(list[float], parts)) if _listable(parts) else None
+        value = _integer(text) if self.kind is int else _real(text)
+        return value if value is not None and self.low <= value <= self.high else None
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def _real(text: str) -> float | None:
+    value = float(text) if _REAL.fullmatch(text) else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _listable(parts: list[float | None]) -> bool:
+    return len(parts) <= MAX_LISTED and None not in parts
+
+
+def _int(default: int | None, low: int = 0, high: int = MAX_DIMENSION) -> Key:
+    return Key(int, default, low, high)
+
+
+def _float(default: float, low: float = -math.inf, high: float = math.inf) -> Key:
+    return Key(float, default, low, high)
+
+
+_FLAG = _int(0, 0, 1)
+_COUNT = _int(0, 0, 2**53)
+
+_NET: dict[str, Key] = {
+    "batch": _int(1, 1),
+    "subdivisions": _int(1, 1),
+    "time_steps": _int(1, 1),
+    "learning_rate": _float(0.001, 0),
+    "momentum": _float(0.9, 0),
+    "decay": _float(0.0001, 0),
+    "height": _int(0),
+    "width": _int(0),
+    "channels": _int(0),
+    "inputs": _int(0, 0, 2**40),
+    "policy": Key(str, "constant"),
+    "burn_in": _COUNT,
+    "power": _float(4, 0),
+    "step": _int(1, 1, 2**53),
+    "scale": _float(1),
+    "gamma": _float(1),
+    "steps": Key(tuple, ()),
+    "scales": Key(tuple, ()),
+    "max_batches": _COUNT,
+    "adam": _FLAG,
+    "clip": _float(0),
+}
+# Known to the original, without any bearing on training sealed records.
+_NET_IDLE = frozenset(
+    "notruth random B1 B2 eps max_crop min_crop max_ratio min_ratio center angle aspect saturation"
+    " exposure hue".split()
+)
+_COMMON: dict[str, Key] = {
+    "truth": _FLAG,
+    "onlyforward": _FLAG,
+    "stopbackward": _FLAG,
+    "dontsave": _FLAG,
+    "dontload": _FLAG,
+    "dontloadscales": _FLAG,
+    "numload": _int(0),
+    "learning_rate": _float(1, 0),
+    "smooth": _float(0),
+}
+_LAYERS: dict[str, dict[str, Key]] = {
+    "convolutional": {
+        "filters": _int(1, 1),
+        "size": _int(1, 1, 1024),
+        "stride": _int(1, 1, 1024),
+        "pad": _FLAG,
+        "padding": _int(0, 0, 1024),
+        "groups": _int(1, 1),
+        "batch_normalize": _FLAG,
+        "activation": Key(str, "logistic"),
+        "flipped": _FLAG,
+        "binary": _FLAG,
+        "xnor": _FLAG,
+        "dot": _float(0),
+    },
+    "connected": {
+        "output": _int(1, 1),
+        "activation": Key(str, "logistic"),
+        "batch_normalize": _FLAG,
+    },
+    "maxpool": {
+        "stride": _int(1, 1, 1024),
+        "size": _int(None, 1, 1024),
+        "padding": _int(None, 0, 1024),
+    },
+    "avgpool": {},
+    "dropout": {"probability": _float(0.5, 0, 0.999)},
+    "softmax": {
+        "groups": _int(1, 1),
+        "temperature": _float(1, 1e-6),
+        "noloss": _FLAG,
+        "spatial": _FLAG,
+        "tree": Key(str, None),
+    },
+    "cost": {"type": Key(str, "sse"), "scale": _float(1)},
+}
+_LAYER_IDLE = {"cost": frozenset({"ratio", "noobj", "thresh"})}
+
+# Read by the original and used nowhere in its CPU code: `key=1` changes nothing, so it is said.
+_NO_EFFECT = frozenset({"adam", "clip", "binary", "dot", "spatial", "smooth", "onlyforward"})
+_REFUSED = frozenset({"xnor", "numload", "tree"})
+
+
+@dataclass(frozen=True)
+class Section:
+    """One layer section: its kind (aliases resolved), its options with defaults, and its lines."""
+
+    kind: str
+    name: str
+    line: int
+    options: Mapping[str, Value]
+    lines: Mapping[str, int]
+
+    def integer(self, key: str) -> int:
+        """The whole number at `key`."""
+        return cast(int, self.options[key])
+
+    def real(self, key: str) -> float:
+        """The number at `key`."""
+        return float(cast(float, self.options[key]))
+
+    def word(self, key: str) -> str:
+        """The word at `key`."""
+        return cast(str, self.options[key])
+
+    def locate(self, what: str, key: str = "") -> str:
+        """`what`, headed by the file, the line (of `key` where it is given) and the section."""
+        return f"{self.name}:{self.lines.get(key, self.line)}: [{self.kind}] {what}"
+
+    def error(self, what: str, todo: str, key: str = "") -> CfgError:
+        """A refusal that names the place."""
+        return CfgError(self.locate(what, key), todo)
+
+
+@dataclass(frozen=True)
+class Net:
+    """The [net] section. `batch` records make one update, in `subdivisions` equal passes.
+
+    `max_batches` counts updates, 0 means no end; `decay` is for weights only; the shape is
+    height x width x channels, or `inputs` alone where these are 0.
+    """
+
+    batch: int
+    subdivisions: int
+    learning_rate: float
+    momentum: float
+    decay: float
+    height: int
+    width: int
+    channels: int
+    inputs: int
+    policy: str
+    burn_in: int
+    power: float
+    step: int
+    scale: float
+    gamma: float
+    steps: tuple[float, ...]
+    scales: tuple[float, ...]
+    max_batches: int
+
+    @property
+    def sub_batch(self) -> int:
+        """Records in one forward and backward pass."""
+        return self.batch // self.subdivisions
+
+
+@dataclass(frozen=True)
+class Cfg:
+    """A network description: [net], its layers in order, and what was noticed while reading.
+
+    `sha256` is the digest of the file's bytes.
+    """
+
+    name: str
+    net: Net
+    sections: tuple[Section, ...]
+    warnings: tuple[str, ...]
+    sha256: str
+
+
+def read_cfg(path: str | Path) -> Cfg:
+    """Read the description at `path`. Raises CfgError, located as `path:line`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise CfgError(f"{path} cannot be read: {error.strerror}", "Give a .cfg file") from None
+    try:
+        # A larger file may be cut inside a character; parse_cfg refuses it by its length.
+        text = data.decode(errors="strict" if len(data) <= MAX_BYTES else "replace")
+    except UnicodeDecodeError:
+        raise CfgError(f"{path} is not text", "Give a Darknet .cfg file") from None
+    return parse_cfg(text, str(path))
+
+
+def parse_cfg(text: str, name: str) -> Cfg:
+    """Parse the description `text`; `name` stands in messages. Raises CfgError."""
+    raw = text.encode()
+    if len(raw) > MAX_BYTES:
+        raise CfgError(f"{name} is larger than {MAX_BYTES} bytes", "Give a Darknet .cfg file")
+    warnings: list[str] = []
+    sections = [_typed(draft, name, warnings) for draft in _drafts(text, name, warnings)]
+    if not sections or sections[0].kind != "net":
+        raise CfgError(f"{name} does not begin with [net]", "Start the file with a [net] section")
+    if len(sections) == 1:
+        raise CfgError(f"{name} has no layers", "Add a layer section after [net]")
+    for section in sections[1:]:
+        if section.kind == "net":
+            raise section.error("stands a second time", "Keep one [net], the first section")
+    net = _net(sections[0], warnings)
+    digest = hashlib.sha256(raw).hexdigest()
+    return Cfg(name, net, tuple(sections[1:]), tuple(warnings), digest)
+
+
+@dataclass
+class _Draft:
+    kind: str
+    line: int
+    pairs: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+def _drafts(text: str, name: str, warnings: list[str]) -> list[_Draft]:
+    """The sections as written: texts and line numbers, nothing judged but kinds and repeats."""
+    drafts: list[_Draft] = []
+    for number, written in enumerate(text.split("\n"), 1):
+        line = re.sub(r"[ \t\r]", "", written)
+        place = f"{name}:{number}:"
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            if len(drafts) == MAX_SECTIONS:
+                raise CfgError(f"{place} more than {MAX_SECTIONS} sections", "Shorten the file")
+            drafts.append(_Draft(_kind(line, place), number))
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key:
+            raise CfgError(f"{place} {_shown(line)} is not key=value", "Mend or remove the line")
+        if not drafts:
+            raise CfgError(f"{place} a key before any section", "Start the file with [net]")
+        kind, pairs = drafts[-1].kind, drafts[-1].pairs
+        if key in pairs:
+            first = pairs[key][1]
+            warnings.append(f"{place} [{kind}] {_shown(key)} again; the value of line {first} counts")
+        else:
+            pairs[key] = (value, number)
+    return drafts
+
+
+def _kind(line: str, place: str) -> str:
+    given = line[1:-1] if line.endswith("]") else ""
+    kind = ALIASES.get(given, given)
+    if kind in UNSUPPORTED:
+        raise CfgError(f"{place} section [{given}] is not supported yet", f"Supported: {_kinds()}")
+    if kind != "net" and kind not in _LAYERS:
+        raise CfgError(f"{place} {_shown(line)} is not a section", f"Supported: {_kinds()}")
+    return kind
+
+
+def _kinds() -> str:
+    return ", ".join(f"[{kind}]" for kind in ("net", *_LAYERS))
+
+
+def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
+    """Give each value its type, and judge the keys."""
+    keys = _NET if draft.kind == "net" else _COMMON | _LAYERS[draft.kind]
+    idle = _NET_IDLE if draft.kind == "net" else _LAYER_IDLE.get(draft.kind, frozenset())
+    lines = {key: line for key, (_, line) in draft.pairs.items()}
+    options: dict[str, Value] = {key: rule.default for key, rule in keys.items()}
+    section = Section(draft.kind, name, draft.line, options, lines)
+    for key, (text, _) in draft.pairs.items():
+        if key in idle:
+            continue
+        if key not in keys:
+            near = difflib.get_close_matches(key[:40], keys, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            warnings.append(section.locate(f"unknown key {_shown(key)} is ignored{hint}", key))
+            continue
+        value = keys[key].read(text)
+        if value is None:
+            raise section.error(f"{key}={_shown(text)}", f"{key} {keys[key].wanted}", key)
+        if key in _REFUSED and value != 0:
+            raise section.error(f"{key} is not supported", "Remove the line", key)
+        if key in _NO_EFFECT and value != 0:
+            warnings.append(section.locate(f"{key} has no effect, as on the original's CPU", key))
+        options[key] = value
+    return section
+
+
+def _net(section: Section, warnings: list[str]) -> Net:
+    """The typed [net], with the rules that span several keys."""
+    values = dict(section.options)
+    for ignored in ("adam", "clip"):
+        del values[ignored]
+    if values.pop("time_steps") != 1:
+        raise section.error("time_steps is for recurrent layers", "Remove the line", "time_steps")
+    if values["policy"] not in POLICIES:
+        known = ", ".join(POLICIES)
+        what = f"unknown policy {_shown(section.word('policy'))} means constant (known: {known})"
+        warnings.append(section.locate(what, "policy"))
+        values["policy"] = "constant"
+    pixels = section.integer("height") * section.integer("width") * section.integer("channels")
+    inputs = section.integer("inputs") or pixels
+    if not inputs:
+        raise section.error("no input shape", "Give height, width and channels, or inputs")
+    if pixels and pixels != inputs:
+        raise section.error(f"inputs is not height*width*channels = {pixels}", "Remove it", "inputs")
+    net = Net(**(values | {"inputs": inputs}))  # type: ignore[arg-type]
+    if net.batch % net.subdivisions:
+        todo = f"Make batch={net.batch} a multiple of subdivisions={net.subdivisions}"
+        raise section.error("the batch does not divide evenly", todo, "subdivisions")
+    if net.policy == "poly" and not net.max_batches:
+        raise section.error("policy=poly needs the end of training", "Give max_batches", "policy")
+    if net.policy == "steps" and (not net.steps or len(net.steps) != len(net.scales)):
+        raise section.error("steps and scales differ in length", "Give one scale a step", "steps")
+    return net
+
+
+def _shown(text: str) -> str:
+    """Text from the file, made safe to print."""
+    return repr(text if len(text) <= 40 else text[:40] + "...")

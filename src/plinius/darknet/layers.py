@@ -1,0 +1,246 @@
+"""Darknet's layers as PyTorch modules.
+
+A layer is built from its cfg section and the shape of one record, (channels, height, width) or
+(values,), and maps (rows, *in_shape) to (rows, *out_shape). Parameters are created on the meta
+device, without memory; `reset` gives them their starting values once they have some.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plinius.darknet.activations import ACTIVATIONS
+from plinius.darknet.cfg import Section
+from plinius.darknet.norm import MOMENTUM, darknet_norm
+
+Shape = tuple[int, ...]
+
+MAX_VALUES = 2**28
+"""The most values one layer may put out for one record."""
+
+MASKED = -1234.0
+"""The truth that switches an entry off in [cost] type=masked."""
+
+
+class Layer(nn.Module):
+    """What all layers share: shapes, and the options any section may have."""
+
+    def __init__(self, section: Section, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+        if not 0 < math.prod(out_shape) <= MAX_VALUES:
+            raise section.error(f"the output would be {out_shape}", "Check size, stride, padding")
+        self.section = section
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.rate_scale = section.real("learning_rate")
+        self.stops_backward = bool(section.integer("stopbackward"))
+        self.gives_truth = bool(section.integer("truth"))
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The layer's arrays by name, in the order of a .weights file."""
+        return {}
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the starting values."""
+
+
+def image(section: Section, shape: Shape) -> Shape:
+    """`shape` as (channels, height, width), or CfgError."""
+    if len(shape) != 3:
+        raise section.error("needs an image before it", "Give [net] height, width and channels")
+    return shape
+
+
+class Weighted(Layer):
+    """Weights, then either biases or batch normalisation with scales and biases, then activation."""
+
+    def __init__(
+        self, section: Section, in_shape: Shape, out_shape: Shape, weights: Shape, norm: str
+    ) -> None:
+        super().__init__(section, in_shape, out_shape)
+        self.activation = ACTIVATIONS.get(section.word("activation"), torch.relu)
+        self.norm = norm if section.integer("batch_normalize") else ""
+        self.fan_in = math.prod(weights[1:])
+        n = weights[0]
+        self.weights = _parameter(*weights)
+        self.biases = _parameter(n)
+        if self.norm:
+            self.scales = _parameter(n)
+            self.register_buffer("rolling_mean", torch.empty(n, device="meta"))
+            self.register_buffer("rolling_variance", torch.empty(n, device="meta"))
+
+    rolling_mean: Tensor
+    rolling_variance: Tensor
+
+    def _norms(self) -> dict[str, Tensor]:
+        if not self.norm:
+            return {}
+        return {
+            "scales": self.scales,
+            "rolling_mean": self.rolling_mean,
+            "rolling_variance": self.rolling_variance,
+        }
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Biases and rolling statistics 0, scales 1, weights as each kind draws them."""
+        with torch.no_grad():
+            self.biases.zero_()
+            if self.norm:
+                self.scales.fill_(1)
+                self.rolling_mean.zero_()
+                self.rolling_variance.zero_()
+            self._draw(generator)
+
+    def _draw(self, generator: torch.Generator) -> None:
+        raise NotImplementedError
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """Normalise where the section asks for it, then activate."""
+        if self.norm:
+            statistics = (self.rolling_mean, self.rolling_variance)
+            if self.norm == "darknet":
+                x = darknet_norm(x, self.scales, self.biases, *statistics, self.training)
+            else:
+                x = F.batch_norm(
+                    x, *statistics, self.scales, self.biases, self.training, MOMENTUM
+                )
+        return self.activation(x)
+
+
+class Convolutional(Weighted):
+    """[convolutional]: zero padding, stride and groups.
+
+    A stride also counts for 1x1 filters, where the original misreads its input.
+    """
+
+    def __init__(self, section: Section, shape: Shape, norm: str) -> None:
+        channels, height, width = image(section, shape)
+        filters, size = section.integer("filters"), section.integer("size")
+        self_padding = size // 2 if section.integer("pad") else section.integer("padding")
+        stride, groups = section.integer("stride"), section.integer("groups")
+        if channels % groups or filters % groups:
+            todo = f"Make groups={groups} divide channels={channels} and filters={filters}"
+            raise section.error("the groups do not divide evenly", todo, "groups")
+        out_height = (height + 2 * self_padding - size) // stride + 1
+        out_width = (width + 2 * self_padding - size) // stride + 1
+        out = (filters, max(out_height, 0), max(out_width, 0))
+        super().__init__(section, shape, out, (filters, channels // groups, size, size), norm)
+        self.stride, self.padding, self.groups = stride, self_padding, groups
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Biases, [scales, rolling mean, rolling variance], weights (filters, c/groups, k, k)."""
+        return {"biases": self.biases, **self._norms(), "weights": self.weights}
+
+    def _draw(self, generator: torch.Generator) -> None:
+        self.weights.normal_(generator=generator).mul_(math.sqrt(2 / self.fan_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, c, h, w) to (rows, filters, h', w')."""
+        x = x.reshape(-1, *self.in_shape)
+        bias = None if self.norm else self.biases
+        x = F.conv2d(x, self.weights, bias, self.stride, self.padding, groups=self.groups)
+        return self._finish(x)
+
+
+class Connected(Weighted):
+    """[connected]: every output sees every input, in channel, row, column order."""
+
+    def __init__(self, section: Section, shape: Shape, norm: str) -> None:
+        output, inputs = section.integer("output"), math.prod(shape)
+        super().__init__(section, shape, (output, 1, 1), (output, inputs), norm)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Biases, weights (outputs, inputs), [scales, rolling mean, rolling variance]."""
+        return {"biases": self.biases, "weights": self.weights, **self._norms()}
+
+    def _draw(self, generator: torch.Generator) -> None:
+        self.weights.uniform_(-1, 1, generator=generator).mul_(math.sqrt(2 / self.fan_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, ...) to (rows, outputs)."""
+        return self._finish(F.linear(x.flatten(1), self.weights, None if self.norm else self.biases))
+
+
+class Maxpool(Layer):
+    """[maxpool]: `padding` is the total of both sides, its smaller half goes to the left and top."""
+
+    def __init__(self, section: Section, shape: Shape) -> None:
+        channels, height, width = image(section, shape)
+        self_stride = section.integer("stride")
+        self_size = section.integer("size") if section.options["size"] else self_stride
+        given = section.options["padding"]
+        padding = self_size - 1 if given is None else section.integer("padding")
+        before = padding // 2
+        outs, afters = [], []
+        for side in (height, width):
+            out = (side + padding - self_size) // self_stride + 1
+            last = (out - 1) * self_stride - before
+            if out < 1 or before >= self_size or last >= side:
+                raise section.error("a window lies outside the image", "Lower size or padding")
+            outs.append(out)
+            afters.append(max(0, last + self_size - side))
+        super().__init__(section, shape, (channels, *outs))
+        self.size, self.stride = self_size, self_stride
+        self.pads = (before, afters[1], before, afters[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, c, h, w) to (rows, c, h', w')."""
+        x = x.reshape(-1, *self.in_shape)
+        if any(self.pads):
+            x = F.pad(x, self.pads, value=-math.inf)
+        return F.max_pool2d(x, self.size, self.stride)
+
+
+class Avgpool(Layer):
+    """[avgpool]: the mean of each channel."""
+
+    def __init__(self, section: Section, shape: Shape) -> None:
+        super().__init__(section, shape, (image(section, shape)[0], 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, c, h, w) to (rows, c)."""
+        return x.reshape(-1, *self.in_shape).mean((2, 3))
+
+
+class Dropout(Layer):
+    """[dropout]: in training each value falls to 0 with `probability`, else grows by 1/(1-p)."""
+
+    def __init__(self, section: Section, shape: Shape, generator: torch.Generator) -> None:
+        super().__init__(section, shape, shape)
+        self.keep = 1 - section.real("probability")
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; draws from the network's generator in training, and only then."""
+        if not self.training or self.keep == 1:
+            return x
+        mask = torch.empty_like(x).bernoulli_(self.keep, generator=self.generator)
+        return x * mask.div_(self.keep)
+
+
+class Softmax(Layer):
+    """[softmax] in `groups`; its gradient passes straight through, the loss gives truth - output.
+
+    That is the derivative of the cross-entropy wherever the truth of a group sums to 1 and the
+    temperature is 1; elsewhere it is Darknet's own rule.
+    """
+
+    def __init__(self, section: Section, shape: Shape) -> None:
+        inputs, self_groups = math.prod(shape), section.integer("groups")
+        if inputs % self_groups:
+            todo = f"Make groups={self_groups} divide the {inputs} inputs"
+            raise section.error("the groups do not divide evenly", todo, "groups")
+        super().__init__(section, shape, (inputs,))
+        self.groups, self.temperature = self_groups, section.real("temperature")
+        self.has_loss = not section.integer("noloss")
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return x.flatten(1).float().unflatten(1, (self.groups, -1)) / self.temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (rows, ...) to (rows, inputs), float32."""
+        logits = self._logits(x)
+        straight = (logits * self.temperature).flatten(1)
+        return straight + (logits.softmax(2).flatten(1) - straight).detach()

@@ -1,0 +1,66 @@
+"""Publishing a file whole or not at all, and never over another one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from plinius.errors import StorageError
+
+
+@contextmanager
+def publish(path: Path) -> Iterator[BinaryIO]:
+    """Write to `path`.part; on leaving without an error, sync it and give it its name.
+
+    An error in the body removes the part; a killed run leaves it, and the next run starts it
+    anew. Raises StorageError if `path` exists or the file system refuses.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        if os.path.lexists(path):
+            raise _exists(path)
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                _link(part, path, file)
+            finally:
+                if _same(part, file):
+                    part.unlink()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path}: {error.strerror or error}",
+            "Free some space or choose another folder",
+        ) from None
+
+
+def _link(part: Path, path: Path, file: BinaryIO) -> None:
+    if not _same(part, file):
+        raise StorageError(f"Another process writes {part} too", "Let one of them finish")
+    try:
+        os.link(part, path)  # unlike a rename, never replaces a file
+    except FileExistsError:
+        raise _exists(path) from None
+
+
+def _same(part: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(part.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _exists(path: Path) -> StorageError:
+    return StorageError(f"{path} exists already", "Choose another name, or remove it first")

@@ -1,0 +1,240 @@
+"""The medium: a mapped file with store, flush and fence, and what those promise there.
+
+Invariant: what was stored and flushed before a fence returned survives what the medium's
+granularity names; nothing is promised of the rest, in any order, cache line by cache line.
+"""
+
+import enum
+import errno
+import mmap
+import os
+from typing import Protocol
+
+from plinius.errors import RegionError, RegionFullError, StorageError
+from plinius.pm._persist import ffi, lib
+
+LINE = 64
+PAGE = mmap.PAGESIZE
+WORD = 8
+_MAP_SHARED_VALIDATE, _MAP_SYNC = 0x03, 0x80000
+_MEMORY_FILE_SYSTEMS = {0x01021994, 0x858458F6, 0x958458F6}  # tmpfs, ramfs, hugetlbfs
+_PWB_KINDS = {"clwb": 3, "clflushopt": 2, "clflush": 1, "dc-cvap": 4}  # best first
+_MSYNC_GAP = 1 << 20  # ranges nearer than this are written back by one msync
+
+
+class Granularity(enum.Enum):
+    """What a fence makes last (the unit of persistence and the fall it survives)."""
+
+    CACHE_LINE = "CACHE_LINE"
+    PAGE = "PAGE"
+    PROCESS = "PROCESS"
+
+    @property
+    def survives(self) -> str:
+        """In words: what a committed state survives."""
+        if self is Granularity.CACHE_LINE:
+            return "a process kill, a kernel crash and a power cut (DAX with MAP_SYNC)"
+        if self is Granularity.PAGE:
+            return "a process kill, a kernel crash and a power cut (msync to the disk)"
+        return "a process kill only: memory file system, lost at power-off and reboot"
+
+
+class Medium(Protocol):
+    """Bytes that can be made to last. Offsets and lengths are in bytes; ranges are checked."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the medium."""
+
+    @property
+    def granularity(self) -> Granularity:
+        """What a fence promises here."""
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """A read-only view. The host may change what it shows at any time."""
+
+    def store(self, offset: int, data: bytes | memoryview) -> None:
+        """Write bytes; they last after a flush of them and a fence."""
+
+    def store_word(self, offset: int, word: int) -> None:
+        """Write 8 aligned bytes, little-endian, whole or not at all."""
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write bulk bytes and flush them: they last after a fence."""
+
+    def copy(self, to: int, source: int, length: int) -> None:
+        """Copy within the medium and flush what was written."""
+
+    def flush(self, offset: int, length: int) -> None:
+        """Begin writing a range back."""
+
+    def fence(self) -> None:
+        """Wait until all that was flushed lasts."""
+
+    def resize(self, size: int) -> None:
+        """Grow to `size` bytes of which the new ones are zero. Raises RegionFullError."""
+
+    def close(self) -> None:
+        """Let go of the medium."""
+
+
+def pwb_name() -> str:
+    """The write-back instruction in use: the best the CPU has, or PLINIUS_PWB's choice.
+
+    Raises StorageError if the choice is unknown or the CPU has none.
+    """
+    here = [name for name, kind in _PWB_KINDS.items() if lib.pl_pwb_supported(kind)]
+    wanted = os.environ.get("PLINIUS_PWB")
+    if wanted is not None and wanted not in here:
+        raise StorageError(
+            f"PLINIUS_PWB={wanted} is not a write-back instruction of this CPU",
+            f"Unset it, or choose one of: {', '.join(here) or 'none here'}",
+        )
+    if not here:
+        raise StorageError(
+            "This CPU has no write-back instruction for persistent memory",
+            "Use a region on an ordinary disk",
+        )
+    return wanted or here[0]
+
+
+class MappedMedium:
+    """A file mapped shared. Granularity is found by trying MAP_SYNC, then by the file system."""
+
+    def __init__(self, fd: int, *, writable: bool = True) -> None:
+        self._fd = fd
+        self._writable = writable
+        self._dirty: list[tuple[int, int]] = []
+        self._map, self.granularity = self._open_map()
+        # Where msync does the work, no instruction is needed, so none is required.
+        needs_pwb = writable and self.granularity is not Granularity.PAGE
+        self._pwb = _PWB_KINDS[pwb_name()] if needs_pwb else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes mapped."""
+        return len(self._view)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """See Medium. Raises RegionError outside the file."""
+        self._check(offset, length)
+        return self._view[offset : offset + length].toreadonly()
+
+    def store(self, offset: int, data: bytes | memoryview) -> None:
+        """See Medium."""
+        self._check(offset, len(data))
+        self._view[offset : offset + len(data)] = data
+
+    def store_word(self, offset: int, word: int) -> None:
+        """See Medium."""
+        self._check(offset, WORD)
+        if offset % WORD:
+            raise ValueError("a word is stored at a multiple of 8")
+        lib.pl_store_word(self._address + offset, word)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """See Medium. Streams past the cache except at PAGE granularity."""
+        self._check(offset, len(data))
+        if self.granularity is Granularity.PAGE:
+            self._view[offset : offset + len(data)] = data
+            self.flush(offset, len(data))
+        else:
+            lib.pl_copy(self._pwb, self._address + offset, ffi.from_buffer(data), len(data))
+
+    def copy(self, to: int, source: int, length: int) -> None:
+        """See Medium. Streams past the cache except at PAGE granularity."""
+        self._check(to, length)
+        self._check(source, length)
+        if self.granularity is Granularity.PAGE:
+            self._view[to : to + length] = self._view[source : source + length]
+            self.flush(to, length)
+        else:
+            lib.pl_copy(self._pwb, self._address + to, self._address + source, length)
+
+    def flush(self, offset: int, length: int) -> None:
+        """See Medium. At PAGE granularity the range is kept for the fence's msync."""
+        self._check(offset, length)
+        if self.granularity is Granularity.PAGE:
+            self._dirty.append((offset // PAGE * PAGE, offset + length))
+        else:
+            lib.pl_flush(self._pwb, self._address + offset, length)
+
+    def fence(self) -> None:
+        """See Medium. Raises StorageError if the disk refuses the write."""
+        if self.granularity is not Granularity.PAGE:
+            lib.pl_fence()
+            return
+        for start, end in merge_ranges(self._dirty, gap=_MSYNC_GAP):
+            failed = lib.pl_msync(self._address + start, end - start)
+            if failed:
+                raise StorageError(
+                    f"The disk refused a write: {os.strerror(failed)}",
+                    "Check the disk and its space; the last committed state is kept",
+                )
+        self._dirty.clear()
+
+    def resize(self, size: int) -> None:
+        """See Medium. Old views stay valid: the old mapping lives until they are gone."""
+        allocate(self._fd, size)
+        self._map, _ = self._open_map()
+
+    def close(self) -> None:
+        """Close the file, which also ends its lock. The mapping goes with its last view."""
+        if self._fd >= 0:
+            del self._address, self._view, self._map
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open_map(self) -> tuple[mmap.mmap, Granularity]:
+        length = os.fstat(self._fd).st_size
+        prot = mmap.PROT_READ | (mmap.PROT_WRITE if self._writable else 0)
+        try:
+            flags = _MAP_SHARED_VALIDATE | _MAP_SYNC
+            mapped, found = mmap.mmap(self._fd, length, flags, prot), Granularity.CACHE_LINE
+        except OSError:
+            mapped, found = mmap.mmap(self._fd, length, mmap.MAP_SHARED, prot), Granularity.PAGE
+            if lib.pl_fs_magic(self._fd) in _MEMORY_FILE_SYSTEMS:
+                found = Granularity.PROCESS
+        self._view = memoryview(mapped)
+        self._address = ffi.from_buffer("char[]", mapped)
+        return mapped, found
+
+    def _check(self, offset: int, length: int) -> None:
+        if not (offset >= 0 and 0 <= length <= self.size - offset):
+            raise RegionError(
+                f"The region points outside itself (bytes {offset} to {offset + length})",
+                "It was damaged or altered: restore a copy of it, or start a new region",
+            )
+
+
+def allocate(fd: int, size: int) -> None:
+    """Give a file `size` bytes of real space, so that no later store can find the disk full.
+
+    Raises RegionFullError if the disk has no room, StorageError if it refuses.
+    """
+    before = os.fstat(fd).st_size
+    try:
+        os.posix_fallocate(fd, 0, size)
+        os.fsync(fd)
+    except OSError as error:
+        os.ftruncate(fd, before)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RegionFullError(
+                f"The disk has no room for a region of {size:,} bytes",
+                "Free some space, or put the region elsewhere (--region)",
+            ) from None
+        raise StorageError(
+            f"The file system refused a region of {size:,} bytes: {error.strerror}",
+            "Put the region elsewhere (--region)",
+        ) from None
+
+
+def merge_ranges(ranges: list[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:
+    """Sorted (start, end) ranges, those that touch or lie within `gap` bytes made one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1] + gap:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

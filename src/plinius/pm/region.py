@@ -1,0 +1,264 @@
+"""A region: one file of persistent memory with a twin heap for structure and extents for bulk.
+
+    0      8    magic "PLNSRGN\\n"
+    8      4    version 1
+    12     4    zero
+    16     16   region id, random
+    32     8    twin bytes T
+    40     24   first 24 bytes of SHA-256 of bytes 0..40
+    64     8    state word of the twins
+    72     4024 zero
+    4096   T    MAIN
+    ..     T    BACK
+    ..     ...  extents, page-aligned, to the region bytes that the heap records
+
+Offsets only, so a region can be copied and mapped anywhere. Nothing here is secret or
+authenticated: whatever the extents hold is sealed, and proves itself when it is opened.
+"""
+
+import fcntl
+import hashlib
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
+from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
+from plinius.pm.medium import PAGE, Granularity, MappedMedium, Medium, allocate
+from plinius.pm.romulus import Twins, TwinState
+from plinius.sealing import fresh
+
+MAGIC = b"PLNSRGN\n"
+VERSION = 1
+DEFAULT_TWIN_BYTES = 64 * 1024
+MAX_TWIN_BYTES = 1 << 30
+_HEADER = struct.Struct("<8sI4x16sQ")
+_DIGEST_BYTES = 24
+_STATE_AT = 64
+_MAIN_AT = PAGE
+
+Writer = Callable[[Medium, int], None]
+"""Fills and flushes an extent: given the medium and the extent's offset."""
+
+
+class Region:
+    """An open region. Opening checks everything and recovers; `writable=False` writes nothing."""
+
+    def __init__(self, medium: Medium, name: str, *, writable: bool = True) -> None:
+        self.name = name
+        self.medium = medium
+        self.id, twin_bytes = _read_header(medium, name)
+        back_at = _MAIN_AT + twin_bytes
+        self._extents_at = back_at + twin_bytes
+        self.twins = Twins(medium, _STATE_AT, _MAIN_AT, back_at, twin_bytes, writable=writable)
+        self.heap = Heap(self.twins, self._extents_at)
+        if self.heap.region_bytes > medium.size:
+            raise RegionError(
+                f"{name} is cut short: {medium.size:,} of {self.heap.region_bytes:,} bytes",
+                "Restore a whole copy of it, or start a new region",
+            )
+
+    def __enter__(self) -> "Region":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, extent_bytes: int, twin_bytes: int = DEFAULT_TWIN_BYTES
+    ) -> "Region":
+        """Make and open a region with room for `extent_bytes` of extents.
+
+        The file appears under its name only when it is whole: a kill before that leaves a
+        `.creating` file, which the next creation takes over. Raises RegionError if the name is
+        taken, RegionFullError, RegionBusyError, StorageError.
+        """
+        path = Path(path)
+        start = path.with_name(path.name + ".creating")
+        size = _MAIN_AT + 2 * twin_bytes + _pages(extent_bytes)
+        fd = _lock(_open(start, os.O_RDWR | os.O_CREAT), path, fcntl.LOCK_EX)
+        try:
+            taken = f"{path} exists already"
+            if path.exists() or os.fstat(fd).st_nlink != 1:
+                raise RegionError(taken, "Open it, or name another file (--region)")
+            os.ftruncate(fd, 0)
+            allocate(fd, size)
+            medium = MappedMedium(fd)
+            format_region(medium, twin_bytes)
+            os.fsync(fd)
+            try:
+                os.link(start, path)
+            except FileExistsError:
+                raise RegionError(taken, "Open it, or name another file (--region)") from None
+            _sync_folder(path)
+            start.unlink()
+            return cls(medium, str(path))
+        except BaseException as error:
+            _discard(start, path)
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise _storage(error, path) from None
+            raise
+
+    @classmethod
+    def open(cls, path: str | Path, *, writable: bool = True) -> "Region":
+        """Lock, map, check and recover a region. Read-only needs no write permission.
+
+        Raises RegionBusyError, FormatError (foreign or of another version), RegionError (damaged)
+        and StorageError.
+        """
+        path = Path(path)
+        fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
+        _lock(fd, path, fcntl.LOCK_EX if writable else fcntl.LOCK_SH)
+        try:
+            if os.fstat(fd).st_size < PAGE:
+                raise _foreign(str(path))
+            medium = MappedMedium(fd, writable=writable)
+            return cls(medium, str(path), writable=writable)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise _storage(error, path) from None
+            raise
+
+    @property
+    def granularity(self) -> Granularity:
+        """What a commit survives here."""
+        return self.medium.granularity
+
+    def extent(self, name: str) -> Span | None:
+        """Where a named extent lies, or None."""
+        return self.heap.extents().get(name)
+
+    def add_extent(self, name: str, length: int, write: Writer) -> Span:
+        """Create an extent, grown for if need be, filled by `write` before it gets its name.
+
+        A kill before the name is committed leaves free space, nothing else. Raises
+        RegionFullError; ValueError if the name is taken.
+        """
+        if self.extent(name) is not None:
+            raise ValueError(f"extent {name} exists already")
+        offset = self.heap.gap(_pages(length))
+        if offset is None:
+            self._grow_for(_pages(length))
+            offset = self.heap.gap(_pages(length))
+        assert offset is not None
+        write(self.medium, offset)
+        self.medium.fence()
+        span = Span(offset, length)
+        self.heap.set_extent(name, span)
+        return span
+
+    def drop_extent(self, name: str) -> None:
+        """Give an extent's space back."""
+        self.heap.set_extent(name, None)
+
+    def consistency_check(self) -> None:
+        """Raise RegionError unless the directory holds and, when IDLE, the twins are equal."""
+        self.heap.check()
+        if self.twins.state() is TwinState.IDLE and not self.twins.equal():
+            raise RegionError(
+                f"The twins of {self.name} differ though no transaction was open",
+                "It was damaged or altered: restore a copy of it, or start a new region",
+            )
+
+    def close(self) -> None:
+        """Unmap and unlock."""
+        self.medium.close()
+
+    def _grow_for(self, length: int) -> None:
+        extents = self.heap.extents().values()
+        last = max((_pages(span.end) for span in extents), default=self._extents_at)
+        self.medium.resize(max(last + length, self.heap.region_bytes))
+        self.heap.grow_to(self.medium.size)
+
+
+def format_region(medium: Medium, twin_bytes: int) -> None:
+    """Write an empty region to a medium of zeros. The magic goes last, fenced by itself."""
+    if not MIN_TWIN_BYTES <= twin_bytes <= MAX_TWIN_BYTES or twin_bytes % PAGE:
+        raise ValueError("twin bytes must be whole pages within bounds")
+    heap = Heap.formatted(twin_bytes, medium.size)
+    for at in (_MAIN_AT, _MAIN_AT + twin_bytes):
+        medium.store(at, heap)
+        medium.flush(at, len(heap))
+    head = _HEADER.pack(MAGIC, VERSION, fresh(16), twin_bytes)
+    head += hashlib.sha256(head).digest()[:_DIGEST_BYTES] + TwinState.IDLE.value
+    medium.store(8, head[8:])
+    medium.flush(0, len(head))
+    medium.fence()
+    medium.store_word(0, int.from_bytes(MAGIC, "little"))
+    medium.flush(0, 8)
+    medium.fence()
+
+
+def _read_header(medium: Medium, name: str) -> tuple[bytes, int]:
+    page = bytes(medium.read(0, PAGE))
+    magic, version, region_id, twin_bytes = _HEADER.unpack_from(page)
+    if magic != MAGIC:
+        raise _foreign(name)
+    if version != VERSION:
+        raise FormatError(
+            f"{name} is a region of version {version}, and this program reads version {VERSION}",
+            "Use the release of plinius that made it",
+        )
+    digest = hashlib.sha256(page[: _HEADER.size]).digest()[:_DIGEST_BYTES]
+    whole = page[_HEADER.size : _STATE_AT] == digest and not any(page[12:16] + page[72:])
+    fits = MIN_TWIN_BYTES <= twin_bytes <= MAX_TWIN_BYTES and twin_bytes % PAGE == 0
+    if not (whole and fits and _MAIN_AT + 2 * twin_bytes <= medium.size):
+        raise RegionError(
+            f"The header of {name} is damaged, or the file is cut short",
+            "Restore a whole copy of it, or start a new region",
+        )
+    return region_id, twin_bytes
+
+
+def _foreign(name: str) -> FormatError:
+    return FormatError(
+        f"{name} is not a Plinius region", "Name a region, or a file that is not there yet"
+    )
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _storage(error, path) from None
+
+
+def _lock(fd: int, path: Path, how: int) -> int:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise RegionBusyError(
+            f"{path} is in use by another process",
+            "Wait until it is done, or stop it; then run the same command again",
+        ) from None
+    return fd
+
+
+def _discard(start: Path, path: Path) -> None:
+    """Remove the unfinished file, unless it is the published one under its first name."""
+    if start.exists() and not (path.exists() and path.samefile(start)):
+        start.unlink()
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _storage(error: OSError, path: Path) -> StorageError:
+    return StorageError(
+        f"Cannot use {path} as a region: {error.strerror}",
+        "Name a file in a folder that you can write to (--region)",
+    )
+
+
+def _pages(length: int) -> int:
+    return -(-length // PAGE) * PAGE

@@ -1,0 +1,178 @@
+"""The trainer: opens sealed batches, steps a Darknet network, mirrors out every iteration."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from plinius.batches import Batches
+from plinius.darknet.cfg import Cfg, read_cfg
+from plinius.darknet.network import Network
+from plinius.darknet.optimizer import make_optimizer, set_rate
+from plinius.darknet.schedule import rate
+from plinius.data.extent import Progress, load_dataset
+from plinius.data.sampler import Sampler
+from plinius.errors import CfgError, DivergedError, MismatchError
+from plinius.keys import OwnerKey
+from plinius.mirror import Mirror
+from plinius.pm.region import Region
+from plinius.snapshot import Json
+from plinius.state import RunState, not_bit_exact
+from plinius.telemetry import IterationMetrics, Listener
+
+PRECISIONS = ("fp32", "bf16")
+"""What the forward and backward passes compute in; parameters are float32 in both."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run. `threads` None takes the mirrored run's, or all cores for a new one."""
+
+    cfg: Path
+    data: Path
+    seed: int = 0
+    precision: str = "fp32"
+    threads: int | None = None
+
+
+class Run:
+    """A training run in a region: built, resumed if it was mirrored before, ready to go on."""
+
+    def __init__(
+        self,
+        region: Region,
+        key: OwnerKey,
+        settings: Settings,
+        *,
+        progress: Progress | None = None,
+        accept_previous: bool = False,
+    ) -> None:
+        self.cfg = read_cfg(settings.cfg)
+        self._bf16 = settings.precision == "bf16"
+        self._mirror = Mirror.open(region, key)
+        stored = self._mirror.mirror_in(accept_previous=accept_previous) if self._mirror else None
+        threads = settings.threads or (stored and cast(int, stored.environment["threads"]))
+        if threads:
+            torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True)
+        dataset = load_dataset(region, settings.data, key, progress)
+        torch.manual_seed(settings.seed)
+        self._network = Network(self.cfg, seed=settings.seed)
+        self._batches = Batches(dataset, self._network.input_shape, self._network.truths)
+        self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
+        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = make_optimizer(self._network, self.cfg.net)
+        self._seed = settings.seed
+        identity = _identity(self.cfg, settings, dataset.header.id)
+        self.state = RunState(self._network, self._optimizer, identity)
+        self.not_bit_exact: str | None = None
+        if stored is not None:
+            self.state.restore(stored)
+            self.not_bit_exact = not_bit_exact(stored.environment)
+        if self._mirror is None:
+            self._mirror = Mirror.create(region, key, self.state.snapshot())
+        if stored is None:
+            self._mirror_out()
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.state.iteration
+
+    def train(
+        self,
+        until: int,
+        mirror_every: int,
+        listener: Listener,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Go on to iteration `until`, or until `stop()`; the last iteration is always mirrored.
+
+        Raises MismatchError if the run is beyond `until`, DivergedError if the loss is no number
+        (that iteration is not mirrored), SealError, StorageError.
+        """
+        if until < self.iteration:
+            raise MismatchError(
+                f"The run is at iteration {self.iteration} already, beyond --iterations {until}",
+                "Ask for at least as many, or name another region (--region)",
+            )
+        self._network.train()
+        mirrored_at = self.iteration
+        while self.iteration < until and not stop():
+            began = time.perf_counter()
+            x, truth = self._batches.open(self._sampler.indices(self.iteration))
+            opened = time.perf_counter()
+            learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
+            loss = self._step(x, truth, learning_rate)
+            self.state.iteration += 1
+            self.state.update_average(loss)
+            stepped = time.perf_counter()
+            mirrored = 0
+            if self.iteration % mirror_every == 0:
+                mirrored = self._mirror_out()
+                mirrored_at = self.iteration
+            ended = time.perf_counter()
+            listener(
+                IterationMetrics(
+                    iteration=self.iteration,
+                    loss=loss,
+                    average_loss=cast(float, self.state.average_loss),
+                    rate=learning_rate,
+                    seconds=ended - began,
+                    open_seconds=opened - began,
+                    mirror_seconds=ended - stepped,
+                    mirror_bytes=mirrored,
+                )
+            )
+        if mirrored_at != self.iteration:
+            self._mirror_out()
+
+    def _mirror_out(self) -> int:
+        return self._mirror.mirror_out(self.state.snapshot())
+
+    def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
+        """One update from a whole batch, in cfg.net.subdivisions parts; returns the mean loss."""
+        set_rate(self._optimizer, learning_rate)
+        self._optimizer.zero_grad()
+        total = 0.0
+        parts = self.cfg.net.subdivisions
+        for part, wanted in zip(x.chunk(parts), truth.chunk(parts), strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+                objective, reported = self._network.loss(_packed(part), wanted)
+            (objective / len(x)).backward()
+            total += float(reported.detach())
+        loss = total / len(x)
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise DivergedError(
+                f"The loss is {loss} at iteration {self.iteration + 1}",
+                "Lower learning_rate in the cfg and start a new region; the last good state is kept",
+            )
+        self._optimizer.step()
+        return loss
+
+
+def iterations(cfg: Cfg, wanted: int | None) -> int:
+    """How far to train: what was asked for, or the cfg's max_batches."""
+    if wanted is None and cfg.net.max_batches == 0:
+        raise CfgError(
+            f"{cfg.name} has no max_batches, so training would never end",
+            "Say how far to train with --iterations",
+        )
+    return cfg.net.max_batches if wanted is None else wanted
+
+
+def _identity(cfg: Cfg, settings: Settings, dataset_id: bytes) -> dict[str, Json]:
+    return {
+        "cfg": cfg.sha256,
+        "dataset": dataset_id.hex(),
+        "seed": settings.seed,
+        "precision": settings.precision,
+    }
+
+
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    """Images in channels_last, which the CPU's convolutions are faster in; the rest as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
