@@ -34,14 +34,15 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 from plinius import sealing
-from plinius.errors import FormatError, PliniusError, RegionError, RegionFullError, SealError
+from plinius.errors import FormatError, MismatchError, RegionError, RegionFullError, SealError
 from plinius.keys import OwnerKey
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE, Medium
 from plinius.pm.region import Region
-from plinius.snapshot import Snapshot, TensorBytes, nbytes, to_json
+from plinius.snapshot import Json, Snapshot, TensorBytes, nbytes, to_json
 
 EXTENT = "mirror"
 MAGIC = b"PLNSMIRR"
@@ -65,25 +66,10 @@ class Mirror:
         self._medium = region.medium
         self._key = key
         self._span = span
-        header = bytes(self._medium.read(span.offset, PAGE)) if span.length >= PAGE else bytes(PAGE)
-        magic, version, self._run_id, key_id, self._slot_bytes = _HEADER.unpack_from(header)
-        if magic == MAGIC and version != VERSION:
-            raise FormatError(
-                f"The mirror in {region.name} is of version {version}, "
-                f"and this program reads version {VERSION}",
-                "Use the release of plinius that made it",
-            )
-        if (
-            magic != MAGIC
-            or any(header[12:16] + header[_HEADER.size :])
-            or PAGE + 2 * self._slot_bytes != span.length
-            or self._slot_bytes % PAGE
-            or self._slot_bytes == 0
-        ):
-            raise self._damaged("its header")
+        self._run_id, key_id, self._slot_bytes = _read_header(region, span)
         key.require(key_id, f"The mirror in {region.name}")
         self._scratch = memoryview(bytearray(CHUNK_BYTES + sealing.TAG_BYTES))
-        self._counter = max(self._words())
+        self._counter = max(self._counters())
         self._previous: str | None = _PREVIOUS_NONE if self._counter == 0 else None
 
     @classmethod
@@ -143,7 +129,7 @@ class Mirror:
         self._medium.write(at + _SLOT.size, manifest)
         self._seal_tensors(sealer, commit, snapshot, at + _SLOT.size + len(manifest))
         self._medium.fence()
-        self._medium.store_word(at, self._word(commit))
+        self._medium.store_word(at, _word(self._run_id, commit))
         self._medium.flush(at, 8)
         self._medium.fence()
         self._counter, self._previous = commit, _commit_digest(salt, manifest)
@@ -160,7 +146,7 @@ class Mirror:
         try:
             return self._open(self._counter)
         except (SealError, RegionError):
-            if not accept_previous or self._words()[(self._counter - 1) % 2] == 0:
+            if not accept_previous or self._counters()[(self._counter - 1) % 2] == 0:
                 raise
         snapshot = self._open(self._counter - 1)
         self._counter -= 1
@@ -231,29 +217,86 @@ class Mirror:
     def _slot_at(self, slot: int) -> int:
         return self._span.offset + PAGE + slot * self._slot_bytes
 
-    def _word(self, commit: int) -> int:
-        check = hashlib.sha256(_AAD.pack(VERSION, self._run_id, commit, 0, 0, 0)).digest()[:3]
-        word: int = commit | (int.from_bytes(check, "little") << _COUNTER_BITS)
-        return word
+    def _counters(self) -> list[int]:
+        return _counters(self._region, self._span, self._run_id, self._slot_bytes)
 
-    def _words(self) -> list[int]:
-        """The counters of both slots, checked against every state a commit can leave."""
-        counters = []
-        for slot in (0, 1):
-            word = int.from_bytes(self._medium.read(self._slot_at(slot), 8), "little")
-            counter = word & ((1 << _COUNTER_BITS) - 1)
-            if word and (counter == 0 or word != self._word(counter) or counter % 2 != slot):
-                raise self._damaged(f"the commit word of slot {slot}")
-            counters.append(counter)
-        if abs(counters[0] - counters[1]) != 1 and counters != [0, 0]:
-            raise self._damaged("its commit words do not follow each other")
-        return counters
 
-    def _damaged(self, what: str) -> PliniusError:
-        return RegionError(
-            f"The mirror in {self._region.name} is damaged or altered: {what}",
-            "Restore a copy of the region, or start a new one",
+def newest_snapshot(region: Path, key: OwnerKey) -> Snapshot:
+    """The newest committed state of a region, opened read-only: nothing is written.
+
+    Raises MismatchError if there is none, and what opening a region and a mirror raise.
+    """
+    with Region.open(region, writable=False) as opened:
+        mirror = Mirror.open(opened, key)
+        snapshot = mirror.mirror_in() if mirror else None
+    if snapshot is None:
+        raise MismatchError(f"{region} holds no mirrored run", "Train one first: plinius train")
+    return snapshot
+
+
+def describe_mirror(region: Region) -> dict[str, Json] | None:
+    """What a region's mirror tells without a key, or None if there is none."""
+    span = region.extent(EXTENT)
+    if span is None:
+        return None
+    run_id, key_id, slot_bytes = _read_header(region, span)
+    counters = _counters(region, span, run_id, slot_bytes)
+    return {
+        "version": VERSION,
+        "run_id": run_id.hex(),
+        "key_id": key_id.hex(),
+        "slot_bytes": slot_bytes,
+        "commits": max(counters),
+    }
+
+
+def _read_header(region: Region, span: Span) -> tuple[bytes, bytes, int]:
+    """Run id, key id and slot bytes. Raises FormatError, RegionError."""
+    header = bytes(region.medium.read(span.offset, PAGE)) if span.length >= PAGE else bytes(PAGE)
+    magic, version, run_id, key_id, slot_bytes = _HEADER.unpack_from(header)
+    if magic == MAGIC and version != VERSION:
+        raise FormatError(
+            f"The mirror in {region.name} is of version {version}, "
+            f"and this program reads version {VERSION}",
+            "Use the release of plinius that made it",
         )
+    if (
+        magic != MAGIC
+        or any(header[12:16] + header[_HEADER.size :])
+        or PAGE + 2 * slot_bytes != span.length
+        or slot_bytes % PAGE
+        or slot_bytes == 0
+    ):
+        raise _damaged(region, "its header")
+    return run_id, key_id, slot_bytes
+
+
+def _counters(region: Region, span: Span, run_id: bytes, slot_bytes: int) -> list[int]:
+    """The commit counters of both slots, checked against every state a commit can leave."""
+    counters = []
+    for slot in (0, 1):
+        at = span.offset + PAGE + slot * slot_bytes
+        word = int.from_bytes(region.medium.read(at, 8), "little")
+        counter = word & ((1 << _COUNTER_BITS) - 1)
+        if word and (counter == 0 or word != _word(run_id, counter) or counter % 2 != slot):
+            raise _damaged(region, f"the commit word of slot {slot}")
+        counters.append(counter)
+    if abs(counters[0] - counters[1]) != 1 and counters != [0, 0]:
+        raise _damaged(region, "its commit words do not follow each other")
+    return counters
+
+
+def _word(run_id: bytes, commit: int) -> int:
+    check = hashlib.sha256(_AAD.pack(VERSION, run_id, commit, 0, 0, 0)).digest()[:3]
+    word: int = commit | (int.from_bytes(check, "little") << _COUNTER_BITS)
+    return word
+
+
+def _damaged(region: Region, what: str) -> RegionError:
+    return RegionError(
+        f"The mirror in {region.name} is damaged or altered: {what}",
+        "Restore a copy of the region, or start a new one",
+    )
 
 
 def _manifest(snapshot: Snapshot, previous: str) -> bytes:

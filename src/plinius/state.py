@@ -11,12 +11,13 @@ from typing import cast
 import torch
 from torch import nn
 
+from plinius.darknet.network import Network
 from plinius.errors import MismatchError
 from plinius.snapshot import ITEM_BYTES, Json, Snapshot, TensorBytes
 
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_RNG = "rng.torch"
+_RNG = "rng"
 _MODEL = "model."
 _MOMENTUM = "momentum."
 
@@ -25,11 +26,12 @@ class RunState:
     """The state of one run: takes snapshots of it and restores them in place."""
 
     def __init__(
-        self, network: nn.Module, optimizer: torch.optim.SGD, identity: dict[str, Json]
+        self, network: Network, optimizer: torch.optim.SGD, identity: dict[str, Json]
     ) -> None:
         self.iteration = 0
         self.average_loss: float | None = None
         self.identity = identity
+        self._generator = network.generator
         self._tensors = _model_tensors(network)
         for name, parameter in network.named_parameters():
             momentum = torch.zeros_like(parameter)
@@ -44,7 +46,7 @@ class RunState:
     def snapshot(self) -> Snapshot:
         """The state now. Tensors are shared with the run: use it before the next step."""
         tensors = [_to_bytes(name, tensor) for name, tensor in self._tensors.items()]
-        tensors.append(_to_bytes(_RNG, torch.get_rng_state()))
+        tensors.append(_to_bytes(_RNG, self._generator.get_state()))
         values: dict[str, Json] = {"average_loss": self.average_loss}
         return Snapshot(self.iteration, tuple(tensors), values, self.identity, environment())
 
@@ -55,7 +57,7 @@ class RunState:
         rng = stored.pop(_RNG)
         _require_layout(self._tensors, stored)
         _copy(self._tensors, stored)
-        torch.set_rng_state(_to_tensor(rng))
+        self._generator.set_state(_to_tensor(rng))
         self.iteration = snapshot.iteration
         self.average_loss = cast(float | None, snapshot.values["average_loss"])
 
@@ -111,9 +113,7 @@ def _model_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     return {_MODEL + name: tensor.detach() for name, tensor in named}
 
 
-def _require_layout(
-    tensors: dict[str, torch.Tensor], stored: dict[str, TensorBytes]
-) -> None:
+def _require_layout(tensors: dict[str, torch.Tensor], stored: dict[str, TensorBytes]) -> None:
     mine = {name: (_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
     theirs = {name: (t.dtype, t.shape) for name, t in stored.items()}
     for name in [*mine, *theirs]:
@@ -132,7 +132,7 @@ def _copy(tensors: dict[str, torch.Tensor], stored: dict[str, TensorBytes]) -> N
 
 def _to_bytes(name: str, tensor: torch.Tensor) -> TensorBytes:
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return TensorBytes(name, _NAMES[tensor.dtype], tuple(tensor.shape), memoryview(flat.numpy()))
+    return TensorBytes(name, _NAMES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)
 
 
 def _to_tensor(stored: TensorBytes) -> torch.Tensor:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
@@ -15,6 +15,7 @@ from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
 from plinius.data.extent import Progress, load_dataset
 from plinius.data.sampler import Sampler
+from plinius.data.sealed import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
@@ -23,27 +24,31 @@ from plinius.snapshot import Json
 from plinius.state import RunState, not_bit_exact
 from plinius.telemetry import IterationMetrics, Listener
 
-PRECISIONS = ("fp32", "bf16")
-"""What the forward and backward passes compute in; parameters are float32 in both."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a run. `threads` None takes the mirrored run's, or all cores for a new one."""
+    """What decides a run.
+
+    `precision` is what the passes compute in, parameters being float32 in both. `threads` None
+    takes the mirrored run's, or all cores for a new one.
+    """
 
     cfg: Path
     data: Path
     seed: int = 0
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     threads: int | None = None
 
 
 class Run:
-    """A training run in a region: built, resumed if it was mirrored before, ready to go on."""
+    """A training run in a region: built, resumed if it was mirrored before, ready to go on.
+
+    The region is made if it is not there, once everything that can be refused without it was.
+    """
 
     def __init__(
         self,
-        region: Region,
+        region: Path,
         key: OwnerKey,
         settings: Settings,
         *,
@@ -51,31 +56,46 @@ class Run:
         accept_previous: bool = False,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
-        self._bf16 = settings.precision == "bf16"
-        self._mirror = Mirror.open(region, key)
-        stored = self._mirror.mirror_in(accept_previous=accept_previous) if self._mirror else None
+        self.network = Network(self.cfg, seed=settings.seed)
+        if not region.exists():
+            self._batches_of(SealedDataset.from_file(settings.data, key))
+        self.region = Region.open(region) if region.exists() else Region.create(region, 0)
+        try:
+            self._build(key, settings, progress, accept_previous)
+        except BaseException:
+            self.region.close()
+            raise
+
+    def _build(
+        self, key: OwnerKey, settings: Settings, progress: Progress | None, accept_previous: bool
+    ) -> None:
+        mirror = Mirror.open(self.region, key)
+        stored = mirror.mirror_in(accept_previous=accept_previous) if mirror else None
         threads = settings.threads or (stored and cast(int, stored.environment["threads"]))
         if threads:
             torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
-        dataset = load_dataset(region, settings.data, key, progress)
-        torch.manual_seed(settings.seed)
-        self._network = Network(self.cfg, seed=settings.seed)
-        self._batches = Batches(dataset, self._network.input_shape, self._network.truths)
+        dataset = load_dataset(self.region, settings.data, key, progress)
+        self._batches = self._batches_of(dataset)
         self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
-        self._network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = make_optimizer(self._network, self.cfg.net)
-        self._seed = settings.seed
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = make_optimizer(self.network, self.cfg.net)
+        self._seed, self._bf16 = settings.seed, settings.precision == "bf16"
         identity = _identity(self.cfg, settings, dataset.header.id)
-        self.state = RunState(self._network, self._optimizer, identity)
+        self.state = RunState(self.network, self._optimizer, identity)
         self.not_bit_exact: str | None = None
         if stored is not None:
             self.state.restore(stored)
             self.not_bit_exact = not_bit_exact(stored.environment)
-        if self._mirror is None:
-            self._mirror = Mirror.create(region, key, self.state.snapshot())
+        self._mirror = mirror or Mirror.create(self.region, key, self.state.snapshot())
         if stored is None:
             self._mirror_out()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.region.close()
 
     @property
     def iteration(self) -> int:
@@ -99,7 +119,7 @@ class Run:
                 f"The run is at iteration {self.iteration} already, beyond --iterations {until}",
                 "Ask for at least as many, or name another region (--region)",
             )
-        self._network.train()
+        self.network.train()
         mirrored_at = self.iteration
         while self.iteration < until and not stop():
             began = time.perf_counter()
@@ -130,6 +150,9 @@ class Run:
         if mirrored_at != self.iteration:
             self._mirror_out()
 
+    def _batches_of(self, dataset: SealedDataset) -> Batches:
+        return Batches(dataset, self.network.input_shape, self.network.truths)
+
     def _mirror_out(self) -> int:
         return self._mirror.mirror_out(self.state.snapshot())
 
@@ -141,14 +164,15 @@ class Run:
         parts = self.cfg.net.subdivisions
         for part, wanted in zip(x.chunk(parts), truth.chunk(parts), strict=True):
             with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-                objective, reported = self._network.loss(_packed(part), wanted)
-            (objective / len(x)).backward()
+                objective, reported = self.network.loss(_packed(part), wanted)
+            torch.autograd.backward(objective / len(x))
             total += float(reported.detach())
         loss = total / len(x)
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise DivergedError(
                 f"The loss is {loss} at iteration {self.iteration + 1}",
-                "Lower learning_rate in the cfg and start a new region; the last good state is kept",
+                "Lower learning_rate in the cfg and train in a new region; "
+                "the last good state is kept",
             )
         self._optimizer.step()
         return loss

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 
 def _plse(x: Tensor) -> Tensor:
@@ -27,15 +27,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "logistic": torch.sigmoid,
     "loggy": lambda x: 2 * torch.sigmoid(x) - 1,
     "relu": torch.relu,
-    "elu": F.elu,
-    "selu": lambda x: 1.0507 * F.elu(x, 1.6732),
-    "relie": lambda x: F.leaky_relu(x, 0.01),
+    "elu": functional.elu,
+    "selu": lambda x: 1.0507 * functional.elu(x, 1.6732),
+    "relie": lambda x: functional.leaky_relu(x, 0.01),
     "plse": _plse,
-    "hardtan": F.hardtanh,
+    "hardtan": functional.hardtanh,
     "lhtan": _lhtan,
     "linear": lambda x: x,
     "ramp": lambda x: torch.relu(x) + 0.1 * x,
-    "leaky": lambda x: F.leaky_relu(x, 0.1),
+    "leaky": lambda x: functional.leaky_relu(x, 0.1),
     "tanh": torch.tanh,
     "stair": _stair,
 }

@@ -8,178 +8,29 @@ original would skip or misread in silence is a located warning or a located erro
 
 import difflib
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from plinius.darknet.options import (
+    ALIASES,
+    COMMON_KEYS,
+    LAYER_IDLE,
+    LAYER_KEYS,
+    NET_IDLE,
+    NET_KEYS,
+    NO_EFFECT,
+    POLICIES,
+    REFUSED,
+    UNSUPPORTED,
+    Value,
+)
 from plinius.errors import CfgError
 
 MAX_BYTES = 1 << 20
 MAX_SECTIONS = 1000
-MAX_DIMENSION = 1 << 20
-MAX_LISTED = 1000
-
-ALIASES = {
-    "network": "net",
-    "conv": "convolutional",
-    "conn": "connected",
-    "max": "maxpool",
-    "avg": "avgpool",
-    "soft": "softmax",
-}
-UNSUPPORTED = frozenset(
-    "activation batchnorm crnn crop deconv deconvolutional detection gru iseg l2norm local logistic"
-    " lrn lstm normalization region reorg rnn route shortcut upsample yolo".split()
-)
-POLICIES = ("constant", "step", "steps", "exp", "poly", "random", "sigmoid")
-
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_REAL = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,4})?")
-
-Value = int | float | str | tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Key:
-    """What a key may hold: its default, its type (of `kind`), and for numbers its range."""
-
-    kind: type
-    default: Value
-    low: float = -math.inf
-    high: float = math.inf
-
-    @property
-    def wanted(self) -> str:
-        """The rule in words, for an error message."""
-        if self.kind is tuple:
-            return f"needs at most {MAX_LISTED} numbers with commas between them"
-        if (self.low, self.high) == (0, 1) and self.kind is int:
-            return "must be 0 or 1"
-        noun = "a whole number" if self.kind is int else "a number"
-        if math.isinf(self.low):
-            return f"needs {noun}"
-        if math.isinf(self.high):
-            return f"needs {noun} of {self.low:g} or more"
-        return f"needs {noun} from {self.low:.0f} to {self.high:.0f}"
-
-    def read(self, text: str) -> Value:
-        """The value of `text`, or None where it breaks the rule."""
-        if self.kind is str:
-            return text or None
-        if self.kind is tuple:
-            parts = [_real(part) for part in text.split(",")]
-            return tuple(cast(list[float], parts)) if _listable(parts) else None
-        value = _integer(text) if self.kind is int else _real(text)
-        return value if value is not None and self.low <= value <= self.high else None
-
-
-def _integer(text: str) -> int | None:
-    return int(text) if _INTEGER.fullmatch(text) else None
-
-
-def _real(text: str) -> float | None:
-    value = float(text) if _REAL.fullmatch(text) else math.nan
-    return value if math.isfinite(value) else None
-
-
-def _listable(parts: list[float | None]) -> bool:
-    return len(parts) <= MAX_LISTED and None not in parts
-
-
-def _int(default: int | None, low: int = 0, high: int = MAX_DIMENSION) -> Key:
-    return Key(int, default, low, high)
-
-
-def _float(default: float, low: float = -math.inf, high: float = math.inf) -> Key:
-    return Key(float, default, low, high)
-
-
-_FLAG = _int(0, 0, 1)
-_COUNT = _int(0, 0, 2**53)
-
-_NET: dict[str, Key] = {
-    "batch": _int(1, 1),
-    "subdivisions": _int(1, 1),
-    "time_steps": _int(1, 1),
-    "learning_rate": _float(0.001, 0),
-    "momentum": _float(0.9, 0),
-    "decay": _float(0.0001, 0),
-    "height": _int(0),
-    "width": _int(0),
-    "channels": _int(0),
-    "inputs": _int(0, 0, 2**40),
-    "policy": Key(str, "constant"),
-    "burn_in": _COUNT,
-    "power": _float(4, 0),
-    "step": _int(1, 1, 2**53),
-    "scale": _float(1),
-    "gamma": _float(1),
-    "steps": Key(tuple, ()),
-    "scales": Key(tuple, ()),
-    "max_batches": _COUNT,
-    "adam": _FLAG,
-    "clip": _float(0),
-}
-# Known to the original, without any bearing on training sealed records.
-_NET_IDLE = frozenset(
-    "notruth random B1 B2 eps max_crop min_crop max_ratio min_ratio center angle aspect saturation"
-    " exposure hue".split()
-)
-_COMMON: dict[str, Key] = {
-    "truth": _FLAG,
-    "onlyforward": _FLAG,
-    "stopbackward": _FLAG,
-    "dontsave": _FLAG,
-    "dontload": _FLAG,
-    "dontloadscales": _FLAG,
-    "numload": _int(0),
-    "learning_rate": _float(1, 0),
-    "smooth": _float(0),
-}
-_LAYERS: dict[str, dict[str, Key]] = {
-    "convolutional": {
-        "filters": _int(1, 1),
-        "size": _int(1, 1, 1024),
-        "stride": _int(1, 1, 1024),
-        "pad": _FLAG,
-        "padding": _int(0, 0, 1024),
-        "groups": _int(1, 1),
-        "batch_normalize": _FLAG,
-        "activation": Key(str, "logistic"),
-        "flipped": _FLAG,
-        "binary": _FLAG,
-        "xnor": _FLAG,
-        "dot": _float(0),
-    },
-    "connected": {
-        "output": _int(1, 1),
-        "activation": Key(str, "logistic"),
-        "batch_normalize": _FLAG,
-    },
-    "maxpool": {
-        "stride": _int(1, 1, 1024),
-        "size": _int(None, 1, 1024),
-        "padding": _int(None, 0, 1024),
-    },
-    "avgpool": {},
-    "dropout": {"probability": _float(0.5, 0, 0.999)},
-    "softmax": {
-        "groups": _int(1, 1),
-        "temperature": _float(1, 1e-6),
-        "noloss": _FLAG,
-        "spatial": _FLAG,
-        "tree": Key(str, None),
-    },
-    "cost": {"type": Key(str, "sse"), "scale": _float(1)},
-}
-_LAYER_IDLE = {"cost": frozenset({"ratio", "noobj", "thresh"})}
-
-# Read by the original and used nowhere in its CPU code: `key=1` changes nothing, so it is said.
-_NO_EFFECT = frozenset({"adam", "clip", "binary", "dot", "spatial", "smooth", "onlyforward"})
-_REFUSED = frozenset({"xnor", "numload", "tree"})
 
 
 @dataclass(frozen=True)
@@ -322,7 +173,9 @@ def _drafts(text: str, name: str, warnings: list[str]) -> list[_Draft]:
         kind, pairs = drafts[-1].kind, drafts[-1].pairs
         if key in pairs:
             first = pairs[key][1]
-            warnings.append(f"{place} [{kind}] {_shown(key)} again; the value of line {first} counts")
+            warnings.append(
+                f"{place} [{kind}] {_shown(key)} again; the value of line {first} counts"
+            )
         else:
             pairs[key] = (value, number)
     return drafts
@@ -333,19 +186,19 @@ def _kind(line: str, place: str) -> str:
     kind = ALIASES.get(given, given)
     if kind in UNSUPPORTED:
         raise CfgError(f"{place} section [{given}] is not supported yet", f"Supported: {_kinds()}")
-    if kind != "net" and kind not in _LAYERS:
+    if kind != "net" and kind not in LAYER_KEYS:
         raise CfgError(f"{place} {_shown(line)} is not a section", f"Supported: {_kinds()}")
     return kind
 
 
 def _kinds() -> str:
-    return ", ".join(f"[{kind}]" for kind in ("net", *_LAYERS))
+    return ", ".join(f"[{kind}]" for kind in ("net", *LAYER_KEYS))
 
 
 def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
     """Give each value its type, and judge the keys."""
-    keys = _NET if draft.kind == "net" else _COMMON | _LAYERS[draft.kind]
-    idle = _NET_IDLE if draft.kind == "net" else _LAYER_IDLE.get(draft.kind, frozenset())
+    keys = NET_KEYS if draft.kind == "net" else COMMON_KEYS | LAYER_KEYS[draft.kind]
+    idle = NET_IDLE if draft.kind == "net" else LAYER_IDLE.get(draft.kind, ())
     lines = {key: line for key, (_, line) in draft.pairs.items()}
     options: dict[str, Value] = {key: rule.default for key, rule in keys.items()}
     section = Section(draft.kind, name, draft.line, options, lines)
@@ -360,9 +213,9 @@ def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
         value = keys[key].read(text)
         if value is None:
             raise section.error(f"{key}={_shown(text)}", f"{key} {keys[key].wanted}", key)
-        if key in _REFUSED and value != 0:
+        if key in REFUSED and value != 0:
             raise section.error(f"{key} is not supported", "Remove the line", key)
-        if key in _NO_EFFECT and value != 0:
+        if key in NO_EFFECT and value != 0:
             warnings.append(section.locate(f"{key} has no effect, as on the original's CPU", key))
         options[key] = value
     return section
@@ -385,7 +238,9 @@ def _net(section: Section, warnings: list[str]) -> Net:
     if not inputs:
         raise section.error("no input shape", "Give height, width and channels, or inputs")
     if pixels and pixels != inputs:
-        raise section.error(f"inputs is not height*width*channels = {pixels}", "Remove it", "inputs")
+        raise section.error(
+            f"inputs is not height*width*channels = {pixels}", "Remove it", "inputs"
+        )
     net = Net(**(values | {"inputs": inputs}))  # type: ignore[arg-type]
     if net.batch % net.subdivisions:
         todo = f"Make batch={net.batch} a multiple of subdivisions={net.subdivisions}"

