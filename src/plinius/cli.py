@@ -18,10 +18,10 @@ from plinius.data.extent import EXTENT as DATASET_EXTENT
 from plinius.data.extent import open_dataset
 from plinius.data.folder import folder_source
 from plinius.data.legacy import legacy_source
-from plinius.data.publish import publish
 from plinius.data.records import Source
 from plinius.data.sealed import SealedDataset, seal_dataset
 from plinius.data.sources import idx_source, npz_source
+from plinius.files import publish
 from plinius.inspection import describe_region, inspect_file
 from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror, newest_snapshot

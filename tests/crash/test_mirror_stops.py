@@ -1,9 +1,9 @@
 """A stop at every store, flush and fence of a mirror commit."""
 
 import pytest
-from crash.simulated import SimulatedMedium, every_stop
 
 import plinius.mirror
+from crash.simulated import SimulatedMedium, every_stop
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.medium import PAGE

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from crash.simulated import SimulatedMedium, every_stop
 
+from crash.simulated import SimulatedMedium, every_stop
 from plinius.errors import FormatError, RegionError
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region

@@ -13,8 +13,8 @@ import torch
 from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.losses import Cost
 from plinius.darknet.network import Network
-from plinius.darknet.options import ALIASES
 from plinius.darknet.optimizer import make_optimizer, set_rate
+from plinius.darknet.options import ALIASES
 from plinius.darknet.schedule import rate
 from plinius.darknet.weights import load_weights, save_weights
 from plinius.errors import CfgError
@@ -199,7 +199,7 @@ def test_other_sections_are_refused_by_name() -> None:
     + [(f"big{n}", 371_882 + 590_848 * (n - 1)) for n in (5, 10, 15, 45)],
 )
 def test_published_networks_have_their_published_size(name: str, count: int) -> None:
-    """The original's networks have as many floats as their weights files, rolling statistics too."""
+    """Parameters and rolling statistics together are as many as the digest of the original says."""
     network = Network(read_cfg(VECTORS / "plinius" / "cfg" / f"{name}.cfg"))
     assert network.parameter_count == count
     assert network.warnings == ()

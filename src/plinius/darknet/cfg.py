@@ -19,6 +19,7 @@ from plinius.darknet.options import (
     COMMON_KEYS,
     LAYER_IDLE,
     LAYER_KEYS,
+    MAX_VALUES,
     NET_IDLE,
     NET_KEYS,
     NO_EFFECT,
@@ -31,6 +32,7 @@ from plinius.errors import CfgError
 
 MAX_BYTES = 1 << 20
 MAX_SECTIONS = 1000
+MAX_WARNINGS = 200
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
     options: dict[str, Value] = {key: rule.default for key, rule in keys.items()}
     section = Section(draft.kind, name, draft.line, options, lines)
     for key, (text, _) in draft.pairs.items():
+        if len(warnings) > MAX_WARNINGS:
+            raise section.error("gives too much to warn of", "Give a Darknet .cfg file", key)
         if key in idle:
             continue
         if key not in keys:
@@ -235,8 +239,9 @@ def _net(section: Section, warnings: list[str]) -> Net:
         values["policy"] = "constant"
     pixels = section.integer("height") * section.integer("width") * section.integer("channels")
     inputs = section.integer("inputs") or pixels
-    if not inputs:
-        raise section.error("no input shape", "Give height, width and channels, or inputs")
+    if not 0 < inputs <= MAX_VALUES:
+        what = f"an input of {inputs} values"
+        raise section.error(what, f"Give height, width and channels, at most {MAX_VALUES} values")
     if pixels and pixels != inputs:
         raise section.error(
             f"inputs is not height*width*channels = {pixels}", "Remove it", "inputs"

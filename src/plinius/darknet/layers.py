@@ -1,8 +1,9 @@
 """Darknet's layers as PyTorch modules.
 
 A layer is built from its cfg section and the shape of one record, (channels, height, width) or
-(values,), and maps (rows, *in_shape) to (rows, *out_shape). Parameters are created on the meta
-device, without memory; `reset` gives them their starting values once they have some.
+(values,), and maps rows of `in_shape` to rows of `out_shape`; a shape of (n, 1, 1) may pass flat,
+as (rows, n). Parameters are created on the meta device, without memory; `reset` gives them their
+starting values once they have some.
 """
 
 import math
@@ -14,11 +15,9 @@ from torch.nn import functional
 from plinius.darknet.activations import ACTIVATIONS
 from plinius.darknet.cfg import Section
 from plinius.darknet.norm import MOMENTUM, darknet_norm
+from plinius.darknet.options import MAX_VALUES
 
 Shape = tuple[int, ...]
-
-MAX_VALUES = 2**28
-"""The most values one layer may put out for one record."""
 
 
 class Layer(nn.Module):

@@ -25,6 +25,9 @@ from plinius.errors import CfgError
 MAX_FLOATS = 2**31
 """The most floats a network may hold: 8 GiB."""
 
+MAX_PASS = 2**31
+"""The most values one layer may put out in one pass: sub-batch times its outputs."""
+
 BATCH_NORMS = ("darknet", "torch")
 
 
@@ -80,11 +83,14 @@ class Network(nn.Module):
 
         The gradient of the objective is minus the updates Darknet accumulates over the batch, a
         sum over rows: divide it by the rows of an update. Its value means nothing. `reported` is
-        Darknet's network cost: the mean over the layers with a cost, each a sum over rows.
+        Darknet's network cost: the mean over the layers with a cost, each a sum over rows. Raises
+        CfgError where no layer has a cost.
         """
         objective, reported = torch.zeros(()), torch.zeros(())
         costs = 0
         x = x.reshape(-1, *self.input_shape)
+        if truth.shape != (len(x), self.truths):
+            raise ValueError(f"the truth has the shape {len(x), self.truths}")
         for layer in self.sequence:
             y = layer(x)
             if isinstance(layer, LossLayer):
@@ -167,6 +173,9 @@ def _unknown_words(sections: Sequence[Section]) -> list[str]:
 
 def _check_rows(layers: Sequence[Layer], rows: int) -> None:
     for layer in layers:
+        if rows * max(math.prod(layer.in_shape), math.prod(layer.out_shape)) > MAX_PASS:
+            todo = f"Lower batch (at most {MAX_PASS} values in a pass)"
+            raise layer.section.error("too many values in one pass", todo)
         single = rows * math.prod(layer.out_shape[1:]) < 2
         if isinstance(layer, Weighted) and layer.norm and single:
             todo = "Raise batch, or lower subdivisions"

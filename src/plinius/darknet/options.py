@@ -7,6 +7,8 @@ from typing import cast
 
 MAX_DIMENSION = 1 << 20
 MAX_LISTED = 1000
+MAX_VALUES = 2**28
+"""The most values a record, or one layer's output for it, may have."""
 
 ALIASES = {
     "network": "net",
@@ -49,8 +51,8 @@ class Key:
         if math.isinf(self.low):
             return f"needs {noun}"
         if math.isinf(self.high):
-            return f"needs {noun} of {self.low:g} or more"
-        return f"needs {noun} from {self.low:.0f} to {self.high:.0f}"
+            return f"needs {noun} of {self.low} or more"
+        return f"needs {noun} from {self.low} to {self.high}"
 
     def read(self, text: str) -> Value:
         """The value of `text`, or None where it breaks the rule."""
@@ -97,7 +99,7 @@ NET_KEYS: dict[str, Key] = {
     "height": _int(0),
     "width": _int(0),
     "channels": _int(0),
-    "inputs": _int(0, 0, 2**40),
+    "inputs": _int(0, 0, MAX_VALUES),
     "policy": Key(str, "constant"),
     "burn_in": _COUNT,
     "power": _float(4, 0),

@@ -21,9 +21,9 @@ from plinius.data.header import (
     DatasetHeader,
     parse_header,
 )
-from plinius.data.publish import publish
 from plinius.data.records import Array, Part, Record, Source
 from plinius.errors import FormatError, SealError, SourceError, StorageError
+from plinius.files import publish
 from plinius.keys import OwnerKey
 
 __all__ = [
@@ -178,7 +178,7 @@ class SealedDataset:
         _check_out(samples_out, samples)
         _check_out(labels_out, labels)
         stride, length = header.stride, header.record_bytes
-        flat = memoryview(batch.reshape(-1))
+        flat = batch.reshape(-1).data
         start = 0
         for number in numbers:
             sealed = bytes(read(header.records_offset + number * stride, stride))

@@ -140,7 +140,10 @@ class MappedMedium:
         if self.granularity is Granularity.PAGE:
             rest, at = memoryview(data), offset
             while rest:
-                written = os.pwrite(self._fd, rest, at)
+                try:
+                    written = os.pwrite(self._fd, rest, at)
+                except OSError as error:
+                    raise _not_written(error.errno) from None
                 rest, at = rest[written:], at + written
             self.flush(offset, len(data))
         else:
@@ -172,10 +175,7 @@ class MappedMedium:
         for start, end in merge_ranges(self._dirty, gap=_MSYNC_GAP):
             failed = lib.pl_msync(self._address + start, end - start)
             if failed:
-                raise StorageError(
-                    f"The disk refused a write: {os.strerror(failed)}",
-                    "Check the disk and its space; the last committed state is kept",
-                )
+                raise _not_written(failed)
         self._dirty.clear()
 
     def resize(self, size: int) -> None:
@@ -210,6 +210,13 @@ class MappedMedium:
                 f"The region points outside itself (bytes {offset} to {offset + length})",
                 "It was damaged or altered: restore a copy of it, or start a new region",
             )
+
+
+def _not_written(number: int | None) -> StorageError:
+    return StorageError(
+        f"The disk refused a write: {os.strerror(number or errno.EIO)}",
+        "Check the disk and its space; the last committed state is kept",
+    )
 
 
 def allocate(fd: int, size: int) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
+from plinius.files import sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.medium import PAGE, Granularity, MappedMedium, Medium, allocate
 from plinius.pm.romulus import Twins, TwinState
@@ -92,7 +93,7 @@ class Region:
                 os.link(start, path)
             except FileExistsError:
                 raise RegionError(taken, "Open it, or name another file (--region)") from None
-            _sync_folder(path)
+            sync_folder(path.parent)
             start.unlink()
             return cls(medium, str(path))
         except BaseException as error:
@@ -242,14 +243,6 @@ def _discard(start: Path, path: Path) -> None:
     """Remove the unfinished file, unless it is the published one under its first name."""
     if start.exists() and not (path.exists() and path.samefile(start)):
         start.unlink()
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _storage(error: OSError, path: Path) -> StorageError:

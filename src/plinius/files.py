@@ -1,4 +1,4 @@
-"""Publishing a file whole or not at all, and never over another one."""
+"""Files that appear whole or not at all, and never over another one."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def publish(path: Path) -> Iterator[BinaryIO]:
             finally:
                 if _same(part, file):
                     part.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
             f"Cannot write {path}: {error.strerror or error}",
@@ -54,7 +54,8 @@ def _same(part: Path, file: BinaryIO) -> bool:
         return False
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

@@ -1,0 +1,296 @@
+"""The demonstration: train on sealed MNIST, kill the trainer anywhere, lose nothing.
+
+Part one runs a small job twice, once in peace and once killed again and again by SIGKILL, and
+compares the digests of the two run states. Part two is the main job: mnist.cfg for its 500
+iterations in a region on disk, killed on its way, then tested. Everything is made afresh in
+demo/work. Every command is printed before it runs, so that it can be typed as well.
+"""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = Path("demo")  # paths are relative to ROOT, to be short where they are printed
+WORK = DEMO / "work"
+BIN = Path(os.path.relpath(sys.executable, ROOT)).parent
+PLINIUS = str(BIN / "plinius")
+
+KEY = WORK / "owner.key"
+TRAIN, TEST = WORK / "mnist-train.sealed", WORK / "mnist-test.sealed"
+METRICS, KILLS = WORK / "metrics.jsonl", WORK / "kills.json"
+
+KILL_COUNT = 4
+SMALL_ITERATIONS = 100
+WANTED_ACCURACY = 0.985
+TELL_EVERY = 50
+POLL_SECONDS = 0.001
+
+Metrics = dict[str, Any]
+console = Console(highlight=False)
+
+
+@dataclass
+class Kill:
+    """One SIGKILL: seconds since the first start, the last commit before it, the time it cost.
+
+    What a kill costs is the time from that commit to the next one, by the restarted trainer,
+    less a normal iteration.
+    """
+
+    at: float
+    after_iteration: int
+    lost: float = 0.0
+
+
+@dataclass
+class Watch:
+    """Follows a metrics file as it grows; `seen` is when each of its lines was first seen."""
+
+    path: Path
+    lines: list[Metrics] = field(default_factory=list)
+    seen: list[float] = field(default_factory=list)
+    _at: int = 0
+
+    @property
+    def iteration(self) -> int:
+        """The last iteration that was told of; 0 before the first."""
+        return int(self.lines[-1]["iteration"]) if self.lines else 0
+
+    def look(self) -> list[Metrics]:
+        """The lines that are new, without one that is still being written."""
+        if not self.path.exists() or self.path.stat().st_size == self._at:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._at)
+            whole = file.read().rpartition(b"\n")[0]
+        new = [json.loads(line) for line in whole.splitlines()]
+        self._at += len(whole) + 1 if whole else 0
+        self.lines += new
+        self.seen += [time.monotonic()] * len(new)
+        return new
+
+
+def main() -> None:
+    """Run the demonstration; exits with 1 if it does not show what it claims."""
+    os.chdir(ROOT)
+    began = time.monotonic()
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    seal_mnist()
+    show_equal_digests()
+    kills, watch = train_and_kill()
+    step("Test the trained network on the 10,000 sealed test images")
+    result = ask("test", str(DEMO / "mnist.cfg"), "--data", TEST, "--region", WORK / "mnist.region")
+    KILLS.write_text(json.dumps([asdict(kill) for kill in kills], indent=1))
+    run(str(BIN / "python"), DEMO / "picture.py", METRICS, KILLS, WORK / "loss.png")
+    console.print()
+    console.print(summary(result, kills, watch))
+    console.print(f"The loss, with the kills in it: {WORK / 'loss.png'}")
+    console.print(f"The whole demonstration took {(time.monotonic() - began) / 60:.1f} minutes.")
+    if result["accuracy"] < WANTED_ACCURACY:
+        fail(f"The accuracy {result['accuracy']:.2%} is below {WANTED_ACCURACY:.2%}.")
+
+
+def seal_mnist() -> None:
+    """The owner's part: a key, and MNIST sealed with it."""
+    step("Rebuild MNIST, make the owner's key, seal the data with it")
+    plain = WORK / "mnist"
+    run(str(BIN / "python"), DEMO / "mnist.py", plain)
+    run(PLINIUS, "keygen", "-o", KEY)
+    for sealed, name in ((TRAIN, "train"), (TEST, "t10k")):
+        images, labels = plain / f"{name}-images-idx3-ubyte", plain / f"{name}-labels-idx1-ubyte"
+        run(PLINIUS, "seal", "--key", KEY, "-o", sealed, "--images", images, "--labels", labels)
+
+
+def show_equal_digests() -> None:
+    """Part one: a run that was killed ends in the very state of a run that was not."""
+    step(f"A short run in peace, and the same run killed {KILL_COUNT} times")
+    digests = []
+    for name, kill_count in (("peaceful", 0), ("killed", KILL_COUNT)):
+        region = WORK / f"small-{name}.region"
+        watch = Watch(WORK / f"small-{name}.jsonl")
+        command = train_command("small.cfg", region, watch.path)
+        train(command, SMALL_ITERATIONS, kill_count, watch)
+        digests.append(ask("digest", "--region", region)["digest"])
+    if digests[0] != digests[1]:
+        fail("The digests differ: the killed run is not the run in peace.")
+    console.print("[bold green]Equal digests: every bit of the two run states is the same.[/]")
+
+
+def train_and_kill() -> tuple[list[Kill], Watch]:
+    """Part two: the main job, on disk."""
+    step(f"The main job: mnist.cfg, 500 iterations, killed {KILL_COUNT} times")
+    watch = Watch(METRICS)
+    command = train_command("mnist.cfg", WORK / "mnist.region", METRICS)
+    return train(command, 500, KILL_COUNT, watch), watch
+
+
+def train_command(cfg: str, region: Path, metrics: Path) -> list[str]:
+    """The one command that starts the run and resumes it."""
+    # One thread: its speed is steady, where two on two busy cores keep waiting for each other.
+    files = {"--data": TRAIN, "--region": region, "--key": KEY, "--metrics": metrics}
+    options = [str(word) for pair in files.items() for word in pair]
+    return [PLINIUS, "train", str(DEMO / cfg), *options, "--threads", "1"]
+
+
+def train(command: list[str], iterations: int, kill_count: int, watch: Watch) -> list[Kill]:
+    """Start the command and kill it at random moments, `kill_count` times, until it is done.
+
+    A moment is an iteration drawn between 5 % and 80 % of the run, and then a delay drawn
+    between nothing and two iterations: it falls anywhere, into the mirror too, and the run
+    cannot be over before it.
+    """
+    chance = random.SystemRandom()
+    after = sorted(int(iterations * chance.uniform(0.05, 0.8)) for _ in range(kill_count))
+    began = time.monotonic()
+    kills: list[Kill] = []
+    for target in [*after, None]:
+        show(command)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as trainer:
+            try:
+                follow(trainer, watch, target)
+                if target is None:
+                    break
+                time.sleep(chance.uniform(0, 2 * float(watch.lines[-1]["seconds"])))
+                kill(trainer)
+            except BaseException:
+                trainer.kill()
+                raise
+        watch.look()
+        kills.append(Kill(time.monotonic() - began, watch.iteration))
+        where = f"{kills[-1].at:.3f} s, after iteration {watch.iteration} of {iterations}"
+        console.print(f"[bold red]SIGKILL[/] at {where}")
+    if trainer.returncode or watch.iteration != iterations:
+        fail(f"The trainer ended with {trainer.returncode} at iteration {watch.iteration}.")
+    count_losses(kills, watch)
+    return kills
+
+
+def follow(trainer: subprocess.Popen[bytes], watch: Watch, target: int | None) -> None:
+    """Wait until iteration `target` is committed by this trainer, or for its end if None."""
+    fresh = False
+    while trainer.poll() is None:
+        new = watch.look()
+        fresh = fresh or bool(new)
+        if not sys.stderr.isatty():
+            tell(new)
+        if fresh and target is not None and watch.iteration >= target:
+            return
+        time.sleep(POLL_SECONDS)
+    tell(watch.look())
+    if target is not None:
+        fail(f"The trainer ended by itself ({trainer.returncode}) before iteration {target}.")
+
+
+def kill(trainer: subprocess.Popen[bytes]) -> None:
+    """SIGKILL: nothing in the trainer can run any more, not even a handler."""
+    trainer.send_signal(signal.SIGKILL)
+    if trainer.wait() != -signal.SIGKILL:
+        fail(f"The trainer ended by itself ({trainer.returncode}) before the kill.")
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h\n")  # its progress line had hidden the cursor
+
+
+def count_losses(kills: list[Kill], watch: Watch) -> None:
+    """Fill in what each kill cost."""
+    normal = median(watch, "seconds")
+    for one in kills:
+        next_line = next(
+            number
+            for number, line in enumerate(watch.lines)
+            if line["iteration"] > one.after_iteration
+        )
+        one.lost = max(0.0, watch.seen[next_line] - watch.seen[next_line - 1] - normal)
+
+
+def summary(result: dict[str, Any], kills: list[Kill], watch: Watch) -> Table:
+    """The short table at the end."""
+    seconds = median(watch, "seconds")
+    mirror, opening = median(watch, "mirror_seconds"), median(watch, "open_seconds")
+    mirrored = sum(int(line["mirror_bytes"]) for line in watch.lines)
+    lost = sum(one.lost for one in kills)
+    sealed = TRAIN.stat().st_size + TEST.stat().st_size
+    table = Table("what", "measured", title="MNIST, trained on sealed data and killed on the way")
+    table.add_row("accuracy", f"{result['accuracy']:.2%} of {result['samples']:,} test images")
+    table.add_row("iterations", f"{result['iteration']}")
+    table.add_row("kills (SIGKILL)", f"{len(kills)}")
+    table.add_row(
+        "time lost to kills*", f"{lost:.1f} s in all, {lost / len(kills):.1f} s each on average"
+    )
+    table.add_row("one iteration", f"{seconds:.3f} s (median)")
+    table.add_row("mirroring out", f"{1000 * mirror:.2f} ms (median), {mirror / seconds:.2%} of it")
+    table.add_row("opening a batch", f"{1000 * opening:.2f} ms (median), {opening / seconds:.2%}")
+    table.add_row("sealed datasets", f"{sealed:,} bytes")
+    table.add_row("mirrored in total", f"{mirrored:,} bytes, sealed")
+    table.caption = (
+        "* from the last commit before a kill to the first one after it, less a normal iteration"
+    )
+    return table
+
+
+def median(watch: Watch, name: str) -> float:
+    """The median of one of the metrics."""
+    return statistics.median(float(line[name]) for line in watch.lines)
+
+
+def tell(lines: list[Metrics]) -> None:
+    """A line of progress now and then."""
+    for line in lines:
+        if line["iteration"] % TELL_EVERY == 0:
+            text = "iteration {iteration:>3}  average loss {average_loss:.4f}  {seconds:.3f} s"
+            console.print("  " + text.format(**line))
+
+
+def step(title: str) -> None:
+    """Announce a step."""
+    console.print(f"\n[bold]{title}[/]")
+
+
+def show(command: list[str]) -> None:
+    """Print a command as it would be typed."""
+    console.print("$ " + shlex.join(command), style="cyan", markup=False, soft_wrap=True)
+
+
+def run(*words: str | Path) -> str:
+    """Show a command, run it, and return what it printed; a failure ends the demonstration."""
+    command = [str(word) for word in words]
+    show(command)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        fail("That command failed; what it said stands above.")
+    return done.stdout
+
+
+def ask(name: str, *words: str | Path) -> dict[str, Any]:
+    """Show and run a plinius command with --json; show and return its answer."""
+    answer = run(PLINIUS, name, *words, "--key", KEY, "--json")
+    console.print(answer.strip(), markup=False, soft_wrap=True)
+    result: dict[str, Any] = json.loads(answer)
+    return result
+
+
+def fail(sentence: str) -> NoReturn:
+    """End with a sentence and exit code 1."""
+    console.print(sentence, style="bold red", markup=False)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The next `make demo` starts afresh.")

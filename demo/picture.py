@@ -1,0 +1,49 @@
+"""Draws the loss of a run with its kills: picture.py METRICS.jsonl KILLS.json OUT.png."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+INK, FAINT, BLUE, PALE, RED = "#24292f", "#8c959f", "#0969da", "#a8d1ff", "#cf222e"
+
+
+def draw(metrics: Path, kills: Path, out: Path) -> None:
+    """Loss and average loss over the iterations; a red mark wherever the trainer was killed."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    killed = [kill["after_iteration"] for kill in json.loads(kills.read_text())]
+    x = [line["iteration"] for line in lines]
+    average = {line["iteration"]: line["average_loss"] for line in lines}
+
+    mpl.rcParams |= {"font.family": "DejaVu Sans", "font.size": 12, "axes.edgecolor": FAINT}
+    figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.plot(x, [line["loss"] for line in lines], color=PALE, lw=1, label="loss of the batch")
+    axes.plot(x, list(average.values()), color=BLUE, lw=2.2, label="running average")
+    for number, at in enumerate(killed):
+        axes.axvline(at, color=RED, lw=1, ls=(0, (4, 3)), zorder=1)
+        label = "killed by SIGKILL, and resumed" if number == 0 else None
+        height = average.get(at, average[x[-1]])
+        axes.plot(at, height, "X", ms=10, mfc=RED, mec="white", ls="", zorder=5, label=label)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(0, x[-1])
+    axes.set_xlabel("iteration", color=INK)
+    axes.set_ylabel("loss", color=INK)
+    axes.set_title(
+        f"MNIST on sealed data: {len(killed)} kills, nothing lost", loc="left", color=INK, pad=12
+    )
+    axes.tick_params(colors=INK, which="both")
+    axes.grid(axis="y", color="#eaeef2", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, labelcolor=INK, loc="upper right")
+    figure.savefig(out)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("Name the metrics file, the file of kills and the picture to write.")
+    draw(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,446 @@
+"""The way a user goes, command after command, with real processes where that matters."""
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from PIL import Image
+from safetensors.torch import load_file
+
+from cli.world import (
+    CFG,
+    CLASSES,
+    HELD_OUT,
+    ITERATIONS,
+    PLINIUS,
+    RECORDS,
+    SIDE,
+    Told,
+    World,
+    call,
+    checked,
+    digest_of,
+    memory_folder,
+    run,
+    textures,
+    tree,
+)
+from plinius.darknet.cfg import read_cfg
+from plinius.darknet.network import Network
+from plinius.darknet.weights import load_weights
+from plinius.data.sealed import SealedDataset
+from plinius.keys import load_key
+from plinius.mirror import newest_snapshot
+
+LONG = 120
+
+
+@pytest.fixture(scope="module")
+def walk(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+    """What every command of the README's way said, each in a process of its own."""
+    home = tmp_path_factory.mktemp("walk")
+    cfg, region, sealed = home / "long.cfg", home / "run.region", home / "train.sealed"
+    cfg.write_text(CFG.replace("max_batches=24", f"max_batches={LONG}"))
+    key, weights = home / "owner.key", home / "net.weights"
+    pair = ["--images", world.images, "--labels", world.labels, "--classes", CLASSES]
+    held = world.folder / "held-images.idx", world.folder / "held-labels.idx"
+    using = ["--region", region, "--key", key]
+    metrics = ["--metrics", home / "metrics.jsonl", "--threads", 1]
+    said: dict[str, Told] = {"home": Told(0, str(home), "")}
+    for name, arguments in {
+        "keygen": ["keygen", "-o", key],
+        "seal": ["seal", "--key", key, "-o", sealed, *pair],
+        "seal test": [
+            *("seal", "--key", key, "-o", home / "test.sealed"),
+            *("--images", held[0], "--labels", held[1]),
+        ],
+        "inspect": ["inspect", sealed],
+        "train": ["train", cfg, "--data", sealed, *using, *metrics],
+        "test": ["test", cfg, "--data", home / "test.sealed", *using],
+        "digest": ["digest", *using],
+        "export": ["export", cfg, *using, "-o", weights],
+        "info": ["region", "info", region],
+        "verify": ["region", "verify", region],
+        "verify with key": ["region", "verify", region, "--key", key],
+    }.items():
+        said[name] = run(*arguments, "--json")
+    return said
+
+
+def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Told]) -> None:
+    """Exit 0, one JSON object on stdout, and never a traceback, from keygen to verify."""
+    home = Path(walk["home"].stdout)
+    key_id = walk["keygen"].json["key_id"]
+    assert walk["keygen"].json == {"key": str(home / "owner.key"), "key_id": key_id}
+    shape: dict[str, Any] = {
+        "bytes": (home / "train.sealed").stat().st_size,
+        "count": RECORDS,
+        "sample": ["uint8", [1, SIDE, SIDE]],
+        "label": ["uint8", []],
+        "classes": CLASSES,
+    }
+    sealed = walk["seal"].json
+    assert sealed == {"sealed": str(home / "train.sealed"), "id": sealed["id"], **shape}
+    assert walk["inspect"].json == {
+        "kind": "sealed dataset",
+        "version": 1,
+        "id": sealed["id"],
+        "key_id": key_id,
+        "record_bytes": SIDE * SIDE + 1,
+        **shape,
+    }
+    trained = walk["train"].json
+    assert (trained["iteration"], trained["resumed_at"], trained["done"]) == (LONG, 0, True)
+    assert 0 < trained["average_loss"] < 1
+    digest = walk["digest"].json
+    assert digest["iteration"] == LONG
+    assert re.fullmatch("[0-9a-f]{64}", digest["digest"])
+
+
+def test_a_trained_network_knows_what_it_never_saw(walk: dict[str, Told]) -> None:
+    """The accuracy on held-out records is far beyond the quarter that guessing would reach."""
+    told = walk["test"].json
+    assert told == {"accuracy": told["accuracy"], "samples": HELD_OUT, "iteration": LONG}
+    assert told["accuracy"] >= 0.9
+
+
+def test_metrics_are_one_line_an_iteration(walk: dict[str, Told]) -> None:
+    """The metrics file has each iteration once, in order, and nothing but the listed numbers."""
+    home = Path(walk["home"].stdout)
+    lines = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == list(range(1, LONG + 1))
+    assert set(lines[0]) == {
+        *("iteration", "loss", "average_loss", "rate", "seconds"),
+        *("open_seconds", "mirror_seconds", "mirror_bytes"),
+    }
+    assert all(line["mirror_bytes"] > 0 for line in lines)
+    assert lines[-1]["loss"] == walk["train"].json["loss"]
+
+
+def test_talk_goes_to_stderr(walk: dict[str, Told]) -> None:
+    """The trainer says what the region survives and that it is done; no escape codes in a pipe."""
+    said = walk["train"].stderr
+    assert "The region is " in said
+    assert f"Done: iteration {LONG}, mirrored." in said
+    assert "\x1b" not in "".join(told.stdout + told.stderr for told in walk.values())
+
+
+def test_verify_opens_everything_with_the_key_and_only_with_it(walk: dict[str, Told]) -> None:
+    """Without a key the structure is checked; with it, the mirror and all records open."""
+    info, bare, full = (walk[name].json for name in ("info", "verify", "verify with key"))
+    assert info["kind"] == "region"
+    assert (info["state"], info["twins_equal"]) == ("IDLE", True)
+    assert set(info["extents"]) == {"dataset", "mirror"}
+    assert info["mirror"]["commits"] == LONG + 1
+    assert bare == {"ok": True, **info}
+    assert full == {**bare, "mirror_opens": LONG, "records_open": RECORDS}
+
+
+def test_exported_weights_load_back(walk: dict[str, Told]) -> None:
+    """A .weights file holds the mirrored parameters and the number of records seen."""
+    home = Path(walk["home"].stdout)
+    assert walk["export"].json == {
+        "exported": str(home / "net.weights"),
+        "iteration": LONG,
+        "seen": LONG * 8,
+    }
+    assert "in clear" in walk["export"].stderr
+    network = Network(read_cfg(home / "long.cfg"), seed=5)
+    assert load_weights(network, home / "net.weights") == LONG * 8
+    _assert_parameters(network.state_dict(), home / "run.region", home / "owner.key")
+
+
+def test_exported_safetensors_load_back(world: World, trained: Path, tmp_path: Path) -> None:
+    """A .safetensors file holds the mirrored parameters under the network's own names."""
+    file = tmp_path / "net.safetensors"
+    told = _with(world, trained, "export", world.cfg, "-o", file, "--json")
+    assert told.json == {"exported": str(file), "iteration": ITERATIONS, "seen": ITERATIONS * 8}
+    _assert_parameters(load_file(file), trained, world.key)
+
+
+def test_rerunning_a_finished_run_says_so(world: World, trained: Path, tmp_path: Path) -> None:
+    """The same command after the end trains nothing, says it is done, and exits 0."""
+    region, metrics = tmp_path / "run.region", tmp_path / "m.jsonl"
+    shutil.copy(trained, region)
+    before = digest_of(region, world.key)
+    told = call(*world.train(region, "--json", "--metrics", metrics))
+    assert told.json["resumed_at"] == told.json["iteration"] == ITERATIONS
+    assert told.json["done"] is True
+    assert f"Done: iteration {ITERATIONS}, mirrored." in told.stderr
+    assert digest_of(region, world.key) == before
+    assert metrics.read_text() == ""
+
+
+def test_results_are_readable_without_json(world: World, trained: Path) -> None:
+    """Without --json a result is a line for each of its parts, names first."""
+    told = _with(world, trained, "digest")
+    assert told.code == 0
+    digest = digest_of(trained, world.key)
+    assert told.stdout == f"digest     {digest}\niteration  {ITERATIONS}\n"
+
+
+def test_looking_changes_nothing(world: World, trained: Path) -> None:
+    """inspect, info, verify, digest, test, export and doctor leave the region as it was."""
+    before = trained.read_bytes(), trained.stat().st_mtime_ns
+    trained.chmod(0o400)
+    try:
+        for told in (
+            call("inspect", trained),
+            call("region", "info", trained),
+            call("region", "verify", trained, "--key", world.key),
+            _with(world, trained, "digest"),
+            _with(world, trained, "test", world.cfg, "--data", world.held_out),
+            call("doctor", trained),
+        ):
+            assert told.code == 0, told.stderr
+    finally:
+        trained.chmod(0o600)
+    assert (trained.read_bytes(), trained.stat().st_mtime_ns) == before
+
+
+def test_inspect_and_info_agree_on_a_region(trained: Path) -> None:
+    """inspect knows a region by its first bytes and shows what region info shows."""
+    assert call("inspect", trained, "--json").json == call("region", "info", trained, "--json").json
+
+
+def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """keygen writes mode 0600 whatever the umask, shows only the key's id, and no two are alike."""
+    umask = os.umask(0)
+    try:
+        told = [call("keygen", "-o", tmp_path / name, "--json") for name in ("a.key", "b.key")]
+    finally:
+        os.umask(umask)
+    for made, name in zip(told, ("a.key", "b.key"), strict=True):
+        path = tmp_path / name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert made.json["key_id"] == load_key(path).id.hex()
+        secret = path.read_text().split()[-1]
+        assert len(secret) == 64
+        assert secret not in made.stdout + made.stderr
+    assert told[0].json["key_id"] != told[1].json["key_id"]
+
+
+def test_idx_files_may_be_gzipped(world: World, tmp_path: Path) -> None:
+    """A gzipped pair seals to the records of the plain pair."""
+    images, labels = tmp_path / "i.gz", tmp_path / "l.gz"
+    images.write_bytes(gzip.compress(world.images.read_bytes()))
+    labels.write_bytes(gzip.compress(world.labels.read_bytes()))
+    x, y = _sealed(world, tmp_path, "--images", images, "--labels", labels)
+    _assert_textures(x, y)
+
+
+def test_npz_arrays_seal_as_they_are(world: World, tmp_path: Path) -> None:
+    """Arrays x and y of an .npz keep their types and shapes, compressed or not."""
+    x, y = textures(50, seed=3)
+    floats = (x / 255).astype(np.float32)
+    np.savez_compressed(tmp_path / "d.npz", x=floats, y=y.astype(np.int64))
+    sealed_x, sealed_y = _sealed(world, tmp_path, "--npz", tmp_path / "d.npz")
+    assert sealed_x.dtype == np.float32
+    assert sealed_y.dtype == np.int64
+    assert np.array_equal(sealed_x, floats)
+    assert np.array_equal(sealed_y, y)
+
+
+def test_a_folder_of_class_folders_seals_in_order_of_names(world: World, tmp_path: Path) -> None:
+    """Labels are the places of the class folders' sorted names; greyscale pixels stay the same."""
+    x, _ = textures(6, seed=4)
+    for number, name in enumerate(["cats", "apes", "bees"]):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for which in (0, 1):
+            pixels = Image.fromarray(x[2 * number + which])
+            pixels.save(tmp_path / "pictures" / name / f"{which}.png")
+    sealed_x, sealed_y = _sealed(world, tmp_path, "--folder", tmp_path / "pictures")
+    assert sealed_y.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(sealed_x[:, 0], x[[2, 3, 4, 5, 0, 1]])
+    opened = SealedDataset.from_file(tmp_path / "out.sealed", load_key(world.key))
+    assert opened.class_names == ("apes", "bees", "cats")
+
+
+def test_the_original_format_seals(world: World, tmp_path: Path) -> None:
+    """A pair in the original's format opens under its key; so do labels alone and a tail piece."""
+    legacy, random = bytes(range(16)), np.random.default_rng(5)
+    x = random.random((5, 28 * 28), np.float32)
+    y = np.eye(10, dtype=np.float32)[[3, 1, 4, 1, 5]]
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    pieces = b"".join(_legacy(legacy, row) for row in x)
+    images.write_bytes(np.array([28, 28, 5], "<u4").tobytes() + pieces)
+    labels.write_bytes(np.array([5], "<u4").tobytes() + b"".join(_legacy(legacy, r) for r in y))
+    how = ["--format", "plinius", "--legacy-key", legacy.hex()]
+    sealed_x, sealed_y = _sealed(world, tmp_path, *how, "--images", images, "--labels", labels)
+    assert np.array_equal(sealed_x, x)
+    assert np.array_equal(sealed_y, y)
+    _, alone = _sealed(world, tmp_path / "alone", *how, "--labels", labels)
+    assert np.array_equal(alone, y)
+    tail = tmp_path / "tail"
+    tail.write_bytes(b"\7" * 1588 + pieces[len(pieces) // 5 :])
+    piece = ["--images", tail, "--skip-bytes", 1588]
+    assert np.array_equal(_sealed(world, tmp_path / "tail-out", *how, *piece)[0], x[1:])
+
+
+def test_the_doctor_never_flatters(trained: Path) -> None:
+    """It says simulation, unattested and rollback plainly, with or without a region, in JSON too."""
+    plain, json_of = call("doctor"), call("doctor", trained, "--json").json
+    assert plain.code == 0
+    said = " ".join((plain.stdout + plain.stderr).split())
+    for words in ("simulation, not a TEE", "unattested", "an older copy"):
+        assert words in said
+    unprotected = {topic for topic, finding in json_of.items() if finding["protected"] is False}
+    assert {"memory while training", "key release", "rollback"} <= unprotected
+    for told in (said, json.dumps(json_of)):
+        assert not re.search(r"(protected by|runs? in|inside) (an? )?(SGX|TDX|SEV)", told)
+        assert not re.search(r"SGX[^.;]{0,20}(yes|protects|active)", told)
+
+
+def test_the_doctor_never_calls_memory_durable(world: World, trained: Path) -> None:
+    """A region in tmpfs is not protected against a power cut; one on disk is said to be."""
+    with memory_folder() as folder:
+        if folder is None:
+            pytest.skip("there is no memory file system to write to")
+        copy = folder / "run.region"
+        shutil.copy(trained, copy)
+        finding = call("doctor", copy, "--json").json[f"region {copy}"]
+        assert finding["protected"] is False
+        assert "PROCESS" in finding["found"]
+        assert "power-off" in finding["found"]
+        told = " ".join(call("doctor", copy).stderr.split()) + json.dumps(finding)
+        assert "durable" not in told
+        trained_there = call(*world.train(copy))
+        assert "a process kill only" in trained_there.stderr
+        assert "power cut" not in trained_there.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["keygen"],
+        ["train"],
+        ["train", "a.cfg", "--data", "d", "--region", "r", "--key", "k", "--seed", "-1"],
+        ["train", "a.cfg", "--data", "d", "--region", "r", "--key", "k", "--threads", "0"],
+        ["train", "a.cfg", "--data", "d", "--region", "r", "--key", "k", "--mirror-every", "0"],
+        ["train", "a.cfg", "--data", "d", "--region", "r", "--key", "k", "--precision", "fp8"],
+        ["train", "a.cfg", "--data", "d", "--region", "r", "--key", "k", "--iterations", "x"],
+        ["digest", "--region", "r"],
+        ["region", "info"],
+        ["inspect", "a", "b"],
+    ],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_wrong_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
+    """A command that cannot be read is answered on stderr with exit 2; nothing is made."""
+    told = checked(_at(tmp_path, arguments))
+    assert told.code == 2
+    assert "Usage: " in told.stderr
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "--format idx needs --images and --labels"),
+        (["--format", "npz"], "--format npz needs --npz"),
+        (["--format", "folder"], "--format folder needs --folder"),
+        (["--npz", "a", "--folder", "b"], "name one source: --images and --labels, --npz, or"),
+        (["--images", "a", "--npz", "b"], "name one source: --images and --labels, --npz, or"),
+        (["--images", "a", "--skip-bytes", "4"], "go with --format plinius"),
+        (["--labels", "a", "--legacy-key", "00" * 16], "go with --format plinius"),
+        (["--format", "plinius", "--labels", "a", "--legacy-key", "zz"], "--legacy-key is 32 hex"),
+    ],
+)
+def test_sealing_names_one_source(
+    world: World, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    """Options of seal that do not go together exit 2 with the reason, and make nothing."""
+    told = call("seal", "--key", world.key, "-o", tmp_path / "o", *options)
+    assert told.code == 2
+    assert sentence in told.stderr
+    assert tree(tmp_path) == {}
+
+
+def test_export_knows_two_suffixes(world: World, trained: Path, tmp_path: Path) -> None:
+    """Another suffix is wrong usage."""
+    told = _with(world, trained, "export", world.cfg, "-o", tmp_path / "net.onnx")
+    assert told.code == 2
+    assert "-o ends in .weights or .safetensors" in told.stderr
+    assert tree(tmp_path) == {}
+
+
+def test_help_and_version_are_data() -> None:
+    """Help of every command and the version go to stdout and exit 0."""
+    assert call("--version").stdout.startswith("plinius, version ")
+    for command in ("", "keygen", "seal", "inspect", "train", "test", "digest", "export"):
+        told = call(*command.split(), "--help")
+        assert told.code == 0
+        assert told.stdout.startswith("Usage: ")
+        assert told.stderr == ""
+
+
+def test_a_closed_pipe_ends_quietly(world: World, trained: Path) -> None:
+    """A reader that goes away is no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [PLINIUS, "digest", "--region", trained, "--key", world.key]
+    with os.fdopen(writer, "wb") as out:
+        ended = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+
+
+def _with(world: World, region: Path, *arguments: object) -> Told:
+    return call(*arguments, "--region", region, "--key", world.key)
+
+
+def _at(folder: Path, arguments: list[str]) -> Told:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        return call(*arguments)
+    finally:
+        os.chdir(before)
+
+
+def _sealed(world: World, folder: Path, *source: object) -> tuple[Any, Any]:
+    """All samples and labels of a source, sealed by the command and opened again."""
+    folder.mkdir(exist_ok=True)
+    out = folder / "out.sealed"
+    told = call("seal", "--key", world.key, "-o", out, *source, "--json")
+    opened = SealedDataset.from_file(out, load_key(world.key))
+    assert told.json["count"] == opened.header.count
+    assert told.json["id"] == opened.header.id.hex()
+    return opened.open_batch(np.arange(opened.header.count))
+
+
+def _assert_textures(x: Any, y: Any) -> None:
+    wanted_x, wanted_y = textures(RECORDS, seed=1)
+    assert np.array_equal(x[:, 0], wanted_x)
+    assert np.array_equal(y, wanted_y)
+
+
+def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) -> None:
+    stored = {t.name: t for t in newest_snapshot(region, load_key(key)).tensors}
+    mirrored = {name for name in stored if name.startswith("model.")}
+    assert {f"model.{name}" for name in found} == mirrored
+    for name, tensor in found.items():
+        bits = io.BytesIO(stored[f"model.{name}"].data).getvalue()
+        assert tensor.contiguous().numpy().tobytes() == bits, name
+
+
+def _legacy(key: bytes, numbers: Any) -> bytes:
+    """One record as the original wrote it: MAC, IV, ciphertext."""
+    nonce = os.urandom(12)
+    sealed = AESGCM(key).encrypt(nonce, numbers.astype("<f4").tobytes(), None)
+    return sealed[-16:] + nonce + sealed[:-16]

@@ -1,0 +1,171 @@
+"""The cfg reader: Darknet's syntax, located warnings and refusals, bounds."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from plinius.darknet.cfg import MAX_BYTES, MAX_SECTIONS, MAX_WARNINGS, parse_cfg, read_cfg
+from plinius.darknet.network import Network
+from plinius.errors import CfgError
+
+NET = "[net]\nbatch=4\nheight=8\nwidth=8\nchannels=2\n"
+SMALL = NET + "[convolutional]\nfilters=3\nsize=3\npad=1\nactivation=leaky\n[softmax]\n"
+
+
+def refused(text: str) -> str:
+    """The message with which reading, or building, `text` is refused."""
+    with pytest.raises(CfgError) as caught:
+        Network(parse_cfg(text, "a.cfg"))
+    return str(caught.value)
+
+
+def test_a_plain_file_reads_into_typed_fields() -> None:
+    """Sections keep their order, keys their types, absent keys the original's defaults."""
+    cfg = parse_cfg(SMALL, "a.cfg")
+    assert [section.kind for section in cfg.sections] == ["convolutional", "softmax"]
+    assert (cfg.net.batch, cfg.net.inputs, cfg.net.sub_batch) == (4, 128, 4)
+    assert (cfg.net.learning_rate, cfg.net.momentum, cfg.net.decay) == (0.001, 0.9, 0.0001)
+    assert (cfg.net.policy, cfg.net.power, cfg.net.max_batches) == ("constant", 4, 0)
+    assert cfg.sections[0].integer("filters") == 3
+    assert cfg.sections[0].integer("stride") == 1
+    assert cfg.warnings == ()
+
+
+def test_blanks_inside_lines_count_nowhere() -> None:
+    """`max_ batches\t= 5 00` is max_batches=500, as in the original, and so with CRLF ends."""
+    text = SMALL.replace("batch=4", " b atch\t= 1 2\r").replace("[soft", " [ so ft")
+    assert parse_cfg(text, "a.cfg").net.batch == 12
+
+
+def test_comments_are_skipped() -> None:
+    """Lines that begin with # or ; say nothing."""
+    assert parse_cfg("# one\n ; two\n" + SMALL, "a.cfg").warnings == ()
+
+
+def test_the_first_value_of_a_key_counts() -> None:
+    """A repeat is ignored as in the original, with a warning that names both lines."""
+    cfg = parse_cfg(SMALL.replace("width=8", "width=8\nbatch=9"), "a.cfg")
+    assert cfg.net.batch == 4
+    assert cfg.warnings == ("a.cfg:5: [net] 'batch' again; the value of line 2 counts",)
+
+
+def test_aliases_mean_their_sections() -> None:
+    """[network], [conv], [max], [avg], [conn] and [soft] are the long names."""
+    text = NET.replace("[net]", "[network]") + "[conv]\n[max]\n[avg]\n[conn]\n[soft]\n"
+    kinds = [section.kind for section in parse_cfg(text, "a.cfg").sections]
+    assert kinds == ["convolutional", "maxpool", "avgpool", "connected", "softmax"]
+
+
+def test_an_unknown_key_is_a_located_warning() -> None:
+    """The warning names file, line, section and key, and offers the likely key."""
+    cfg = parse_cfg(SMALL.replace("filters=3", "filter=3"), "a.cfg")
+    assert cfg.warnings == (
+        "a.cfg:7: [convolutional] unknown key 'filter' is ignored (did you mean filters?)",
+    )
+
+
+def test_options_without_effect_are_told() -> None:
+    """Options the original reads and never uses on the CPU are warned of, at 0 they are not."""
+    text = SMALL.replace("batch=4", "batch=4\nadam=1\nclip=0\nhue=.1")
+    text = text.replace("pad=1", "pad=1\nbinary=1")
+    first, second = parse_cfg(text, "a.cfg").warnings
+    assert first == "a.cfg:3: [net] adam has no effect, as on the original's CPU"
+    assert second.startswith("a.cfg:13: [convolutional] binary has no effect")
+
+
+def test_unknown_words_fall_back_and_are_told() -> None:
+    """Unknown activation, cost type and policy mean relu, sse and constant, as in the original."""
+    text = NET + "policy=poli\n[connected]\nactivation=reluu\n[cost]\ntype=l2\n"
+    cfg = parse_cfg(text, "a.cfg")
+    assert cfg.net.policy == "constant"
+    warnings = Network(cfg).warnings
+    assert [warning.split(":")[1] for warning in warnings] == ["6", "8", "10"]
+    assert "means relu" in warnings[1]
+    assert "means sse" in warnings[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a.cfg does not begin with [net]"),
+        ("batch=1\n", "a.cfg:1: a key before any section"),
+        (NET, "a.cfg has no layers"),
+        ("[conv]\n" + NET, "does not begin with [net]"),
+        (SMALL + NET, "a.cfg:12: [net] stands a second time"),
+        (NET + "[route]\n", "a.cfg:6: section [route] is not supported yet. Supported: [net], "),
+        (NET + "[convolutionl]\n", "a.cfg:6: '[convolutionl]' is not a section"),
+        (NET + "[softmax\n", "a.cfg:6: '[softmax' is not a section"),
+        (NET + "[softmax]\ngroups\n", "a.cfg:7: 'groups' is not key=value"),
+        (NET + "[softmax]\n=1\n", "a.cfg:7: '=1' is not key=value"),
+        (SMALL.replace("batch=4", "batch=4#x"), "a.cfg:2: [net] batch='4#x'. batch needs a whole"),
+        (SMALL.replace("batch=4", "batch=0"), "from 1 to 1048576"),
+        (SMALL.replace("batch=4", "batch="), "a.cfg:2: [net] batch=''"),
+        (SMALL.replace("batch=4", "batch=1_0"), "a.cfg:2: [net] batch='1_0'"),
+        (SMALL.replace("batch=4", "batch=" + "9" * 5000), "batch='9999"),
+        (SMALL.replace("batch=4", "decay=nan"), "a.cfg:2: [net] decay='nan'. decay needs a number"),
+        (SMALL.replace("batch=4", "decay=1e999"), "a.cfg:2: [net] decay='1e999'"),
+        (SMALL.replace("batch=4", "subdivisions=3"), "does not divide evenly"),
+        (SMALL.replace("batch=4", "time_steps=3"), "a.cfg:2: [net] time_steps is for recurrent"),
+        (SMALL.replace("batch=4", "policy=poly"), "a.cfg:2: [net] policy=poly needs the end"),
+        (SMALL.replace("batch=4", "policy=steps"), "steps and scales differ in length"),
+        (SMALL.replace("batch=4", "steps=1,x"), "a.cfg:2: [net] steps='1,x'"),
+        (SMALL.replace("batch=4", "inputs=7"), "a.cfg:2: [net] inputs is not height*width*channel"),
+        (SMALL.replace("height=8", "height=0"), "an input of 0 values"),
+        (SMALL.replace("pad=1", "pad=2"), "a.cfg:9: [convolutional] pad='2'. pad must be 0 or 1."),
+        (SMALL.replace("pad=1", "xnor=1"), "a.cfg:9: [convolutional] xnor is not supported"),
+        (SMALL.replace("pad=1", "numload=1"), "a.cfg:9: [convolutional] numload is not supported"),
+        (SMALL.replace("[softmax]", "[softmax]\ntree=a"), "[softmax] tree is not supported"),
+        (
+            SMALL.replace("size=3\npad=1", "size=30"),
+            "a.cfg:6: [convolutional] the output would be (3, 0",
+        ),
+        (SMALL.replace("pad=1", "groups=2"), "a.cfg:9: [convolutional] the groups do not divide"),
+        (SMALL.replace("[softmax]", "[softmax]\ngroups=5"), "[softmax] the groups do not divide"),
+        ("[net]\ninputs=4\n[conv]\n", "a.cfg:3: [convolutional] needs an image before it"),
+        (NET + "[maxpool]\nsize=2\npadding=9\n", "[maxpool] a window lies outside the image"),
+        ("[net]\ninputs=4\n[cost]\n", "a.cfg:3: [cost] nothing to compare"),
+        (NET + "[softmax]\n[connected]\noutput=3\n", "compares 128 values with a truth of 3"),
+        ("[net]\ninputs=4\n[conn]\nbatch_normalize=1\n", "needs two values a channel"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_its_place(text: str, message: str) -> None:
+    """Each refusal names file and line where there is one, what it found and what to do."""
+    assert message in refused(text)
+
+
+def test_no_cfg_takes_huge_memory() -> None:
+    """Parameters, outputs and passes are bounded before any memory is taken."""
+    wide = "[net]\ninputs=1048576\n[connected]\noutput=1048576\n[cost]\n"
+    assert "describes 1099512676352 parameters" in refused(wide)
+    huge = "[net]\nheight=1048576\nwidth=1048576\nchannels=1048576\n[avgpool]\n"
+    assert "an input of 1152921504606846976 values" in refused(huge)
+    filters = SMALL.replace("filters=3", "filters=1048576").replace("=8", "=64")
+    assert "the output would be" in refused(filters)
+    batch = SMALL.replace("batch=4", "batch=1048576").replace("filters=3", "filters=99")
+    assert "too many values in one pass" in refused(batch)
+
+
+def test_long_files_are_refused() -> None:
+    """Bytes, sections and warnings are bounded."""
+    assert "is larger than" in refused("#" * (MAX_BYTES + 1))
+    assert "more than 1000 sections" in refused(NET + "[dropout]\n" * MAX_SECTIONS)
+    noise = "".join(f"k{i}=1\n" for i in range(MAX_WARNINGS + 2))
+    assert "too much to warn of" in refused(NET + noise)
+
+
+def test_files_are_read_with_their_digest(tmp_path: Path) -> None:
+    """The digest is that of the bytes; messages name the path; foreign files are refused."""
+    path = tmp_path / "net.cfg"
+    path.write_text(SMALL)
+    cfg = read_cfg(path)
+    assert cfg.sha256 == hashlib.sha256(SMALL.encode()).hexdigest()
+    assert cfg.name == str(path)
+    with pytest.raises(CfgError, match="cannot be read"):
+        read_cfg(tmp_path / "absent.cfg")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CfgError, match="is not text"):
+        read_cfg(path)
+    path.write_bytes("é".encode() * MAX_BYTES)
+    with pytest.raises(CfgError, match="is larger than"):
+        read_cfg(path)

@@ -1,0 +1,131 @@
+"""Darknet .weights files: header variants, bounds, atomic writing."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+
+from plinius.darknet.cfg import parse_cfg
+from plinius.darknet.network import Network
+from plinius.darknet.weights import load_weights, save_weights
+from plinius.errors import FormatError, StorageError
+
+TEXT = """[net]
+batch=4
+height=4
+width=4
+channels=2
+[convolutional]
+filters=3
+size=3
+pad=1
+batch_normalize=1
+[connected]
+output=5
+batch_normalize=1
+[softmax]
+"""
+
+
+def network(seed: int, text: str = TEXT) -> Network:
+    """The network of `text`, with drawn weights."""
+    built = Network(parse_cfg(text, "a.cfg"), seed=seed)
+    with torch.no_grad():
+        for layer in built.sequence:
+            for array in layer.arrays().values():
+                array.uniform_(generator=built.generator)
+    return built
+
+
+def same(one: Network, other: Network) -> bool:
+    """Whether both hold the same arrays."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_saved_network_loads_again(tmp_path: Path) -> None:
+    """Arrays and the seen counter come back, whatever the memory format."""
+    one, other = network(1), network(2)
+    one.to(memory_format=torch.channels_last)
+    save_weights(one, tmp_path / "a.weights", 5_000_000_000)
+    assert load_weights(other, tmp_path / "a.weights") == 5_000_000_000
+    assert same(one, other)
+    assert (tmp_path / "a.weights").stat().st_size == 20 + 4 * one.parameter_count
+    assert os.listdir(tmp_path) == ["a.weights"]
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "counter"), [(0, 1, "<I"), (0, 2, "<Q"), (1, 0, "<Q"), (2, 5, "<Q")]
+)
+def test_header_versions_have_their_counter(
+    major: int, minor: int, counter: str, tmp_path: Path
+) -> None:
+    """The seen counter has 32 bits before 0.2 and 64 from there on."""
+    one, other = network(1), network(2)
+    save_weights(one, tmp_path / "a", 9)
+    data = (tmp_path / "a").read_bytes()
+    head = struct.pack("<iii", major, minor, 0) + struct.pack(counter, 123)
+    (tmp_path / "a").write_bytes(head + data[20:])
+    assert load_weights(other, tmp_path / "a") == 123
+    assert same(one, other)
+
+
+def test_short_long_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    """A file of another length or kind is refused, and the network stays as it was."""
+    one, other = network(1), network(2)
+    save_weights(one, tmp_path / "a", 9)
+    data = (tmp_path / "a").read_bytes()
+    for bad in (data[:-1], data[:-4], data + b"\0", data[:21], data[:13], data[:3], b""):
+        (tmp_path / "b").write_bytes(bad)
+        with pytest.raises(FormatError):
+            load_weights(other, tmp_path / "b")
+    (tmp_path / "b").write_bytes(b"\xff" * len(data))
+    with pytest.raises(FormatError, match=r"no \.weights file"):
+        load_weights(other, tmp_path / "b")
+    assert same(other, network(2))
+
+
+def test_layers_can_stay_out_of_the_file(tmp_path: Path) -> None:
+    """dontsave leaves a layer out, dontload and dontloadscales keep the network's own values."""
+    one = network(1, TEXT.replace("output=5", "output=5\ndontsave=1"))
+    save_weights(one, tmp_path / "a", 1)
+    other = network(2, TEXT.replace("output=5", "output=5\ndontload=1"))
+    load_weights(other, tmp_path / "a")
+    assert torch.equal(other.layers[0].weights, one.layers[0].weights)
+    assert torch.equal(other.layers[1].weights, network(2).layers[1].weights)
+
+    plain = network(3, TEXT.replace("batch_normalize=1\n", ""))
+    save_weights(plain, tmp_path / "b", 1)
+    scaled = network(
+        4, TEXT.replace("batch_normalize=1\n", "batch_normalize=1\ndontloadscales=1\n")
+    )
+    load_weights(scaled, tmp_path / "b")
+    assert torch.equal(scaled.layers[0].weights, plain.layers[0].weights)
+    assert torch.equal(scaled.layers[0].scales, network(4).layers[0].scales)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was there stays whole until the new file is on the disk."""
+    save_weights(network(1), tmp_path / "a", 1)
+    before = (tmp_path / "a").read_bytes()
+
+    def fail(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError, match="No space left"):
+        save_weights(network(2), tmp_path / "a", 2)
+    assert (tmp_path / "a").read_bytes() == before
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_absent_places_are_refused(tmp_path: Path) -> None:
+    """Neither reading nor writing raises a bare OSError."""
+    with pytest.raises(StorageError, match="cannot be read"):
+        load_weights(network(1), tmp_path / "absent")
+    with pytest.raises(StorageError, match="cannot be written"):
+        save_weights(network(1), tmp_path / "absent" / "a", 1)
