@@ -20,26 +20,34 @@ def draw(metrics: Path, kills: Path, out: Path) -> None:
     mpl.rcParams |= {"font.family": "DejaVu Sans", "font.size": 12, "axes.edgecolor": FAINT}
     figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained", facecolor="white")
     axes = figure.subplots()
-    axes.plot(x, [line["loss"] for line in lines], color=PALE, lw=1, label="loss of the batch")
+    axes.plot(x, [line["loss"] for line in lines], color=PALE, lw=1, label="loss of a batch")
     axes.plot(x, list(average.values()), color=BLUE, lw=2.2, label="running average")
     for number, at in enumerate(killed):
         axes.axvline(at, color=RED, lw=1, ls=(0, (4, 3)), zorder=1)
-        label = "killed by SIGKILL, and resumed" if number == 0 else None
+        label = "SIGKILL, then resumed" if number == 0 else None
         height = average.get(at, average[x[-1]])
         axes.plot(at, height, "X", ms=10, mfc=RED, mec="white", ls="", zorder=5, label=label)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlim(0, x[-1])
+    axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("iteration", color=INK)
     axes.set_ylabel("loss", color=INK)
-    axes.set_title(
-        f"MNIST on sealed data: {len(killed)} kills, nothing lost", loc="left", color=INK, pad=12
-    )
+    title = f"MNIST on sealed data, killed {len(killed)} times"
+    axes.set_title(title, loc="left", color=INK, pad=36, size=15, weight="bold")
     axes.tick_params(colors=INK, which="both")
     axes.grid(axis="y", color="#eaeef2", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, labelcolor=INK, loc="upper right")
+    # Above the plot, where no kill can cross it.
+    axes.legend(
+        frameon=False,
+        labelcolor=INK,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1),
+        ncols=3,
+        borderpad=0.2,
+    )
     figure.savefig(out)
 
 

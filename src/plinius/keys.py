@@ -91,8 +91,8 @@ def load_key(path: str | Path) -> OwnerKey:
             f"Cannot read the key file {path}: {error.strerror}",
             "Name a key file made by plinius keygen",
         ) from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError(f"{path} is not a file", "Name a key file made by plinius keygen")
         if status.st_mode & 0o077:
@@ -100,7 +100,9 @@ def load_key(path: str | Path) -> OwnerKey:
                 f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",
                 f"Run chmod 600 {path}, and make a new key if others may have read it",
             )
-        raw = file.read(_MAX_BYTES)
+        raw = os.read(handle, _MAX_BYTES)
+    finally:
+        os.close(handle)
     lines = [line for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
     words = [line.split() for line in lines if not line.startswith("#")]
     try:

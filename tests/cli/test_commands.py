@@ -289,7 +289,7 @@ def test_the_original_format_seals(world: World, tmp_path: Path) -> None:
 
 
 def test_the_doctor_never_flatters(trained: Path) -> None:
-    """It says simulation, unattested and rollback plainly, with or without a region, in JSON too."""
+    """It says simulation, unattested and rollback plainly, in words and in JSON."""
     plain, json_of = call("doctor"), call("doctor", trained, "--json").json
     assert plain.code == 0
     said = " ".join((plain.stdout + plain.stderr).split())

@@ -129,9 +129,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         assert str(caught.value) == f"{words}. {MADE}"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=IsADirectoryError, reason="load_key opens a folder before it looks at it"
-)
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     """A folder is no key file."""
     with pytest.raises(KeyFileError, match=f"^{tmp_path} is not a file"):

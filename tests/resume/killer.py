@@ -1,0 +1,203 @@
+"""Runs that are killed: one process imports torch once and forks a trainer for every start.
+
+Read as JSON from the command line: cfg, data, key, folder, seed, runs, until. Written as JSON to
+stdout: the digest after every iteration of the uninterrupted run, and of every killed run where
+its kills fell, its end and its digest.
+
+Forking is sound here: no thread is started before a fork (one torch thread, nothing computed in
+the parent), so each child is as a fresh process that has imported torch. A test compares its
+digests with those of real processes.
+"""
+
+import json
+import mmap
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+
+import torch
+
+from plinius.errors import PliniusError
+from plinius.keys import OwnerKey, load_key
+from plinius.mirror import Mirror, newest_snapshot
+from plinius.pm.region import Region
+from plinius.trainer import Run, Settings
+
+LEAST_KILLS, MOST_KILLS = 3, 6
+
+
+@dataclass
+class Job:
+    """What all runs have in common. `until` is the iteration of the end."""
+
+    cfg: str
+    data: str
+    key: str
+    folder: str
+    seed: str
+    runs: int
+    until: int
+
+    @property
+    def owner(self) -> OwnerKey:
+        """The owner's key."""
+        return load_key(self.key)
+
+
+@dataclass
+class Killed:
+    """What became of one run: where each kill fell, and what it found wrong, if anything."""
+
+    kills: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    digest: str = ""
+    iteration: int = -1
+
+
+def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
+    """A whole start of the trainer, as `plinius train` makes it; `tell` follows each commit."""
+    settings = Settings(Path(job.cfg), Path(job.data), threads=1)
+    with Run(region, job.owner, settings) as run:
+        tell(run)
+        run.train(job.until, 1, lambda _: tell(run))
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Do some work in a child; its pid."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def uninterrupted(job: Job, region: Path) -> tuple[list[str], float, float]:
+    """A run that nobody stops: the digests after iterations 0, 1, ..., and its seconds.
+
+    The seconds are those until it began to train, and those until it ended.
+    """
+    log = Path(job.folder) / "log.json"
+
+    def work() -> None:
+        began = time.perf_counter()
+        digests, times = [], []
+
+        def tell(run: Run) -> None:
+            times.append(time.perf_counter() - began)
+            digests.append(run.state.snapshot().digest())
+
+        train(job, region, tell)
+        log.write_text(json.dumps([digests, times[0], times[-1]]))
+
+    _, status = os.waitpid(forked(work), 0)
+    assert status == 0, "the uninterrupted run failed"
+    digests, started, ended = json.loads(log.read_text())
+    return digests, started, ended
+
+
+def killed_run(job: Job, number: int, started: float, ended: float, digests: list[str]) -> Killed:
+    """One run, started anew after each kill until it ends by itself.
+
+    Every kill must leave a state of the uninterrupted run, and none older than the last one told.
+    """
+    random = Random(f"{job.seed}/{number}")
+    told = mmap.mmap(-1, 8)  # shared with the children: the last iteration told, plus 1
+    wanted, result, attempt = random.randint(LEAST_KILLS, MOST_KILLS), Killed(), 0
+    region = Path(job.folder) / f"run-{number}.region"
+    while True:
+        pid = forked(lambda: train(job, region, lambda run: _store(told, run.iteration + 1)))
+        if len(result.kills) < wanted:
+            longest = started + (ended - started) / wanted
+            _wait_for_the_moment(region, random, number, len(result.kills), longest / 2**attempt)
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            last = int.from_bytes(told[:], "little") - 1
+            result.kills.append(_look(job, region, last, digests, result))
+            continue
+        if status:
+            result.wrong.append(f"start {len(result.kills) + 1} failed: see stderr")
+            return result
+        if len(result.kills) >= LEAST_KILLS:
+            break
+        # It was faster than its killer: once more in a new region, with shorter delays.
+        region.unlink()
+        _store(told, 0)
+        result, attempt = Killed(), attempt + 1
+    snapshot = newest_snapshot(region, job.owner)
+    result.digest, result.iteration = snapshot.digest(), snapshot.iteration
+    region.unlink()
+    return result
+
+
+def _store(told: mmap.mmap, value: int) -> None:
+    told[:] = value.to_bytes(8, "little")
+
+
+def _wait_for_the_moment(
+    region: Path, random: Random, number: int, kill: int, longest: float
+) -> None:
+    """Wait a random time; the first kill of some runs is aimed at the making of the region."""
+    creating, end = region.with_name(region.name + ".creating"), time.monotonic() + 10
+    if kill == 0 and number % 4 == 0:
+        while not creating.exists() and not region.exists() and time.monotonic() < end:
+            pass
+        time.sleep(random.uniform(0, 0.001))
+    elif kill == 0 and number % 4 == 1:
+        while not region.exists() and time.monotonic() < end:
+            pass
+        time.sleep(random.uniform(0, 0.002))
+    else:
+        time.sleep(random.uniform(0, longest))
+
+
+def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed) -> str:
+    """Where a kill fell, read from what it left; the state it left is held to the truth."""
+    if not region.exists():
+        if region.with_name(region.name + ".creating").exists():
+            return "creating the region"
+        return "before the region"
+    try:
+        with Region.open(region, writable=False) as opened:
+            opened.consistency_check()
+            state, extents = opened.twins.state().name, opened.heap.extents()
+            mirror = Mirror.open(opened, job.owner)
+            snapshot = mirror.mirror_in() if mirror else None
+    except PliniusError as refusal:
+        result.wrong.append(f"kill {len(result.kills) + 1}: {refusal}")
+        return "damaged"
+    if snapshot is None:
+        if told >= 0:
+            result.wrong.append(f"kill {len(result.kills) + 1}: iteration {told} was lost")
+        where = "loading the dataset" if "dataset" not in extents else "before the first commit"
+        return where if state == "IDLE" else f"{where}, {state}"
+    if snapshot.digest() != digests[snapshot.iteration]:
+        result.wrong.append(f"kill {len(result.kills) + 1}: another state than uninterrupted")
+    if snapshot.iteration < told:
+        result.wrong.append(f"kill {len(result.kills) + 1}: {told} told, {snapshot.iteration} left")
+    return f"iteration {snapshot.iteration}"
+
+
+def main() -> None:
+    """Read the job, do it, and write what became of it."""
+    torch.set_num_threads(1)
+    job = Job(**json.loads(sys.argv[1]))
+    uninterrupted(job, Path(job.folder) / "warm.region")
+    digests, started, ended = uninterrupted(job, Path(job.folder) / "uninterrupted.region")
+    killed = [killed_run(job, number, started, ended, digests) for number in range(job.runs)]
+    print(json.dumps({"digests": digests, "killed": [asdict(run) for run in killed]}))
+
+
+if __name__ == "__main__":
+    main()

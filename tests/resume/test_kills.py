@@ -1,0 +1,137 @@
+"""SIGKILL at random moments: every run ends with the digest of the run that nobody stopped.
+
+The moments follow from a printed seed: PLINIUS_TEST_SEED=... repeats them, as far as a machine
+repeats its timing. `--soak` does many more runs.
+"""
+
+import json
+import os
+import random
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.world import CFG, PLINIUS, World, digest_of, memory_folder, run
+from plinius.keys import load_key
+from plinius.mirror import newest_snapshot
+
+KILLER = Path(__file__).with_name("killer.py")
+UNTIL = 24
+RUNS, SOAKED_RUNS = 20, 400
+
+
+@pytest.fixture(scope="module")
+def seed() -> str:
+    """What the moments of the kills follow from; pytest shows it when a test fails."""
+    return os.environ.get("PLINIUS_TEST_SEED", secrets.token_hex(4))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest at the end of a real `plinius train` that nobody stops."""
+    region = tmp_path_factory.mktemp("uninterrupted") / "run.region"
+    told = run(*world.train(region, "--iterations", UNTIL, "--json"))
+    assert told.json["iteration"] == UNTIL
+    return str(run("digest", "--region", region, "--key", world.key, "--json").json["digest"])
+
+
+def test_runs_on_disk_end_alike_whenever_they_are_killed(
+    world: World, uninterrupted: str, seed: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """20 of 20 runs of several kills each, in a region on disk, end with the same digest."""
+    _kill_and_compare(world, tmp_path, seed, uninterrupted, request)
+
+
+def test_runs_in_memory_end_alike_whenever_they_are_killed(
+    world: World, uninterrupted: str, seed: str, request: pytest.FixtureRequest
+) -> None:
+    """20 of 20 runs of several kills each, in a region on tmpfs, end with the same digest."""
+    with memory_folder() as folder:
+        if folder is None:
+            pytest.skip("there is no memory file system to write to")
+        _kill_and_compare(world, folder, seed, uninterrupted, request)
+
+
+def test_a_real_trainer_ends_alike_whenever_it_is_killed(
+    world: World, seed: str, tmp_path: Path
+) -> None:
+    """`plinius train`, started and killed as a whole process, ends with the same digest too."""
+    print(f"PLINIUS_TEST_SEED={seed}")
+    moments = random.Random(seed)
+    region, metrics, until = tmp_path / "run.region", tmp_path / "metrics.jsonl", 400
+    cfg = tmp_path / "long.cfg"
+    cfg.write_text(CFG.replace("max_batches=24", f"max_batches={until}"))
+    whole = tmp_path / "whole.region"
+    arguments = world.train(region, "--metrics", metrics)
+    arguments[1] = cfg
+    target, seen = 0, -1
+    for _ in range(3):
+        process = subprocess.Popen(
+            [PLINIUS, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        target += moments.randint(5, 110)
+        while _lines(metrics) < target and process.poll() is None:
+            time.sleep(moments.uniform(0, 0.004))
+        process.kill()
+        _, said = process.communicate()
+        assert process.returncode == -9, said
+        left = newest_snapshot(region, load_key(world.key)).iteration
+        assert target <= left < until
+        assert left > seen
+        target = seen = left
+    told = run(*arguments, "--json")
+    assert told.json["iteration"] == until
+    assert told.json["resumed_at"] == seen
+    assert f"Resumed at iteration {seen}, bit-identical." in told.stderr
+    arguments[arguments.index(region)] = whole
+    assert run(*arguments).code == 0
+    assert digest_of(region, world.key) == digest_of(whole, world.key)
+
+
+def _kill_and_compare(
+    world: World, folder: Path, seed: str, uninterrupted: str, request: pytest.FixtureRequest
+) -> None:
+    print(f"PLINIUS_TEST_SEED={seed}")
+    runs = SOAKED_RUNS if request.config.getoption("--soak") else RUNS
+    told = _killer(world, folder, seed, runs)
+    fell: Counter[str] = Counter()
+    for number, killed in enumerate(told["killed"]):
+        assert killed["wrong"] == [], f"run {number}: {killed}"
+        assert killed["iteration"] == UNTIL, f"run {number}: {killed}"
+        assert killed["digest"] == uninterrupted, f"run {number}: {killed}"
+        assert len(killed["kills"]) >= 3
+        fell.update("iteration" if k.startswith("iteration") else k for k in killed["kills"])
+    print("kills fell:", dict(fell))
+    # A fork that trains differently from a fresh process would make all of this prove nothing.
+    assert told["digests"][-1] == uninterrupted
+    assert len(set(told["digests"])) == UNTIL + 1
+    # Kills that all fell at one stage would prove little.
+    assert fell["iteration"] > runs
+    assert sum(fell.values()) - fell["iteration"] >= runs // 5
+
+
+def _killer(world: World, folder: Path, seed: str, runs: int) -> Any:
+    """The work of killer.py in a process of its own."""
+    job = {
+        "cfg": str(world.cfg),
+        "data": str(world.data),
+        "key": str(world.key),
+        "folder": str(folder),
+        "seed": seed,
+        "runs": runs,
+        "until": UNTIL,
+    }
+    command = [sys.executable, KILLER, json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0

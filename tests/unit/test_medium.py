@@ -1,0 +1,150 @@
+"""The mapped medium: what it is on each file system, and its write-back instructions."""
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plinius.pm._persist import ffi, lib
+
+from plinius.errors import RegionError, RegionFullError, StorageError
+from plinius.pm.medium import PAGE, Granularity, MappedMedium, merge_ranges, pwb_name
+
+MEMORY = Path("/dev/shm")
+KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}
+HERE = [name for name, kind in KINDS.items() if lib.pl_pwb_supported(kind)]
+
+
+@pytest.fixture(params=["disk", "memory"])
+def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MappedMedium]:
+    """A medium of 64 KiB on each kind of file system."""
+    folder = tmp_path if request.param == "disk" else MEMORY
+    path = folder / f"plinius-test-{os.getpid()}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.posix_fallocate(fd, 0, 16 * PAGE)
+    path.unlink()
+    mapped = MappedMedium(fd)
+    yield mapped
+    mapped.close()
+
+
+def test_memory_file_systems_promise_only_what_they_keep() -> None:
+    """tmpfs survives a process and is never called durable."""
+    fd = os.open(MEMORY, os.O_RDWR | os.O_TMPFILE)
+    os.ftruncate(fd, PAGE)
+    found = MappedMedium(fd).granularity
+    assert found is Granularity.PROCESS
+    assert "process kill only" in found.survives
+    os.close(fd)
+
+
+def test_an_ordinary_disk_has_page_granularity(tmp_path: Path) -> None:
+    """Without MAP_SYNC, msync does the work."""
+    fd = os.open(tmp_path, os.O_RDWR | os.O_TMPFILE)
+    os.ftruncate(fd, PAGE)
+    found = MappedMedium(fd).granularity
+    if found is Granularity.PROCESS:
+        pytest.skip("the tests' temporary folder is a memory file system")
+    assert found is Granularity.PAGE
+    os.close(fd)
+
+
+def test_all_ways_of_writing_leave_the_same_bytes(medium: MappedMedium) -> None:
+    """Store, write, copy and word agree with a plain bytearray, at any alignment."""
+    rng = random.Random(3)
+    wanted = bytearray(medium.size)
+    for _ in range(400):
+        length = rng.choice([0, 1, 7, 8, 63, 64, 65, 200, 4097])
+        at = rng.randrange(medium.size - length)
+        data = rng.randbytes(length)
+        way = rng.choice(["store", "write", "copy", "word"])
+        if way == "word":
+            at = at // 8 * 8
+            medium.store_word(at, int.from_bytes(data[:8], "little"))
+            wanted[at : at + 8] = data[:8].ljust(8, b"\0")
+        elif way == "copy":
+            source = rng.randrange(medium.size - length)
+            if abs(source - at) < length:
+                continue
+            medium.copy(at, source, length)
+            wanted[at : at + length] = wanted[source : source + length]
+        else:
+            getattr(medium, way)(at, data)
+            wanted[at : at + length] = data
+        medium.flush(at, length)
+        medium.fence()
+    assert medium.read(0, medium.size) == wanted
+
+
+@pytest.mark.parametrize("offset", [-1, 16 * PAGE - 3])
+def test_nothing_outside_the_file_is_touched(medium: MappedMedium, offset: int) -> None:
+    """Every operation checks its range."""
+    for act in (
+        lambda: medium.read(offset, 4),
+        lambda: medium.store(offset, b"1234"),
+        lambda: medium.write(offset, b"1234"),
+        lambda: medium.flush(offset, 4),
+        lambda: medium.copy(0, offset, 4),
+        lambda: medium.copy(offset, 0, 4),
+        lambda: medium.store_word(offset, 1),
+    ):
+        with pytest.raises(RegionError, match="points outside itself"):
+            act()
+
+
+def test_growth_keeps_old_views_and_adds_zeros(medium: MappedMedium) -> None:
+    """A view taken before is still good after."""
+    medium.store(0, b"kept")
+    view = medium.read(0, 4)
+    medium.resize(32 * PAGE)
+    medium.store(0, b"new!")
+    assert bytes(view) == b"new!"
+    assert not any(medium.read(16 * PAGE, 16 * PAGE))
+
+
+def test_growth_beyond_the_disk_is_refused_and_loses_nothing(medium: MappedMedium) -> None:
+    """The file keeps its length and its bytes."""
+    medium.store(0, b"kept")
+    with pytest.raises((RegionFullError, StorageError)):
+        medium.resize(1 << 60)
+    assert medium.size == 16 * PAGE
+    assert bytes(medium.read(0, 4)) == b"kept"
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_each_write_back_instruction_runs_on_every_alignment(name: str) -> None:
+    """Flushing never changes a byte, whatever line it starts or ends in."""
+    memory = bytearray(random.Random(1).randbytes(1024))
+    before = bytes(memory)
+    address = ffi.from_buffer("char[]", memory)
+    for start in range(0, 130, 13):
+        for length in (0, 1, 63, 64, 65, 500):
+            lib.pl_flush(KINDS[name], address + start, length)
+    lib.pl_fence()
+    assert memory == before
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_write_back_instruction_can_be_forced(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PLINIUS_PWB names one the CPU has."""
+    monkeypatch.setenv("PLINIUS_PWB", name)
+    assert pwb_name() == name
+
+
+def test_an_unknown_write_back_instruction_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the choice there is here."""
+    monkeypatch.setenv("PLINIUS_PWB", "wishful")
+    with pytest.raises(
+        StorageError, match="PLINIUS_PWB=wishful is not a write-back instruction of this CPU"
+    ):
+        pwb_name()
+
+
+def test_ranges_that_touch_become_one() -> None:
+    """And those within the gap."""
+    assert merge_ranges([(8, 9), (0, 4), (4, 6)]) == [(0, 6), (8, 9)]
+    assert merge_ranges([(8, 9), (0, 4), (4, 6)], gap=2) == [(0, 9)]
+    assert merge_ranges([(0, 10), (2, 3)]) == [(0, 10)]

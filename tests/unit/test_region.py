@@ -1,0 +1,218 @@
+"""The region on real files: making, opening, locking, growing, refusing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crash.simulated import SimulatedMedium
+from plinius.errors import FormatError, RegionBusyError, RegionError, RegionFullError, StorageError
+from plinius.pm.heap import ENTRIES, Heap
+from plinius.pm.medium import PAGE
+from plinius.pm.region import Region, format_region
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "r"
+
+
+def filled(region: Region, name: str, data: bytes) -> None:
+    region.add_extent(name, len(data), lambda medium, at: medium.write(at, data))
+
+
+def content(region: Region, name: str) -> bytes:
+    span = region.extent(name)
+    assert span is not None
+    return bytes(region.medium.read(span.offset, span.length))
+
+
+def test_what_was_committed_is_there_after_reopening(path: Path) -> None:
+    """Roots, blocks and extents."""
+    with Region.create(path, PAGE) as region:
+        with region.twins.transaction():
+            block = region.heap.allocate(5)
+            region.twins.store(block, b"hello")
+            region.heap.set_root("greeting", block, 5)
+        filled(region, "bulk", b"b" * 10000)
+    with Region.open(path) as region:
+        root = region.heap.roots()["greeting"]
+        assert region.twins.read(root.offset, root.length) == b"hello"
+        assert content(region, "bulk") == b"b" * 10000
+        region.consistency_check()
+
+
+def test_a_region_works_wherever_it_is_copied(path: Path, tmp_path: Path) -> None:
+    """Offsets only: the copy may be mapped anywhere, beside the first."""
+    with Region.create(path, 0) as region:
+        filled(region, "bulk", b"b" * 5000)
+    shutil.copy(path, tmp_path / "copy")
+    with Region.open(path) as one, Region.open(tmp_path / "copy") as two:
+        assert content(one, "bulk") == content(two, "bulk")
+
+
+def test_a_region_grows_when_an_extent_needs_room(path: Path) -> None:
+    """What was there stays."""
+    with Region.create(path, 0) as region:
+        for name in "abc":
+            filled(region, name, name.encode() * 3 * PAGE)
+    with Region.open(path) as region:
+        assert [content(region, name)[:1] for name in "abc"] == [b"a", b"b", b"c"]
+
+
+def test_the_space_of_a_dropped_extent_is_used_again(path: Path) -> None:
+    """Before the region grows."""
+    with Region.create(path, 0) as region:
+        filled(region, "a", b"a" * 4 * PAGE)
+        filled(region, "b", b"b" * PAGE)
+        before = region.medium.size
+        region.drop_extent("a")
+        filled(region, "c", b"c" * 4 * PAGE)
+        assert region.medium.size == before
+        assert content(region, "b") == b"b" * PAGE
+
+
+def test_making_a_region_over_a_file_is_refused(path: Path) -> None:
+    """And the file keeps its bytes."""
+    path.write_bytes(b"precious")
+    with pytest.raises(RegionError, match=f"{path} exists already"):
+        Region.create(path, 0)
+    assert path.read_bytes() == b"precious"
+    assert os.listdir(path.parent) == ["r"]
+
+
+def test_what_a_killed_creation_left_is_taken_over(path: Path) -> None:
+    """The unfinished file has another name, so nothing is mistaken for a region."""
+    path.with_name("r.creating").write_bytes(b"half a region")
+    Region.create(path, 0).close()
+    Region.open(path).close()
+    assert os.listdir(path.parent) == ["r"]
+
+
+def test_a_creation_killed_after_publishing_does_not_lose_the_region(path: Path) -> None:
+    """Its first name may still be there."""
+    with Region.create(path, 0) as region:
+        filled(region, "bulk", b"b" * 100)
+    os.link(path, path.with_name("r.creating"))
+    with pytest.raises(RegionError, match="exists already"):
+        Region.create(path, 0)
+    with Region.open(path) as region:
+        assert content(region, "bulk") == b"b" * 100
+
+
+def test_a_second_process_is_refused_and_let_in_when_the_first_dies(path: Path) -> None:
+    """The lock goes with its process, however that ends."""
+    Region.create(path, 0).close()
+    code = f"""from plinius.pm.region import Region
+held = Region.open({str(path)!r})
+print(flush=True)
+input()"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        for writable in (True, False):
+            with pytest.raises(RegionBusyError, match=f"{path} is in use by another process"):
+                Region.open(path, writable=writable)
+        holder.kill()
+        holder.wait()
+        Region.open(path).close()
+
+
+def test_readers_share_a_region(path: Path) -> None:
+    """Looking does not keep others from looking, but keeps writers out."""
+    Region.create(path, 0).close()
+    with Region.open(path, writable=False), Region.open(path, writable=False):
+        with pytest.raises(RegionBusyError):
+            Region.open(path)
+
+
+def test_a_foreign_file_is_refused(path: Path) -> None:
+    """Short or long, and nothing is written to it."""
+    for data in (b"", b"short", b"x" * 3 * PAGE):
+        path.write_bytes(data)
+        with pytest.raises(FormatError, match=f"{path} is not a Plinius region"):
+            Region.open(path)
+        assert path.read_bytes() == data
+
+
+def test_a_missing_region_is_told(path: Path) -> None:
+    """With the next step."""
+    with pytest.raises(StorageError, match=f"There is no region {path}.*plinius train"):
+        Region.open(path)
+
+
+def test_the_directory_holds_so_many_names_and_says_so(path: Path) -> None:
+    """The next one is refused, the others stay."""
+    with Region.create(path, 0) as region:
+        for index in range(ENTRIES):
+            filled(region, f"e{index}", b"x")
+        with pytest.raises(RegionFullError, match=f"holds {ENTRIES} extents already"):
+            filled(region, "one more", b"x")
+        assert len(region.heap.extents()) == ENTRIES
+
+
+def test_a_full_heap_is_refused_and_rolled_back(path: Path) -> None:
+    """What was stored in the same transaction is undone."""
+    with Region.create(path, 0) as region:
+        before = region.heap._blocks()
+        with pytest.raises(RegionFullError, match="no room for 1,048,576 bytes more"):
+            with region.twins.transaction():
+                region.heap.allocate(100)
+                region.heap.allocate(1 << 20)
+        assert region.heap._blocks() == before
+        region.consistency_check()
+
+
+def test_stores_need_a_transaction(path: Path) -> None:
+    """Outside of one nothing would roll back."""
+    with Region.create(path, 0) as region, pytest.raises(RuntimeError):
+        region.twins.store(5000, b"x")
+
+
+class Model:
+    """A heap beside what it should hold."""
+
+    def __init__(self) -> None:
+        medium = SimulatedMedium(PAGE + 2 * 16384)
+        format_region(medium, 16384)
+        self.region = Region(medium, "r")
+        self.blocks: dict[int, bytes] = {}
+
+    @property
+    def heap(self) -> Heap:
+        return self.region.heap
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 900)), max_size=40), st.randoms())
+def test_the_allocator_never_gives_a_byte_twice_and_loses_none(steps, rng) -> None:
+    """After any sequence of allocations and frees, blocks keep their bytes and tile the heap."""
+    model = Model()
+    start = model.heap._blocks()
+    for give, length in steps:
+        with model.region.twins.transaction():
+            if give or not model.blocks:
+                try:
+                    at = model.heap.allocate(length)
+                except RegionFullError:
+                    break
+                data = rng.randbytes(length)
+                model.region.twins.store(at, data)
+                model.blocks[at] = data
+            else:
+                at = rng.choice(sorted(model.blocks))
+                del model.blocks[at]
+                model.heap.free(at)
+        for at, data in model.blocks.items():
+            assert model.region.twins.read(at, len(data)) == data
+    model.region.heap.check()
+    for at in model.blocks:
+        model.heap.free(at)
+    assert model.heap._blocks() == start
