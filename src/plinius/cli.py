@@ -176,6 +176,8 @@ def train(
     with run:
         for warning in run.network.warnings:
             say(f"warning: {warning}")
+        if run.slow_precision:
+            say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
         started = run.iteration
         if started:
             say(f"Resumed at iteration {started}" + _exactness(run))

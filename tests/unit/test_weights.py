@@ -106,12 +106,8 @@ def test_layers_can_stay_out_of_the_file(tmp_path: Path) -> None:
     assert torch.equal(scaled.layers[0].scales, network(4).layers[0].scales)
 
 
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was there stays whole until the new file is on the disk."""
-    save_weights(network(1), tmp_path / "a", 1)
-    before = (tmp_path / "a").read_bytes()
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file that is cut short, and no part of one."""
 
     def fail(_handle: int) -> None:
         raise OSError(28, "No space left on device")
@@ -119,13 +115,21 @@ def test_a_failed_write_leaves_the_old_file(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match="No space left"):
         save_weights(network(2), tmp_path / "a", 2)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
+    """Exporting never writes over anything."""
+    save_weights(network(1), tmp_path / "a", 1)
+    before = (tmp_path / "a").read_bytes()
+    with pytest.raises(StorageError, match="exists already"):
+        save_weights(network(2), tmp_path / "a", 2)
     assert (tmp_path / "a").read_bytes() == before
-    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_absent_places_are_refused(tmp_path: Path) -> None:
     """Neither reading nor writing raises a bare OSError."""
     with pytest.raises(StorageError, match="cannot be read"):
         load_weights(network(1), tmp_path / "absent")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="Cannot write"):
         save_weights(network(1), tmp_path / "absent" / "a", 1)

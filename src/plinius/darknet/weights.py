@@ -7,9 +7,7 @@ version 0.2 on, before that (and where major or minor exceeds 1000) as a 32-bit 
 
 import os
 import struct
-import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 from plinius.darknet.layers import Connected, Convolutional, Layer
 from plinius.darknet.network import Network
 from plinius.errors import FormatError, StorageError
+from plinius.files import publish
 
 _VERSION = struct.Struct("<iii")
 _HEADER = struct.Struct("<iiiQ")
@@ -28,26 +27,15 @@ _FLOAT = 4
 def save_weights(network: Network, path: str | Path, seen: int) -> None:
     """Write the arrays and `seen`, the records trained on, as version 0.2.0.
 
-    The file appears whole or not at all. Layers with dontsave are left out. Raises StorageError.
+    Layers with dontsave are left out. The file appears whole or not at all. Raises StorageError
+    if it exists already or cannot be written.
     """
-    path = Path(path)
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        with open(handle, "wb") as file:
-            file.write(_HEADER.pack(0, 2, 0, seen))
-            for layer in network.sequence:
-                if not layer.section.integer("dontsave"):
-                    for array in layer.arrays().values():
-                        file.write(array.detach().contiguous().numpy().astype("<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise StorageError(f"{path} cannot be written: {error.strerror}", "Check it") from None
+    with publish(Path(path)) as file:
+        file.write(_HEADER.pack(0, 2, 0, seen))
+        for layer in network.sequence:
+            if not layer.section.integer("dontsave"):
+                for array in layer.arrays().values():
+                    file.write(array.detach().contiguous().numpy().astype("<f4").tobytes())
 
 
 def load_weights(network: Network, path: str | Path) -> int:
@@ -113,11 +101,3 @@ def _view(layer: Layer, weights: Tensor, transposed: bool) -> Tensor:
     if isinstance(layer, Convolutional) and layer.section.integer("flipped"):
         return weights.permute(1, 2, 3, 0)
     return weights
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
