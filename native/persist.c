@@ -110,6 +110,37 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
 }
 #endif
 
+/* The three below take lists, so that one call from Python does the work of thousands. Their
+ * callers have checked every offset. AHEAD: the cache misses of that many items overlap. */
+#define AHEAD 16
+
+/* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: the last one stays. */
+void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(base + offsets[i + AHEAD], 1);
+        __atomic_store_n((uint64_t *)(base + offsets[i]), words[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* Write back the cache lines number lines[i] of `base`. */
+void pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        pl_flush(kind, base + lines[i] * LINE, LINE);
+}
+
+/* pl_copy() the lines number lines[i] of `from` to the same lines of `to`. */
+void pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(from + lines[i + AHEAD] * LINE, 0);
+        pl_copy(kind, to + lines[i] * LINE, from + lines[i] * LINE, LINE);
+    }
+}
+
 /* 0, or the errno of msync(2). `at` must be page-aligned. */
 int pl_msync(char *at, size_t n) { return msync(at, n, MS_SYNC) == 0 ? 0 : errno; }
 
