@@ -45,10 +45,10 @@ console = Console(highlight=False)
 
 @dataclass
 class Kill:
-    """One SIGKILL: seconds since the first start, the last commit before it, the time it cost.
+    """One SIGKILL: seconds since the first start, the last iteration before it, the time it cost.
 
-    What a kill costs is the time from that commit to the next one, by the restarted trainer,
-    less a normal iteration.
+    The iteration is the last one told of: the one after it may be committed and not told yet.
+    A kill costs the time from there to the next one told, less a normal iteration.
     """
 
     at: float
@@ -237,7 +237,7 @@ def summary(result: dict[str, Any], kills: list[Kill], watch: Watch) -> Table:
     table.add_row("sealed datasets", f"{sealed:,} bytes")
     table.add_row("mirrored in total", f"{mirrored:,} bytes, sealed")
     table.caption = (
-        "* from the last commit before a kill to the first one after it, less a normal iteration"
+        "* from the last iteration told of before a kill to the next one, less a normal iteration"
     )
     return table
 

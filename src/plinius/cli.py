@@ -27,7 +27,7 @@ from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror, newest_snapshot
 from plinius.pm.region import Region
 from plinius.snapshot import Json
-from plinius.telemetry import IterationMetrics, MetricsFile
+from plinius.telemetry import IterationMetrics, metrics_file
 
 if TYPE_CHECKING:
     from plinius.trainer import Run
@@ -163,39 +163,26 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes where it was."""
-    from plinius.trainer import Run, Settings, iterations
-
-    stop = threading.Event()
+    stop = threading.Event()  # before torch is imported, which takes seconds
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    from plinius.trainer import Run, Settings, iterations
+
     key = load_key(key_path)
     until = iterations(read_cfg(cfg), wanted)
     settings = Settings(cfg, data, seed, precision, threads)
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
-        for warning in run.network.warnings:
-            say(f"warning: {warning}")
-        if run.slow_precision:
-            say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+        _tell_start(run)
         started = run.iteration
-        if started:
-            say(f"Resumed at iteration {started}" + _exactness(run))
-        granularity = run.region.granularity
-        say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
-        last: list[IterationMetrics] = []
-        file = MetricsFile(metrics) if metrics else None
-        with training(until, started) as show:
+        with training(until, started) as show, metrics_file(metrics) as write:
 
             def tell(told: IterationMetrics) -> None:
-                last[:] = [told]
                 show(told)
-                if file:
-                    file(told)
+                write(told)
 
-            run.train(until, mirror_every, tell, stop.is_set)
-        if file:
-            file.close()
+            last = run.train(until, mirror_every, tell, stop.is_set)
         done = run.iteration >= until
         say(
             f"Done: iteration {run.iteration}, mirrored."
@@ -207,9 +194,20 @@ def train(
             "resumed_at": started,
             "done": done,
             "average_loss": run.state.average_loss,
-            "loss": last[0].loss if last else None,
+            "loss": last.loss if last else None,
         }
         answer(result, as_json)
+
+
+def _tell_start(run: "Run") -> None:
+    for warning in run.network.warnings:
+        say(f"warning: {warning}")
+    if run.slow_precision:
+        say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+    if run.iteration:
+        say(f"Resumed at iteration {run.iteration}" + _exactness(run))
+    granularity = run.region.granularity
+    say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 
 
 def _exactness(run: "Run") -> str:

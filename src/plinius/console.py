@@ -14,7 +14,7 @@ from plinius.errors import PliniusError, StorageError
 from plinius.snapshot import Json
 from plinius.telemetry import IterationMetrics
 
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
 
 class Refusals(click.Group):

@@ -5,7 +5,8 @@ parameters leaves in clear.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,23 +30,26 @@ class IterationMetrics:
 Listener = Callable[[IterationMetrics], None]
 
 
-class MetricsFile:
-    """Appends one JSON line an iteration, after its commit."""
+@contextmanager
+def metrics_file(path: Path | None) -> Iterator[Listener]:
+    """Appends one JSON line an iteration to a file, after the iteration's commit; to None, nothing.
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"Cannot write metrics to {path}: {error.strerror}",
-                "Name a file in a folder that you can write to (--metrics)",
-            ) from None
+    Each line is written whole, so that a kill never tears an earlier one. Raises StorageError.
+    """
+    if path is None:
+        yield lambda metrics: None
+        return
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write metrics to {path}: {error.strerror}",
+            "Name a file in a folder that you can write to (--metrics)",
+        ) from None
 
-    def __call__(self, metrics: IterationMetrics) -> None:
-        """Write one line, whole, so that a kill never tears an earlier one."""
-        self._file.write(json.dumps(asdict(metrics)) + "\n")
-        self._file.flush()
+    def write(metrics: IterationMetrics) -> None:
+        file.write(json.dumps(asdict(metrics)) + "\n")
+        file.flush()
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    with file:
+        yield write

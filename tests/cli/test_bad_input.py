@@ -479,7 +479,7 @@ def region_missing(p: Place) -> tuple[list[object], str]:
     """Nothing to read from."""
     region = p.folder / "no.region"
     return p.read("digest", region=region), (
-        f"There is no region {region}, or no folder for it. Name a region made by plinius train."
+        f"There is no region {region}. Name a region made by plinius train."
     )
 
 

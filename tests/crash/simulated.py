@@ -1,135 +1,256 @@
-"""A medium that can stop at any operation and show what a power cut might have left.
+"""The persistence model: a medium that records its operations and shows what a cut might leave.
 
-The model: a store changes what is read at once; what lasts is decided word by word (8 bytes). A
-word that was flushed before a fence returned holds the flushed value or a later one; any other
-holds any value it has had since it last lasted. This is weaker than any real processor, which
-keeps the order of stores within a cache line.
+A store shows at once in what is read. What lasts is decided unit by unit:
+
+- CACHE_LINE: the unit is the word (8 bytes), the smallest store that is never torn. A word that
+  was flushed (with its line) before a fence returned holds the value it had at the flush, or a
+  later one. Any other word holds any value it has had since it last lasted.
+- PAGE: the unit is the sector (512 bytes) of a page in the page cache, which the kernel may write
+  back at any moment, in any order. A flush names pages; a fence makes them last as they are then.
+
+Both are weaker than what they model: a processor keeps the order of stores within a line.
 """
 
-import random
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from plinius.pm.medium import LINE, WORD, Granularity
+import numpy as np
+import numpy.typing as npt
+
+from plinius.errors import RegionError
+from plinius.pm.medium import LINE, PAGE, WORD, Granularity
+
+SECTOR = 512
+COUNTABLE = 20_000  # more unfenced units than this are never listed one by one
+_CHANCES = (0.0, 0.03, 0.5, 0.97, 1.0)
+
+Words = npt.NDArray[np.uint64]
 
 
-class Stopped(BaseException):
-    """The machine stopped at the operation asked for."""
-
-
-class SimulatedMedium:
-    """Memory with the interface of a Medium, counting its operations and stopping at one."""
+class PlainMedium:
+    """Memory with the interface and the bounds of a mapped medium; nothing is recorded."""
 
     granularity = Granularity.CACHE_LINE
 
-    def __init__(self, size: int = 0, *, image: bytes | None = None) -> None:
-        self._lasting = bytearray(image if image is not None else bytes(size))
-        self._now = bytearray(self._lasting)
-        self._versions: dict[int, list[bytes]] = {}
-        self._flushed: dict[int, int] = {}
+    def __init__(self, image: bytes | bytearray) -> None:
+        self.bytes = bytearray(image)
+        self._view = memoryview(self.bytes)
+        self._shown = self._view.toreadonly()
+
+    @property
+    def size(self) -> int:
+        return len(self._view)
+
+    def read(self, offset: int, length: int) -> memoryview:
+        self._check(offset, length)
+        return self._shown[offset : offset + length]
+
+    def store(self, offset: int, data: bytes | memoryview) -> None:
+        self._check(offset, len(data))
+        self._view[offset : offset + len(data)] = data
+
+    def store_word(self, offset: int, word: int) -> None:
+        assert offset % WORD == 0
+        self.store(offset, word.to_bytes(WORD, "little"))
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self.store(offset, data)
+
+    def copy(self, to: int, source: int, length: int) -> None:
+        self.store(to, self.read(source, length))
+
+    def flush(self, offset: int, length: int) -> None:
+        self._check(offset, length)
+
+    def fence(self) -> None:
+        pass
+
+    def resize(self, size: int) -> None:
+        self.__init__(self.bytes + bytes(size - self.size))  # type: ignore[misc]
+
+    def close(self) -> None:
+        pass
+
+    def _check(self, offset: int, length: int) -> None:
+        if not (offset >= 0 and 0 <= length <= self.size - offset):
+            raise RegionError(f"outside: {offset}, {length}", "Mend the test")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one store left in whole units, of which those in `live` do not last for sure yet."""
+
+    start: int
+    values: Words
+    live: npt.NDArray[np.bool_]
+    made: int
+
+
+class SimulatedMedium:
+    """Memory with the interface of a medium, which knows what of it would survive a cut.
+
+    `watch` is called with the name of every operation before it happens.
+    """
+
+    def __init__(
+        self,
+        size: int = 0,
+        *,
+        image: bytes | bytearray | None = None,
+        granularity: Granularity = Granularity.CACHE_LINE,
+    ) -> None:
+        self.granularity = granularity
+        page = granularity is Granularity.PAGE
+        self._unit, self._flush_unit = (SECTOR, PAGE) if page else (WORD, LINE)
+        self._set(bytearray(image if image is not None else size))
+        self._lasting = self._units.copy()
+        self._layers: list[Layer] = []
+        self._flushed: list[tuple[int, int, int]] = []  # offsets, and how many layers it saw
+        self._made = 0
         self.operations: list[str] = []
-        self.stop_at: int | None = None
+        self.stored_bytes = self.flushed_units = 0
+        self.watch: Callable[[str], None] | None = None
 
     @property
     def size(self) -> int:
         return len(self._now)
 
     def read(self, offset: int, length: int) -> memoryview:
-        assert offset >= 0 and 0 <= length <= self.size - offset
-        return memoryview(bytes(self._now[offset : offset + length]))
+        self._check(offset, length)
+        return self._shown[offset : offset + length]
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
         self._operation("store")
-        self._put(offset, bytes(data))
+        self._check(offset, len(data))
+        self._now[offset : offset + len(data)] = data
+        first, last = offset // self._unit, -(-(offset + len(data)) // self._unit)
+        values = self._units[first:last].copy()
+        self._layers.append(Layer(first, values, np.ones(last - first, np.bool_), self._made))
+        self._made += 1
+        self.stored_bytes += len(data)
 
     def store_word(self, offset: int, word: int) -> None:
         assert offset % WORD == 0
-        self._operation("store")
-        self._put(offset, word.to_bytes(WORD, "little"))
+        self.store(offset, word.to_bytes(WORD, "little"))
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self.store(offset, data)
         self.flush(offset, len(data))
 
     def copy(self, to: int, source: int, length: int) -> None:
-        self.write(to, self.read(source, length))
+        self.write(to, bytes(self.read(source, length)))
 
     def flush(self, offset: int, length: int) -> None:
         self._operation("flush")
-        first = offset // LINE * LINE // WORD
-        last = -(-(offset + length) // LINE) * LINE // WORD
-        for word in range(first, last):
-            if word in self._versions:
-                self._flushed[word] = len(self._versions[word])
+        self._check(offset, length)
+        first = offset // self._flush_unit * self._flush_unit
+        last = min(-(-(offset + length) // self._flush_unit) * self._flush_unit, self.size)
+        if length:
+            self._flushed.append((first, last, self._made))
+            self.flushed_units += (last - first) // self._flush_unit
 
     def fence(self) -> None:
         self._operation("fence")
-        for word, count in self._flushed.items():
-            versions = self._versions[word]
-            self._lasting[word * WORD : (word + 1) * WORD] = versions[count - 1]
-            if count == len(versions):
-                del self._versions[word]
-            else:
-                del versions[:count]
+        seen = np.zeros(len(self._units), np.int64)
+        for first, last, made in self._flushed:
+            units = seen[first // self._unit : -(-last // self._unit)]
+            # msync writes what a page holds when it runs; a line's write-back may come at once.
+            np.maximum(
+                units, self._made if self.granularity is Granularity.PAGE else made, out=units
+            )
         self._flushed.clear()
+        kept = []
+        for layer in self._layers:
+            end = layer.start + len(layer.values)
+            lasts = layer.live & (seen[layer.start : end] > layer.made)
+            self._lasting[layer.start : end][lasts] = layer.values[lasts]
+            live = layer.live & ~lasts
+            if live.any():
+                kept.append(Layer(layer.start, layer.values, live, layer.made))
+        self._layers = kept
 
     def resize(self, size: int) -> None:
+        """Grow; like the real one, this lasts when it returns."""
         self._operation("resize")
         more = bytes(size - self.size)
-        self._lasting += more
-        self._now += more
+        self._set(self._now + more)
+        lasting = self._lasting.tobytes() + more
+        self._lasting = np.frombuffer(bytearray(lasting), np.uint64).reshape(self._units.shape)
 
     def close(self) -> None:
         pass
 
+    def killed(self) -> "SimulatedMedium":
+        """What the next process maps after a kill: all stores show, no flush is remembered."""
+        after = SimulatedMedium(image=self._now, granularity=self.granularity)
+        after._lasting = self._lasting.copy()
+        after._layers, after._made = list(self._layers), self._made
+        return after
+
+    def lasting(self) -> bytes:
+        """What a cut leaves at the least."""
+        return self._lasting.tobytes()
+
+    def choices(self) -> dict[int, list[bytes]]:
+        """The units of which a cut may leave more than one value, and those values."""
+        found: dict[int, list[bytes]] = {}
+        for layer in self._layers:
+            for at in np.flatnonzero(layer.live).tolist():
+                unit = layer.start + at
+                versions = found.setdefault(unit, [self._lasting[unit].tobytes()])
+                value = layer.values[at].tobytes()
+                if value not in versions:
+                    versions.append(value)
+        return {unit: versions for unit, versions in found.items() if len(versions) > 1}
+
+    def every_image(self, limit: int) -> Iterator[bytes] | None:
+        """All that a cut may leave, each once; None if there are more than `limit`."""
+        if sum(len(layer.values) for layer in self._layers) > COUNTABLE:
+            return None
+        choices = self.choices()
+        if math.prod(map(len, choices.values())) > limit:
+            return None
+        return self._product(choices)
+
+    def sampled_image(self, rng: np.random.Generator) -> bytes:
+        """One of the images that a cut may leave: of some stores all, of others none or a part."""
+        chances = rng.choice(_CHANCES, len(self._layers))
+        return self._image(lambda i, n: rng.random(n) < chances[i])
+
     def images(self, seed: int, samples: int) -> list[bytes]:
         """What a cut now might leave: nothing unfenced, everything, and random mixtures."""
-        rng = random.Random(seed)
-        chosen: list[Callable[[list[bytes]], bytes | None]] = [
-            lambda _: None,
-            lambda versions: versions[-1],
-        ]
-        chosen += [lambda versions: rng.choice([None, *versions])] * samples
-        found = []
-        for choose in chosen:
-            image = bytearray(self._lasting)
-            for word, versions in self._versions.items():
-                value = choose(versions)
-                if value is not None:
-                    image[word * WORD : (word + 1) * WORD] = value
-            found.append(bytes(image))
-        return found
+        rng = np.random.default_rng(seed)
+        two = [self.lasting(), self._image(lambda _, n: np.ones(n, np.bool_))]
+        return two + [self.sampled_image(rng) for _ in range(samples)]
+
+    def _product(self, choices: dict[int, list[bytes]]) -> Iterator[bytes]:
+        image = bytearray(self._lasting.tobytes())
+        places = [unit * self._unit for unit in choices]
+        for values in itertools.product(*choices.values()):
+            for at, value in zip(places, values, strict=True):
+                image[at : at + self._unit] = value
+            yield bytes(image)
+
+    def _image(self, choose: Callable[[int, int], npt.NDArray[np.bool_]]) -> bytes:
+        image = self._lasting.copy()
+        for i, layer in enumerate(self._layers):
+            mask = choose(i, len(layer.values)) & layer.live
+            image[layer.start : layer.start + len(mask)][mask] = layer.values[mask]
+        return image.tobytes()
+
+    def _set(self, now: bytearray) -> None:
+        assert len(now) % self._unit == 0
+        self._now = now
+        self._units = np.frombuffer(now, np.uint64).reshape(-1, self._unit // WORD)
+        self._shown = memoryview(now).toreadonly()
 
     def _operation(self, name: str) -> None:
-        if self.stop_at is not None and len(self.operations) >= self.stop_at:
-            raise Stopped
+        if self.watch is not None:
+            self.watch(name)
         self.operations.append(name)
 
-    def _put(self, offset: int, data: bytes) -> None:
-        assert offset >= 0 and len(data) <= self.size - offset
-        self._now[offset : offset + len(data)] = data
-        for word in range(offset // WORD, -(-(offset + len(data)) // WORD)):
-            value = bytes(self._now[word * WORD : (word + 1) * WORD])
-            self._versions.setdefault(word, []).append(value)
-
-
-def every_stop(
-    start: bytes, act: Callable[[SimulatedMedium], object], samples: int = 3
-) -> list[tuple[int, bytes, bool]]:
-    """Run `act` from an image, stopped at every operation in turn, until it gets to its end.
-
-    Returns (operation, image, whether `act` had returned) for every image a cut might leave.
-    """
-    found = []
-    stop_at = 0
-    while True:
-        medium = SimulatedMedium(image=start)
-        medium.stop_at = stop_at
-        try:
-            act(medium)
-            ended = True
-        except Stopped:
-            ended = False
-        found += [(stop_at, image, ended) for image in medium.images(stop_at, samples)]
-        if ended:
-            return found
-        stop_at += 1
+    def _check(self, offset: int, length: int) -> None:
+        if not (offset >= 0 and 0 <= length <= self.size - offset):
+            raise RegionError(f"outside: {offset}, {length}", "Mend the test")

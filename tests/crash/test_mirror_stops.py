@@ -1,24 +1,18 @@
-"""A stop at every store, flush and fence of a mirror commit."""
+"""A stop at every store, flush and fence of making a mirror and of its commits."""
 
 import pytest
 
 import plinius.mirror
-from crash.simulated import SimulatedMedium, every_stop
-from plinius.keys import OwnerKey
+from crash.mirrors import KEY, digest_in, empty_region, mirrored, opened, state
+from crash.regions import owned_once
+from crash.simulated import PlainMedium, SimulatedMedium
+from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
+from plinius.errors import RegionFullError
 from plinius.mirror import Mirror
-from plinius.pm.medium import PAGE
-from plinius.pm.region import Region, format_region
-from plinius.snapshot import Snapshot, TensorBytes
+from plinius.pm.medium import Granularity
+from plinius.pm.region import Region
 
-KEY = OwnerKey(bytes(range(32)))
-
-
-def state(iteration: int) -> Snapshot:
-    tensors = [
-        TensorBytes(name, "float32", (size // 4,), memoryview(bytes([iteration + 1]) * size))
-        for name, size in (("w", 640), ("v", 640), ("b", 4), ("e", 0))
-    ]
-    return Snapshot(iteration, tuple(tensors), {"average_loss": 0.5}, {}, {})
+each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
 
 @pytest.fixture(autouse=True)
@@ -27,66 +21,124 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
 
 
-def mirrored(commits: int) -> bytes:
-    medium = SimulatedMedium(PAGE + 2 * 16384)
-    format_region(medium, 16384)
-    mirror = Mirror.create(Region(medium, "r"), KEY, state(0))
-    for iteration in range(commits):
-        mirror.mirror_out(state(iteration))
-    return medium.images(0, 0)[1]
-
-
-def opened(medium: SimulatedMedium) -> tuple[Mirror, Snapshot | None]:
-    mirror = Mirror.open(Region(medium, "r"), KEY)
-    assert mirror is not None
-    return mirror, mirror.mirror_in()
-
-
+@each_granularity
 @pytest.mark.parametrize("commits", [0, 1, 2, 5])
-def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(commits: int) -> None:
-    """The newest committed state always opens, and is one of two."""
+def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(
+    commits: int, granularity: Granularity
+) -> None:
+    """The newest committed state always opens, and is one of two; the run can go on from it."""
+    before = None if commits == 0 else state(commits - 1).digest()
+    after = state(commits).digest()
+    seen = set()
+    medium = SimulatedMedium(image=mirrored(commits), granularity=granularity)
+    mirror, _ = opened(medium)
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == after if ended else found in (before, after)
+        seen.add(found)
+        again = PlainMedium(image)
+        opened(again)[0].mirror_out(state(7))
+        assert digest_in(bytes(again.bytes)) == state(7).digest()
+
+    tally = cut_everywhere(medium, lambda _: mirror.mirror_out(state(commits)), check, samples=6)
+    assert seen == {before, after}
+    assert tally.all_at_fence[1:] == [True, True]  # the commit word: all of its images
+
+
+@each_granularity
+def test_a_commit_of_a_grown_state_that_still_fits_is_as_safe(granularity: Granularity) -> None:
+    """What an older, smaller commit left in the slot does not matter."""
+    medium = SimulatedMedium(image=mirrored(3), granularity=granularity)
+    mirror, _ = opened(medium)
+    wanted = {state(2).digest(), state(3, larger=1000).digest()}
+
+    def check(image: bytes, ended: bool) -> None:
+        assert digest_in(image) in wanted
+
+    cut_everywhere(medium, lambda _: mirror.mirror_out(state(3, larger=1000)), check, samples=6)
+
+
+def test_a_state_that_outgrew_its_slot_changes_nothing() -> None:
+    """It is refused before the first store."""
+    medium = SimulatedMedium(image=mirrored(2))
+    mirror, _ = opened(medium)
+    medium.operations.clear()
+    with pytest.raises(RegionFullError):
+        mirror.mirror_out(state(2, larger=100_000))
+    assert medium.operations == []
+
+
+@each_granularity
+@pytest.mark.parametrize("commits", [0, 1, 4])
+def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
+    commits: int, granularity: Granularity
+) -> None:
+    """A commit word that shows, but did not last, must not cost the commit before it too."""
 
     def commit(medium: SimulatedMedium) -> None:
-        mirror, _ = opened(medium)
-        mirror.mirror_out(state(commits))
+        opened(medium)[0].mirror_out(state(commits))
 
-    digests = {None if commits == 0 else state(commits - 1).digest(), state(commits).digest()}
+    def then(killed: SimulatedMedium) -> None:
+        _, shown = opened(killed.killed())
+        seen = shown and shown.digest()
+        after = state(9).digest()
+        ready: list[bool] = []
+
+        def go_on(medium: SimulatedMedium) -> None:
+            mirror, _ = opened(medium)
+            ready.append(True)
+            mirror.mirror_out(state(9))
+
+        def check(image: bytes, ended: bool) -> None:
+            if ready:
+                assert digest_in(image) in ((after,) if ended else (seen, after))
+
+        cut_everywhere(killed, go_on, check, limit=64)
+
+    assert kill_everywhere(mirrored(commits), commit, then, granularity) > 10
+
+
+@each_granularity
+def test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one(
+    granularity: Granularity,
+) -> None:
+    """A mirror gets its name when both of its slots are known to be empty, whatever was there."""
+    medium = SimulatedMedium(image=empty_region(), granularity=granularity)
+    region = Region(medium, "r")
+    dirty = b"\xff" * len(mirrored(0))  # an extent before it, dropped: free space is not zero
+    region.add_extent("past", len(dirty), lambda m, at: m.write(at, dirty))
+    region.drop_extent("past")
+    medium.fence()
     seen = set()
-    for stop, image, ended in every_stop(mirrored(commits), commit, samples=6):
-        mirror, snapshot = opened(SimulatedMedium(image=image))
-        found = snapshot and snapshot.digest()
-        assert found in digests, stop
-        assert not ended or found == state(commits).digest()
-        seen.add(found)
-        mirror.mirror_out(state(7))  # and the run can go on from there
-        after = opened(SimulatedMedium(image=mirror._medium.images(0, 0)[0]))[1]
-        assert after is not None
-        assert after.digest() == state(7).digest()
-    assert seen == digests
 
-
-def test_a_commit_takes_two_fences() -> None:
-    """One before its word and one after."""
-    medium = SimulatedMedium(image=mirrored(3))
-    mirror, _ = opened(medium)
-    before = len(medium.operations)
-    mirror.mirror_out(state(3))
-    assert medium.operations[before:].count("fence") == 2
-
-
-def test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one() -> None:
-    """A mirror gets its name when both of its slots are known to be empty."""
-    medium = SimulatedMedium(PAGE + 2 * 16384)
-    format_region(medium, 16384)
-    start = medium.images(0, 0)[1]
-
-    def make(medium: SimulatedMedium) -> None:
-        Mirror.create(Region(medium, "r"), KEY, state(0))
-
-    seen = set()
-    for _, image, ended in every_stop(start, make):
-        mirror = Mirror.open(Region(SimulatedMedium(image=image), "r"), KEY)
+    def check(image: bytes, ended: bool) -> None:
+        again = PlainMedium(image)
+        mirror = Mirror.open(Region(again, "r"), KEY)
+        owned_once(again.bytes)
         assert mirror is None or (mirror.commits == 0 and mirror.mirror_in() is None)
         assert mirror is not None or not ended
         seen.add(mirror is None)
+
+    cut_everywhere(medium, lambda _: Mirror.create(region, KEY, state(0)), check, samples=12)
     assert seen == {True, False}
+
+
+@each_granularity
+def test_from_nothing_to_the_second_commit_each_stop_leaves_what_was_committed(
+    granularity: Granularity,
+) -> None:
+    """Mirror, first commit and second in one go, with no rest between them."""
+    allowed = [None, state(0).digest(), state(1).digest()]
+
+    def begin(medium: SimulatedMedium) -> None:
+        mirror = Mirror.create(Region(medium, "r"), KEY, state(0))
+        mirror.mirror_out(state(0))
+        mirror.mirror_out(state(1))
+
+    def check(image: bytes, ended: bool) -> None:
+        mirror = Mirror.open(Region(PlainMedium(image), "r"), KEY)
+        found = digest_in(image) if mirror else None
+        assert found == allowed[2] if ended else found in allowed
+
+    cut_image_everywhere(empty_region(), begin, check, granularity)

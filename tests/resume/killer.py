@@ -22,7 +22,9 @@ from pathlib import Path
 from random import Random
 
 import torch
+import torch._dynamo  # else every child would import it: the first optimizer does
 
+from plinius.data.extent import open_dataset
 from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror, newest_snapshot
@@ -70,7 +72,7 @@ def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
 
 def forked(work: Callable[[], None]) -> int:
     """Do some work in a child; its pid."""
-    sys.stdout.flush()
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread was started before a fork"
     pid = os.fork()
     if pid:
         return pid
@@ -117,14 +119,23 @@ def killed_run(job: Job, number: int, started: float, ended: float, digests: lis
     region = Path(job.folder) / f"run-{number}.region"
     while True:
         pid = forked(lambda: train(job, region, lambda run: _store(told, run.iteration + 1)))
-        if len(result.kills) < wanted:
-            longest = started + (ended - started) / wanted
-            _wait_for_the_moment(region, random, number, len(result.kills), longest / 2**attempt)
+        kill = len(result.kills)
+        if kill >= wanted:
+            pass  # to its end
+        elif kill % 2:  # at a random moment of a random iteration not far ahead
+            goal = _load(told) + random.randint(1, 1 + job.until // wanted)
+            _wait_until(pid, lambda goal=goal: _load(told) >= goal)
+            time.sleep(random.uniform(0, (ended - started) / job.until))
+        elif kill == 0 and number % 2:  # while the region is made, or filled
+            _wait_until(pid, [region.exists, _creating(region).exists][number % 4 == 1])
+            time.sleep(random.uniform(0, 0.002))
+        else:
+            time.sleep(random.uniform(0, started + (ended - started) / wanted) / 2**attempt)
+        if kill < wanted:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if os.WIFSIGNALED(status):
-            last = int.from_bytes(told[:], "little") - 1
-            result.kills.append(_look(job, region, last, digests, result))
+            result.kills.append(_look(job, region, _load(told) - 1, digests, result))
             continue
         if status:
             result.wrong.append(f"start {len(result.kills) + 1} failed: see stderr")
@@ -145,27 +156,25 @@ def _store(told: mmap.mmap, value: int) -> None:
     told[:] = value.to_bytes(8, "little")
 
 
-def _wait_for_the_moment(
-    region: Path, random: Random, number: int, kill: int, longest: float
-) -> None:
-    """Wait a random time; the first kill of some runs is aimed at the making of the region."""
-    creating, end = region.with_name(region.name + ".creating"), time.monotonic() + 10
-    if kill == 0 and number % 4 == 0:
-        while not creating.exists() and not region.exists() and time.monotonic() < end:
-            pass
-        time.sleep(random.uniform(0, 0.001))
-    elif kill == 0 and number % 4 == 1:
-        while not region.exists() and time.monotonic() < end:
-            pass
-        time.sleep(random.uniform(0, 0.002))
-    else:
-        time.sleep(random.uniform(0, longest))
+def _load(told: mmap.mmap) -> int:
+    return int.from_bytes(told[:], "little")
+
+
+def _creating(region: Path) -> Path:
+    return region.with_name(region.name + ".creating")
+
+
+def _wait_until(pid: int, happened: Callable[[], bool]) -> None:
+    """Wait until something has happened, or the child is gone."""
+    while not happened():
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
 
 
 def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed) -> str:
     """Where a kill fell, read from what it left; the state it left is held to the truth."""
     if not region.exists():
-        if region.with_name(region.name + ".creating").exists():
+        if _creating(region).exists():
             return "creating the region"
         return "before the region"
     try:
@@ -174,6 +183,9 @@ def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed)
             state, extents = opened.twins.state().name, opened.heap.extents()
             mirror = Mirror.open(opened, job.owner)
             snapshot = mirror.mirror_in() if mirror else None
+            if "dataset" in extents:  # it has its name, so it must be whole
+                dataset = open_dataset(opened, job.owner)
+                dataset.open_batch([*range(0, dataset.header.count, 50), dataset.header.count - 1])
     except PliniusError as refusal:
         result.wrong.append(f"kill {len(result.kills) + 1}: {refusal}")
         return "damaged"

@@ -77,9 +77,9 @@ class Region:
         taken, RegionFullError, RegionBusyError, StorageError.
         """
         path = Path(path)
-        start = path.with_name(path.name + ".creating")
+        start = _first_name(path)
         size = _MAIN_AT + 2 * twin_bytes + _pages(extent_bytes)
-        fd = _lock(_open(start, os.O_RDWR | os.O_CREAT), path, fcntl.LOCK_EX)
+        fd = _lock(_open(start, os.O_RDWR | os.O_CREAT, path), path, fcntl.LOCK_EX)
         try:
             taken = f"{path} exists already"
             if path.exists() or os.fstat(fd).st_nlink != 1:
@@ -111,13 +111,17 @@ class Region:
         and StorageError.
         """
         path = Path(path)
-        fd = _open(path, os.O_RDWR if writable else os.O_RDONLY)
+        fd = _open(path, os.O_RDWR if writable else os.O_RDONLY, path)
         _lock(fd, path, fcntl.LOCK_EX if writable else fcntl.LOCK_SH)
         try:
             if os.fstat(fd).st_size < PAGE:
                 raise _foreign(str(path))
             medium = MappedMedium(fd, writable=writable)
-            return cls(medium, str(path), writable=writable)
+            region = cls(medium, str(path), writable=writable)
+            start = _first_name(path)
+            if writable and start.exists() and path.samefile(start):
+                start.unlink()  # its creator was killed between giving it its name and this
+            return region
         except BaseException as error:
             os.close(fd)
             if isinstance(error, OSError):
@@ -220,11 +224,11 @@ def _foreign(name: str) -> FormatError:
     )
 
 
-def _open(path: Path, flags: int) -> int:
+def _open(path: Path, flags: int, region: Path) -> int:
     try:
         return os.open(path, flags | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _storage(error, path) from None
+        raise _storage(error, region) from None
 
 
 def _lock(fd: int, path: Path, how: int) -> int:
@@ -239,6 +243,11 @@ def _lock(fd: int, path: Path, how: int) -> int:
     return fd
 
 
+def _first_name(path: Path) -> Path:
+    """What a region is called until it is whole."""
+    return path.with_name(path.name + ".creating")
+
+
 def _discard(start: Path, path: Path) -> None:
     """Remove the unfinished file, unless it is the published one under its first name."""
     if start.exists() and not (path.exists() and path.samefile(start)):
@@ -246,9 +255,12 @@ def _discard(start: Path, path: Path) -> None:
 
 
 def _storage(error: OSError, path: Path) -> StorageError:
+    if isinstance(error, FileNotFoundError) and path.parent.exists():
+        return StorageError(f"There is no region {path}", "Name a region made by plinius train")
     if isinstance(error, FileNotFoundError):
         return StorageError(
-            f"There is no region {path}, or no folder for it", "Name a region made by plinius train"
+            f"There is no folder {path.parent} for a region",
+            "Make it, or name another file (--region)",
         )
     return StorageError(
         f"Cannot use {path} as a region: {error.strerror}",

@@ -1,0 +1,97 @@
+"""Small regions with a mirror or a dataset, and what may be seen in them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from crash.regions import owned_once
+from crash.simulated import PlainMedium
+from plinius.data.extent import EXTENT, open_dataset
+from plinius.data.records import Array, Part, Source
+from plinius.data.sealed import seal_dataset
+from plinius.keys import OwnerKey
+from plinius.mirror import Mirror
+from plinius.pm.medium import PAGE, Medium
+from plinius.pm.region import Region, format_region
+from plinius.snapshot import Snapshot, TensorBytes
+
+KEY = OwnerKey(bytes(range(32)))
+TWIN = 16 * 1024
+
+
+def state(iteration: int, *, larger: int = 0) -> Snapshot:
+    """A small run state; `larger` adds bytes to one of its tensors."""
+    tensors = [
+        TensorBytes(name, "uint8", (size,), memoryview(bytes([iteration + 1]) * size))
+        for name, size in (("w", 640), ("v", 640 + larger), ("b", 4), ("e", 0))
+    ]
+    return Snapshot(iteration, tuple(tensors), {"average_loss": 0.5}, {}, {})
+
+
+def empty_region() -> bytes:
+    medium = PlainMedium(bytes(PAGE + 2 * TWIN))
+    format_region(medium, TWIN)
+    return bytes(medium.bytes)
+
+
+def mirrored(commits: int) -> bytes:
+    """A region whose mirror holds states 0 to commits - 1."""
+    medium = PlainMedium(empty_region())
+    mirror = Mirror.create(Region(medium, "r"), KEY, state(0))
+    for iteration in range(commits):
+        mirror.mirror_out(state(iteration))
+    return bytes(medium.bytes)
+
+
+def opened(medium: Medium, key: OwnerKey = KEY) -> tuple[Mirror, Snapshot | None]:
+    """The mirror of a region that must have one, and its newest state."""
+    mirror = Mirror.open(Region(medium, "r"), key)
+    assert mirror is not None
+    return mirror, mirror.mirror_in()
+
+
+def digest_in(image: bytes) -> str | None:
+    """The digest of the newest state that is found after a cut; None before the first commit."""
+    _, snapshot = opened(PlainMedium(image))
+    return snapshot.digest() if snapshot else None
+
+
+class Numbers(Source):
+    """Records whose bytes are their numbers."""
+
+    name = "numbers"
+
+    def __init__(self, count: int, length: int) -> None:
+        self.count = count
+        self.sample, self.label = Part(np.dtype("u1"), (length,)), Part(np.dtype("i8"), ())
+        self.classes = count
+        self.class_names = tuple(str(number) for number in range(count))
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for number in range(self.count):
+            yield np.full(self.sample.shape, number, "u1"), np.int64(number)
+
+
+def sealed_numbers(folder: Path, count: int = 12, length: int = 700) -> Path:
+    """A sealed dataset of a few pages."""
+    path = folder / "numbers.sealed"
+    seal_dataset(Numbers(count, length), KEY, path)
+    return path
+
+
+def loaded(image: bytes) -> bool:
+    """Whether a cut left a dataset, which then must open whole; else there must be none of it."""
+    medium = PlainMedium(image)
+    region = Region(medium, "r")
+    owned_once(medium.bytes)
+    if region.extent(EXTENT) is None:
+        return False
+    dataset = open_dataset(region, KEY)
+    samples, labels = dataset.open_batch(range(dataset.header.count))
+    assert same(labels, np.arange(dataset.header.count))
+    assert all(same(sample, np.full(len(sample), i)) for i, sample in enumerate(samples))
+    return True
+
+
+def same(found: Array, wanted: Array) -> bool:
+    return bool((found == wanted).all())

@@ -1,0 +1,190 @@
+"""Small regions, what can be done to them, and the oracle: all that a user can see of one."""
+
+import struct
+from collections.abc import Callable
+
+import numpy as np
+
+from crash.simulated import PlainMedium, SimulatedMedium
+from plinius.pm.heap import ARENA_AT
+from plinius.pm.medium import PAGE
+from plinius.pm.region import Region, format_region
+
+TWIN = 16 * 1024
+SIZE = PAGE + 2 * TWIN + 4 * PAGE
+
+Change = Callable[[Region], None]
+Contents = tuple[object, ...]
+
+
+def fresh_image() -> bytes:
+    """A region with a root, an extent, and room for three pages more."""
+    medium = PlainMedium(bytes(SIZE))
+    format_region(medium, TWIN)
+    region = Region(medium, "r")
+    with region.twins.transaction():
+        block = region.heap.allocate(200)
+        region.twins.store(block, b"a" * 200)
+        region.heap.set_root("kept", block, 200)
+    region.add_extent("old", 100, lambda m, at: m.write(at, b"o" * 100))
+    return bytes(medium.bytes)
+
+
+def contents(region: Region) -> Contents:
+    """All that a user can see: names, the bytes behind them, the heap's blocks, the size."""
+    roots = {n: region.twins.read(s.offset, s.length) for n, s in region.heap.roots().items()}
+    extents = {
+        n: (s.offset, bytes(region.medium.read(s.offset, s.length)))
+        for n, s in region.heap.extents().items()
+    }
+    return roots, extents, region.heap._blocks(), region.heap.region_bytes
+
+
+def owned_once(image: bytes | bytearray) -> None:
+    """Read the bytes themselves: twins equal, each byte of heap and extents owned once or free.
+
+    Written apart from plinius.pm.heap, so that the two do not share a mistake.
+    """
+    (twin,) = struct.unpack_from("<Q", image, 32)
+    assert image[64:72] == b"IDLE\0\0\0\0"
+    main, back = image[PAGE : PAGE + twin], image[PAGE + twin : PAGE + 2 * twin]
+    assert main == back, "twins differ"
+    used, at = {}, ARENA_AT
+    while at < twin:
+        size, state = struct.unpack_from("<Q8s", main, at)
+        assert 16 <= size <= twin - at and size % 16 == 0, "blocks do not tile the heap"
+        assert state in (b"USED\0\0\0\0", b"FREE\0\0\0\0")
+        if state[:4] == b"USED":
+            used[at + 16] = size - 16
+        at += size
+    entries = [
+        struct.unpack_from("<40sQQQ", main, 64 + 64 * i) for i in range(64) if main[64 + 64 * i]
+    ]
+    roots = [entry for i, entry in enumerate(entries) if entry[1] < twin]
+    extents = sorted(entry[1:3] for entry in entries if entry[1] >= twin)
+    assert sorted(entry[1] for entry in roots) == sorted(used), "a block without one owner"
+    assert all(length <= used[offset] for _, offset, length, _ in roots)
+    end = PAGE + 2 * twin
+    for offset, length in extents:
+        assert offset >= end and length > 0, "extents overlap"
+        end = offset + length
+    assert end <= struct.unpack_from("<Q", main, 8)[0] <= len(image)
+
+
+def recovered(image: bytes) -> Contents:
+    """What recovery makes of an image, which must hold together and be of use."""
+    medium = PlainMedium(image)
+    region = Region(medium, "r")
+    region.consistency_check()
+    owned_once(medium.bytes)
+    return contents(region)
+
+
+def scattered_stores(region: Region) -> None:
+    with region.twins.transaction():
+        block = region.heap.roots()["kept"].offset
+        for at in (0, 8, 60, 70, 190):
+            region.twins.store(block + at, struct.pack("<Q", at)[:8])
+
+
+def scattered_words(region: Region) -> None:
+    with region.twins.transaction():
+        block = region.heap.roots()["kept"].offset
+        region.twins.store_words([block + at for at in (0, 64, 8, 128)], np.arange(4))
+        region.twins.store_words([block + at for at in (136, 64)], np.arange(2))
+        region.twins.store(block + 72, b"x")
+
+
+def allocation(region: Region) -> None:
+    with region.twins.transaction():
+        block = region.heap.allocate(24)
+        region.twins.store(block, b"n" * 24)
+        region.heap.set_root("new", block, 24)
+
+
+def free_and_forget(region: Region) -> None:
+    with region.twins.transaction():
+        offset = region.heap.roots()["kept"].offset
+        region.heap.drop_root("kept")
+        region.heap.free(offset)
+
+
+class Undo(Exception):
+    """Leaves a transaction on purpose."""
+
+
+def rolled_back(region: Region) -> None:
+    try:
+        with region.twins.transaction():
+            block = region.heap.roots()["kept"].offset
+            region.twins.store(region.heap.allocate(16), b"n" * 16)
+            region.twins.store_words([block + 64], np.arange(1))
+            raise Undo
+    except Undo:
+        pass
+
+
+def nested(region: Region) -> None:
+    with region.twins.transaction():
+        block = region.heap.roots()["kept"].offset
+        region.twins.store(block, b"1" * 8)
+        with region.twins.transaction():
+            region.twins.store(block + 100, b"2" * 8)
+        region.twins.store(block + 8, b"3" * 8)
+
+
+def two_in_a_row(region: Region) -> None:
+    """The second begins while the first's last state word does not last yet."""
+    block = region.heap.roots()["kept"].offset
+    for byte in (b"p", b"q"):
+        with region.twins.transaction():
+            region.twins.store(block, byte * 16)
+            region.twins.store(block + 160, byte * 8)
+
+
+def new_extent(region: Region) -> None:
+    region.add_extent("new", PAGE + 1, lambda m, at: m.write(at + 4064, b"e" * 33))
+
+
+def extent_that_grows_the_region(region: Region) -> None:
+    region.add_extent("big", 6 * PAGE, lambda m, at: m.write(at + PAGE - 16, b"g" * 32))
+
+
+def dropped_extent(region: Region) -> None:
+    region.drop_extent("old")
+
+
+def extent_in_a_dropped_place(region: Region) -> None:
+    region.drop_extent("old")
+    region.add_extent("new", 100, lambda m, at: m.write(at, b"e" * 24))
+
+
+CHANGES: list[Change] = [
+    scattered_stores, scattered_words, allocation, free_and_forget, rolled_back, nested,
+    two_in_a_row, new_extent, extent_that_grows_the_region, dropped_extent,
+    extent_in_a_dropped_place,
+]  # fmt: skip
+
+
+def states_of(start: bytes, change: Change) -> list[Contents]:
+    """Every state that a user may find on the way through a change, the first and last included.
+
+    They are what stands when a transaction has ended (or, for the size, when the file has grown).
+    """
+    medium = PlainMedium(start)
+    region = Region(medium, "r")
+    found = [contents(region)]
+    finish = region.twins._finish
+
+    def ended() -> None:
+        finish()
+        found.append(contents(region))
+
+    region.twins._finish = ended  # type: ignore[method-assign]
+    change(region)
+    return found
+
+
+def made(medium: SimulatedMedium, change: Change) -> None:
+    """Open a region (which recovers it) and change it."""
+    change(Region(medium, "r"))
