@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich.table import Table
 
 from plinius import __version__
-from plinius.console import Refusals, answer, counting, say, stderr, training
+from plinius.console import Refusals, answer, counting, say, training
 from plinius.darknet.cfg import read_cfg
 from plinius.data.extent import EXTENT as DATASET_EXTENT
 from plinius.data.extent import open_dataset
@@ -325,11 +324,9 @@ def doctor_command(region_path: Path | None, as_json: bool) -> None:
     if as_json:
         answer({f.topic: {"protected": f.protected, "found": f.found} for f in findings}, True)
         return
-    table = Table("", "protected", "found", box=None)
-    words = {True: "[green]yes[/]", False: "[bold red]no[/]", None: "-"}
+    words = {True: "protected", False: "NOT protected", None: "-"}
     for finding in findings:
-        table.add_row(finding.topic, words[finding.protected], finding.found)
-    stderr.print(table)
+        click.echo(f"{words[finding.protected]:<13}  {finding.topic}: {finding.found}")
 
 
 if __name__ == "__main__":

@@ -339,5 +339,5 @@ def _refused(what: str) -> SealError:
     return SealError(
         f"{what} does not open with this key",
         "It was altered or the disk is failing: restore a copy of the region; to go on from the "
-        "commit before, knowingly, add --accept-previous",
+        "commit before, knowingly, train with --accept-previous",
     )

@@ -143,7 +143,7 @@ def _to_tensor(stored: TensorBytes) -> torch.Tensor:
 
 def _show(value: Json) -> str:
     text = "unknown" if value is None else str(value)
-    return text if len(text) <= 16 else text[:16] + "..."
+    return text if len(text) <= 16 else text[:16] + "…"
 
 
 def _show_layout(layout: tuple[str, tuple[int, ...]] | None) -> str:

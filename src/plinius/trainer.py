@@ -129,7 +129,7 @@ class Run:
         """
         if until < self.iteration:
             raise MismatchError(
-                f"The run is at iteration {self.iteration} already, beyond --iterations {until}",
+                f"The run is at iteration {self.iteration} already, beyond iteration {until}",
                 "Ask for at least as many, or name another region (--region)",
             )
         self.network.train()

@@ -206,7 +206,7 @@ def test_a_newest_commit_that_does_not_open_is_left_only_on_demand() -> None:
     """Accepting the commit before is a decision, and the run then goes on from it."""
     image = mirrored()
     image[slots(image)[1] + SLOT_HEADER] ^= 1
-    with pytest.raises(SealError, match="add --accept-previous"):
+    with pytest.raises(SealError, match="train with --accept-previous"):
         mirror_in(image)
     medium = SimulatedMedium(image=bytes(image))
     mirror = Mirror.open(Region(medium, "r"), KEY)

@@ -1,6 +1,5 @@
 """The way a user goes, command after command, with real processes where that matters."""
 
-import gzip
 import io
 import json
 import os
@@ -11,11 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from PIL import Image
 from safetensors.torch import load_file
 
 from cli.world import (
@@ -31,15 +27,12 @@ from cli.world import (
     call,
     checked,
     digest_of,
-    memory_folder,
     run,
-    textures,
     tree,
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights
-from plinius.data.sealed import SealedDataset
 from plinius.keys import load_key
 from plinius.mirror import newest_snapshot
 
@@ -231,95 +224,6 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert told[0].json["key_id"] != told[1].json["key_id"]
 
 
-def test_idx_files_may_be_gzipped(world: World, tmp_path: Path) -> None:
-    """A gzipped pair seals to the records of the plain pair."""
-    images, labels = tmp_path / "i.gz", tmp_path / "l.gz"
-    images.write_bytes(gzip.compress(world.images.read_bytes()))
-    labels.write_bytes(gzip.compress(world.labels.read_bytes()))
-    x, y = _sealed(world, tmp_path, "--images", images, "--labels", labels)
-    _assert_textures(x, y)
-
-
-def test_npz_arrays_seal_as_they_are(world: World, tmp_path: Path) -> None:
-    """Arrays x and y of an .npz keep their types and shapes, compressed or not."""
-    x, y = textures(50, seed=3)
-    floats = (x / 255).astype(np.float32)
-    np.savez_compressed(tmp_path / "d.npz", x=floats, y=y.astype(np.int64))
-    sealed_x, sealed_y = _sealed(world, tmp_path, "--npz", tmp_path / "d.npz")
-    assert sealed_x.dtype == np.float32
-    assert sealed_y.dtype == np.int64
-    assert np.array_equal(sealed_x, floats)
-    assert np.array_equal(sealed_y, y)
-
-
-def test_a_folder_of_class_folders_seals_in_order_of_names(world: World, tmp_path: Path) -> None:
-    """Labels are the places of the class folders' sorted names; greyscale pixels stay the same."""
-    x, _ = textures(6, seed=4)
-    for number, name in enumerate(["cats", "apes", "bees"]):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for which in (0, 1):
-            pixels = Image.fromarray(x[2 * number + which])
-            pixels.save(tmp_path / "pictures" / name / f"{which}.png")
-    sealed_x, sealed_y = _sealed(world, tmp_path, "--folder", tmp_path / "pictures")
-    assert sealed_y.tolist() == [0, 0, 1, 1, 2, 2]
-    assert np.array_equal(sealed_x[:, 0], x[[2, 3, 4, 5, 0, 1]])
-    opened = SealedDataset.from_file(tmp_path / "out.sealed", load_key(world.key))
-    assert opened.class_names == ("apes", "bees", "cats")
-
-
-def test_the_original_format_seals(world: World, tmp_path: Path) -> None:
-    """A pair in the original's format opens under its key; so do labels alone and a tail piece."""
-    legacy, random = bytes(range(16)), np.random.default_rng(5)
-    x = random.random((5, 28 * 28), np.float32)
-    y = np.eye(10, dtype=np.float32)[[3, 1, 4, 1, 5]]
-    images, labels = tmp_path / "images", tmp_path / "labels"
-    pieces = b"".join(_legacy(legacy, row) for row in x)
-    images.write_bytes(np.array([28, 28, 5], "<u4").tobytes() + pieces)
-    labels.write_bytes(np.array([5], "<u4").tobytes() + b"".join(_legacy(legacy, r) for r in y))
-    how = ["--format", "plinius", "--legacy-key", legacy.hex()]
-    sealed_x, sealed_y = _sealed(world, tmp_path, *how, "--images", images, "--labels", labels)
-    assert np.array_equal(sealed_x, x)
-    assert np.array_equal(sealed_y, y)
-    _, alone = _sealed(world, tmp_path / "alone", *how, "--labels", labels)
-    assert np.array_equal(alone, y)
-    tail = tmp_path / "tail"
-    tail.write_bytes(b"\7" * 1588 + pieces[len(pieces) // 5 :])
-    piece = ["--images", tail, "--skip-bytes", 1588]
-    assert np.array_equal(_sealed(world, tmp_path / "tail-out", *how, *piece)[0], x[1:])
-
-
-def test_the_doctor_never_flatters(trained: Path) -> None:
-    """It says simulation, unattested and rollback plainly, in words and in JSON."""
-    plain, json_of = call("doctor"), call("doctor", trained, "--json").json
-    assert plain.code == 0
-    said = " ".join((plain.stdout + plain.stderr).split())
-    for words in ("simulation, not a TEE", "unattested", "an older copy"):
-        assert words in said
-    unprotected = {topic for topic, finding in json_of.items() if finding["protected"] is False}
-    assert {"memory while training", "key release", "rollback"} <= unprotected
-    for told in (said, json.dumps(json_of)):
-        assert not re.search(r"(protected by|runs? in|inside) (an? )?(SGX|TDX|SEV)", told)
-        assert not re.search(r"SGX[^.;]{0,20}(yes|protects|active)", told)
-
-
-def test_the_doctor_never_calls_memory_durable(world: World, trained: Path) -> None:
-    """A region in tmpfs is not protected against a power cut; one on disk is said to be."""
-    with memory_folder() as folder:
-        if folder is None:
-            pytest.skip("there is no memory file system to write to")
-        copy = folder / "run.region"
-        shutil.copy(trained, copy)
-        finding = call("doctor", copy, "--json").json[f"region {copy}"]
-        assert finding["protected"] is False
-        assert "PROCESS" in finding["found"]
-        assert "power-off" in finding["found"]
-        told = " ".join(call("doctor", copy).stderr.split()) + json.dumps(finding)
-        assert "durable" not in told
-        trained_there = call(*world.train(copy))
-        assert "a process kill only" in trained_there.stderr
-        assert "power cut" not in trained_there.stderr
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -413,23 +317,6 @@ def _at(folder: Path, arguments: list[str]) -> Told:
         os.chdir(before)
 
 
-def _sealed(world: World, folder: Path, *source: object) -> tuple[Any, Any]:
-    """All samples and labels of a source, sealed by the command and opened again."""
-    folder.mkdir(exist_ok=True)
-    out = folder / "out.sealed"
-    told = call("seal", "--key", world.key, "-o", out, *source, "--json")
-    opened = SealedDataset.from_file(out, load_key(world.key))
-    assert told.json["count"] == opened.header.count
-    assert told.json["id"] == opened.header.id.hex()
-    return opened.open_batch(np.arange(opened.header.count))
-
-
-def _assert_textures(x: Any, y: Any) -> None:
-    wanted_x, wanted_y = textures(RECORDS, seed=1)
-    assert np.array_equal(x[:, 0], wanted_x)
-    assert np.array_equal(y, wanted_y)
-
-
 def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) -> None:
     stored = {t.name: t for t in newest_snapshot(region, load_key(key)).tensors}
     mirrored = {name for name in stored if name.startswith("model.")}
@@ -437,10 +324,3 @@ def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) 
     for name, tensor in found.items():
         bits = io.BytesIO(stored[f"model.{name}"].data).getvalue()
         assert tensor.contiguous().numpy().tobytes() == bits, name
-
-
-def _legacy(key: bytes, numbers: Any) -> bytes:
-    """One record as the original wrote it: MAC, IV, ciphertext."""
-    nonce = os.urandom(12)
-    sealed = AESGCM(key).encrypt(nonce, numbers.astype("<f4").tobytes(), None)
-    return sealed[-16:] + nonce + sealed[:-16]

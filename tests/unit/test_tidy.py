@@ -10,8 +10,11 @@ FILES = [
     path
     for room in ("src", "native", "demo", "bench", "tests")
     for path in sorted((ROOT / room).rglob("*"))
-    if path.suffix in (".py", ".c") and "work" not in path.parts and path.name != "_persist.c"
+    if path.suffix in (".py", ".c")
+    and "work" not in path.relative_to(ROOT).parts
+    and path.name != "_persist.c"
 ]
+assert len(FILES) > 50, "the tree was not found"
 TESTS = [path for path in FILES if path.name.startswith("test_")]
 
 

@@ -1,0 +1,317 @@
+"""Bad input: networks, regions, and runs that are not the region's."""
+
+import struct
+
+from cli.place import GIVE_ITS_RUN, Place, case, does_not_open, flip_newest, sha
+from cli.world import (
+    CFG,
+    ITERATIONS,
+    RECORDS,
+    call,
+)
+from plinius.pm.region import Region
+
+# Networks
+
+
+@case
+def cfg_missing(p: Place) -> tuple[list[object], str]:
+    """No cfg."""
+    return p.train(cfg=p.folder / "no.cfg"), (
+        f"{p.folder}/no.cfg cannot be read: No such file or directory. Give a .cfg file."
+    )
+
+
+@case
+def cfg_of_another_input(p: Place) -> tuple[list[object], str]:
+    """A network whose input the samples do not fill makes no region."""
+    cfg = p.cfg(("height=8", "height=9"))
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        "The samples of train.sealed are 1 x 8 x 8, but the network's input is 1 x 9 x 8. "
+        "Mend height, width and channels (or inputs) in [net], or name another dataset."
+    )
+
+
+@case
+def cfg_of_fewer_outputs(p: Place) -> tuple[list[object], str]:
+    """A network with fewer outputs than the data has classes makes no region."""
+    cfg = p.cfg(("filters=4", "filters=3"))
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        "The labels of train.sealed have 4 classes, but the network's output has 3. "
+        "Give the network's last layer as many outputs as there are classes."
+    )
+
+
+@case
+def cfg_with_an_unknown_section(p: Place) -> tuple[list[object], str]:
+    """The place and the sections known."""
+    cfg = p.cfg(more="\n[transformer]\nheads=8\n")
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        f"{cfg}:{len(CFG.splitlines()) + 2}: '[transformer]' is not a section. Supported: [net], "
+        "[convolutional], [connected], [maxpool], [avgpool], [dropout], [softmax], [cost]."
+    )
+
+
+@case
+def cfg_with_a_bad_value(p: Place) -> tuple[list[object], str]:
+    """The place, the value and the rule."""
+    cfg = p.cfg(("probability=.3", "probability=1.3"))
+    line = CFG.splitlines().index("probability=.3") + 1
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        f"{cfg}:{line}: [dropout] probability='1.3'. probability needs a number from 0 to 0.999."
+    )
+
+
+@case
+def cfg_error_on_line_100(p: Place) -> tuple[list[object], str]:
+    """A line number stays a line number, whatever a console makes of :100: elsewhere."""
+    cfg = p.file("long.cfg", CFG + "#\n" * (99 - len(CFG.splitlines())) + "[transformer]\n")
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        f"{cfg}:100: '[transformer]' is not a section. Supported: [net], [convolutional], "
+        "[connected], [maxpool], [avgpool], [dropout], [softmax], [cost]."
+    )
+
+
+@case
+def cfg_without_an_end(p: Place) -> tuple[list[object], str]:
+    """No max_batches and no --iterations: refused before a region is made."""
+    cfg = p.cfg(("policy=poly", "policy=constant"), ("max_batches=24", ""))
+    return p.train(cfg=cfg, region=p.folder / "new.region"), (
+        f"{cfg} has no max_batches, so training would never end. "
+        "Say how far to train with --iterations."
+    )
+
+
+# Regions
+
+
+@case
+def region_missing(p: Place) -> tuple[list[object], str]:
+    """Nothing to read from."""
+    region = p.folder / "no.region"
+    return p.read("digest", region=region), (
+        f"There is no region {region}. Name a region made by plinius train."
+    )
+
+
+@case
+def region_in_no_folder(p: Place) -> tuple[list[object], str]:
+    """Nowhere to make a region."""
+    region = p.folder / "no" / "new.region"
+    return p.train(region=region), (
+        f"There is no folder {region.parent} for a region. "
+        "Make it, or name another file (--region)."
+    )
+
+
+@case
+def region_is_a_folder(p: Place) -> tuple[list[object], str]:
+    """A folder in place of a region."""
+    region = p.folder / "folder"
+    region.mkdir()
+    return p.train(region=region), (
+        f"Cannot use {region} as a region: Is a directory. "
+        "Name a file in a folder that you can write to (--region)."
+    )
+
+
+@case
+def region_foreign(p: Place) -> tuple[list[object], str]:
+    """Another file in place of a region is not written to."""
+    region = p.file("precious.tar", b"precious" * 1000)
+    return p.train(region=region), (
+        f"{region} is not a Plinius region. Name a region, or a file that is not there yet."
+    )
+
+
+@case
+def region_empty(p: Place) -> tuple[list[object], str]:
+    """An empty file is no region."""
+    region = p.file("empty", b"")
+    return p.train(region=region), (
+        f"{region} is not a Plinius region. Name a region, or a file that is not there yet."
+    )
+
+
+@case
+def region_of_the_future(p: Place) -> tuple[list[object], str]:
+    """A region of a later version is not written to."""
+    raw = bytearray(p.region.read_bytes())
+    raw[8:12] = struct.pack("<I", 2)
+    p.region.write_bytes(raw)
+    return p.train(), (
+        f"{p.region} is a region of version 2, and this program reads version 1. "
+        "Use the release of plinius that made it."
+    )
+
+
+@case
+def mirror_of_the_future(p: Place) -> tuple[list[object], str]:
+    """A mirror of a later version in a region of this one."""
+    raw = bytearray(p.region.read_bytes())
+    at = raw.index(b"PLNSMIRR")
+    raw[at + 8 : at + 12] = struct.pack("<I", 2)
+    p.region.write_bytes(raw)
+    return p.train(), (
+        f"The mirror in {p.region} is of version 2, and this program reads version 1. "
+        "Use the release of plinius that made it."
+    )
+
+
+@case
+def region_truncated(p: Place) -> tuple[list[object], str]:
+    """A region cut short by a page."""
+    size = p.region.stat().st_size
+    with p.region.open("r+b") as file:
+        file.truncate(size - 4096)
+    return p.train(), (
+        f"{p.region} is cut short: {size - 4096:,} of {size:,} bytes. "
+        "Restore a whole copy of it, or start a new region."
+    )
+
+
+@case
+def region_cut_in_its_twins(p: Place) -> tuple[list[object], str]:
+    """A region cut short within its directory."""
+    with p.region.open("r+b") as file:
+        file.truncate(8192)
+    return p.read("digest"), (
+        f"The header of {p.region} is damaged, or the file is cut short. "
+        "Restore a whole copy of it, or start a new region."
+    )
+
+
+@case
+def region_without_a_run(p: Place) -> tuple[list[object], str]:
+    """A region that no run was mirrored to yet."""
+    Region.create(p.folder / "new.region", 0).close()
+    return p.read("digest", region=p.folder / "new.region"), (
+        f"{p.folder}/new.region holds no mirrored run. Train one first: plinius train."
+    )
+
+
+# Another run than the region's
+
+
+@case
+def iterations_below_the_mirrored(p: Place) -> tuple[list[object], str]:
+    """A run does not go back."""
+    return p.train("--iterations", ITERATIONS - 1), (
+        f"The run is at iteration {ITERATIONS} already, beyond iteration {ITERATIONS - 1}. "
+        "Ask for at least as many, or name another region (--region)."
+    )
+
+
+@case
+def cfg_changed(p: Place) -> tuple[list[object], str]:
+    """Any byte of the cfg counts."""
+    cfg = p.cfg(more="# tuned\n")
+    old, new = sha(p.world.cfg), sha(cfg)
+    return p.train(cfg=cfg), (
+        f"This is not the run in the region: cfg is {new}… but was {old}…. {GIVE_ITS_RUN}"
+    )
+
+
+@case
+def seed_and_precision_changed(p: Place) -> tuple[list[object], str]:
+    """All that differs is told at once."""
+    return p.train("--seed", 7, "--precision", "bf16"), (
+        "This is not the run in the region: precision is bf16 but was fp32; seed is 7 but was 0. "
+        f"{GIVE_ITS_RUN}"
+    )
+
+
+@case
+def dataset_changed(p: Place) -> tuple[list[object], str]:
+    """Another dataset of the same owner and shapes."""
+    old, new = (call("inspect", d, "--json").json["id"] for d in (p.world.data, p.world.held_out))
+    return p.train(data=p.world.held_out), (
+        f"{p.world.held_out} is dataset {new}, but {p.region} holds dataset {old}. "
+        "Give the dataset this run began with (--data), or another region (--region)."
+    )
+
+
+@case
+def another_network_tested(p: Place) -> tuple[list[object], str]:
+    """test takes the cfg of the run."""
+    cfg = p.cfg(("filters=6", "filters=5"))
+    return p.read("test", cfg, "--data", p.world.held_out), (
+        f"This is not the run in the region: cfg is {sha(cfg)}… but was {sha(p.world.cfg)}…. "
+        f"{GIVE_ITS_RUN}"
+    )
+
+
+@case
+def another_network_exported(p: Place) -> tuple[list[object], str]:
+    """So does export, which leaves nothing."""
+    cfg = p.cfg(("filters=6", "filters=5"))
+    return p.read("export", cfg, "-o", p.folder / "net.weights"), (
+        f"This is not the run in the region: cfg is {sha(cfg)}… but was {sha(p.world.cfg)}…. "
+        f"{GIVE_ITS_RUN}"
+    )
+
+
+@case
+def export_would_overwrite_safetensors(p: Place) -> tuple[list[object], str]:
+    """export never overwrites."""
+    out = p.file("net.safetensors", b"precious")
+    return p.read("export", p.world.cfg, "-o", out), (
+        f"{out} exists already. Choose another name, or remove it first."
+    )
+
+
+@case
+def export_would_overwrite_weights(p: Place) -> tuple[list[object], str]:
+    """In neither format."""
+    out = p.file("net.weights", b"precious")
+    return p.read("export", p.world.cfg, "-o", out), (
+        f"{out} exists already. Choose another name, or remove it first."
+    )
+
+
+@case
+def metrics_in_no_folder(p: Place) -> tuple[list[object], str]:
+    """Metrics that cannot be written stop nothing half-way."""
+    metrics = p.folder / "no" / "m.jsonl"
+    return p.train("--metrics", metrics), (
+        f"Cannot write metrics to {metrics}: No such file or directory. "
+        "Name a file in a folder that you can write to (--metrics)."
+    )
+
+
+@case
+def commit_thatdoes_not_open(p: Place) -> tuple[list[object], str]:
+    """A flipped bit in the newest commit is refused by name, not passed over."""
+    flip_newest(p.region)
+    return p.train(), does_not_open(p.region)
+
+
+@case
+def commit_thatdoes_not_open_to_readers(p: Place) -> tuple[list[object], str]:
+    """Nor does the digest fall back to the commit before."""
+    flip_newest(p.region)
+    return p.read("digest"), does_not_open(p.region)
+
+
+@case
+def commit_that_does_not_verify(p: Place) -> tuple[list[object], str]:
+    """Nor is it called good."""
+    flip_newest(p.region)
+    return ["region", "verify", p.region, "--key", p.world.key], does_not_open(p.region)
+
+
+@case
+def record_thatdoes_not_open(p: Place) -> tuple[list[object], str]:
+    """A flipped bit in the last record of the dataset extent is found by verify."""
+    with Region.open(p.region) as region:
+        span = region.extent("dataset")
+        assert span is not None
+        at = span.end - 1
+        region.medium.store(at, bytes([region.medium.read(at, 1)[0] ^ 1]))
+        region.medium.flush(at, 1)
+        region.medium.fence()
+    return ["region", "verify", p.region, "--key", p.world.key], (
+        f"Record {RECORDS - 1} of the dataset in {p.region} does not open with this key. It was "
+        "altered, is in the wrong place, or was sealed with another key; fetch it again from its "
+        "owner."
+    )
