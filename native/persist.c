@@ -4,12 +4,16 @@
  * bit 19), ordered by SFENCE. arm64: DC CVAP where the kernel reports it (HWCAP_DCPOP), ordered by
  * DSB ST. Anywhere else pl_pwb_supported() is 0 for every kind and the caller refuses.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
+#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 enum { PWB_CLFLUSH = 1, PWB_CLFLUSHOPT = 2, PWB_CLWB = 3, PWB_DCCVAP = 4 };
 #define LINE 64u
@@ -63,6 +67,14 @@ void pl_flush(int kind, char *at, size_t n)
 
 void pl_fence(void) { _mm_sfence(); }
 
+/* A whole aligned line, past the cache: no write-back is needed, only the fence. */
+static inline void copy_line(int kind, char *to, const char *from)
+{
+    (void)kind;
+    for (unsigned i = 0; i < LINE; i += 16)
+        _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+}
+
 /* Copy with non-temporal stores where whole lines allow it; head and tail go through the cache and
  * are written back with `kind`. After pl_fence() all of it is persistent. */
 void pl_copy(int kind, char *to, const char *from, size_t n)
@@ -74,8 +86,7 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
     pl_flush(kind, to, head);
     to += head, from += head, n -= head;
     for (; n >= LINE; to += LINE, from += LINE, n -= LINE)
-        for (unsigned i = 0; i < LINE; i += 16)
-            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+        copy_line(kind, to, from);
     memcpy(to, from, n);
     pl_flush(kind, to, n);
 }
@@ -108,11 +119,22 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
     memcpy(to, from, n);
     pl_flush(kind, to, n);
 }
+static inline void copy_line(int kind, char *to, const char *from) { pl_copy(kind, to, from, LINE); }
 #endif
 
-/* The three below take lists, so that one call from Python does the work of thousands. Their
+/* The five below take lists, so that one call from Python does the work of thousands. Their
  * callers have checked every offset. AHEAD: the cache misses of that many items overlap. */
 #define AHEAD 16
+
+/* words[i] = the 8 bytes at base + offsets[i] (multiples of 8). */
+void pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(base + offsets[i + AHEAD], 0);
+        words[i] = __atomic_load_n((const uint64_t *)(base + offsets[i]), __ATOMIC_RELAXED);
+    }
+}
 
 /* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: the last one stays. */
 void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
@@ -121,6 +143,20 @@ void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, s
         if (i + AHEAD < n)
             __builtin_prefetch(base + offsets[i + AHEAD], 1);
         __atomic_store_n((uint64_t *)(base + offsets[i]), words[i], __ATOMIC_RELAXED);
+    }
+}
+
+/* Exchange the words at a[i] and b[i], in order, so that a place may come more than once. */
+void pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) {
+            __builtin_prefetch(base + a[i + AHEAD], 1);
+            __builtin_prefetch(base + b[i + AHEAD], 1);
+        }
+        uint64_t *x = (uint64_t *)(base + a[i]), *y = (uint64_t *)(base + b[i]), was = *x;
+        __atomic_store_n(x, *y, __ATOMIC_RELAXED);
+        __atomic_store_n(y, was, __ATOMIC_RELAXED);
     }
 }
 
@@ -137,7 +173,7 @@ void pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, s
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
             __builtin_prefetch(from + lines[i + AHEAD] * LINE, 0);
-        pl_copy(kind, to + lines[i] * LINE, from + lines[i] * LINE, LINE);
+        copy_line(kind, to + lines[i] * LINE, from + lines[i] * LINE);
     }
 }
 
@@ -152,4 +188,22 @@ long pl_fs_magic(int fd)
 {
     struct statfs s;
     return fstatfs(fd, &s) == 0 ? (long)s.f_type : -(long)errno;
+}
+
+/* A mapped file that is cut short, or whose disk fails, raises SIGBUS where it is touched: say so
+ * and leave, since the interrupted instruction cannot be finished. */
+static char sigbus_text[512];
+
+static void on_sigbus(int number)
+{
+    ssize_t written = write(STDERR_FILENO, sigbus_text, strlen(sigbus_text));
+    (void)number, (void)written;
+    _exit(1);
+}
+
+void pl_on_sigbus(const char *text)
+{
+    struct sigaction action = {.sa_handler = on_sigbus};
+    strncpy(sigbus_text, text, sizeof sigbus_text - 1);
+    sigaction(SIGBUS, &action, NULL);
 }

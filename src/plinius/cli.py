@@ -24,6 +24,7 @@ from plinius.files import publish
 from plinius.inspection import describe_region, inspect_file
 from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror, newest_snapshot
+from plinius.pm.medium import refuse_sigbus
 from plinius.pm.region import Region
 from plinius.snapshot import Json
 from plinius.telemetry import IterationMetrics, metrics_file
@@ -43,6 +44,7 @@ _cfg = click.argument("cfg", type=PATH)
 @click.version_option(__version__, prog_name="plinius")
 def main() -> None:
     """Secure machine learning that survives: sealed data, sealed state, bit-identical resume."""
+    refuse_sigbus()
 
 
 @main.command()

@@ -1,5 +1,6 @@
 """Small regions with a mirror or a dataset, and what may be seen in them."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,14 @@ def state(iteration: int, *, larger: int = 0) -> Snapshot:
     return Snapshot(iteration, tuple(tensors), {"average_loss": 0.5}, {}, {})
 
 
+@functools.cache
 def empty_region() -> bytes:
     medium = PlainMedium(bytes(PAGE + 2 * TWIN))
     format_region(medium, TWIN)
     return bytes(medium.bytes)
 
 
+@functools.cache
 def mirrored(commits: int) -> bytes:
     """A region whose mirror holds states 0 to commits - 1."""
     medium = PlainMedium(empty_region())
@@ -56,26 +59,14 @@ def digest_in(image: bytes) -> str | None:
     return snapshot.digest() if snapshot else None
 
 
-class Numbers(Source):
-    """Records whose bytes are their numbers."""
-
-    name = "numbers"
-
-    def __init__(self, count: int, length: int) -> None:
-        self.count = count
-        self.sample, self.label = Part(np.dtype("u1"), (length,)), Part(np.dtype("i8"), ())
-        self.classes = count
-        self.class_names = tuple(str(number) for number in range(count))
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for number in range(self.count):
-            yield np.full(self.sample.shape, number, "u1"), np.int64(number)
-
-
 def sealed_numbers(folder: Path, count: int = 12, length: int = 700) -> Path:
-    """A sealed dataset of a few pages."""
+    """A sealed dataset of a few pages, whose records' bytes are their numbers."""
+    source = Source(
+        "numbers", count, Part(np.dtype("u1"), (length,)), Part(np.dtype("<i8"), ()),
+        lambda: ((np.full(length, i, "u1"), np.array(i, "<i8")) for i in range(count)),
+    )  # fmt: skip
     path = folder / "numbers.sealed"
-    seal_dataset(Numbers(count, length), KEY, path)
+    seal_dataset(source, KEY, path)
     return path
 
 

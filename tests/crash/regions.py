@@ -1,11 +1,12 @@
 """Small regions, what can be done to them, and the oracle: all that a user can see of one."""
 
+import functools
 import struct
 from collections.abc import Callable
 
 import numpy as np
 
-from crash.simulated import PlainMedium, SimulatedMedium
+from crash.simulated import PlainMedium
 from plinius.pm.heap import ARENA_AT
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
@@ -17,15 +18,17 @@ Change = Callable[[Region], None]
 Contents = tuple[object, ...]
 
 
+@functools.cache
 def fresh_image() -> bytes:
-    """A region with a root, an extent, and room for three pages more."""
+    """A region with roots at both ends of its heap, an extent, and room for three pages more."""
     medium = PlainMedium(bytes(SIZE))
     format_region(medium, TWIN)
     region = Region(medium, "r")
     with region.twins.transaction():
-        block = region.heap.allocate(200)
-        region.twins.store(block, b"a" * 200)
-        region.heap.set_root("kept", block, 200)
+        for name, length in (("kept", 200), ("between", 7000), ("far", 200)):
+            block = region.heap.allocate(length)
+            region.twins.store(block, b"a" * length)
+            region.heap.set_root(name, block, length)
     region.add_extent("old", 100, lambda m, at: m.write(at, b"o" * 100))
     return bytes(medium.bytes)
 
@@ -40,9 +43,10 @@ def contents(region: Region) -> Contents:
     return roots, extents, region.heap._blocks(), region.heap.region_bytes
 
 
-def owned_once(image: bytes | bytearray) -> None:
-    """Read the bytes themselves: twins equal, each byte of heap and extents owned once or free.
+def holds_together(image: bytes | bytearray) -> tuple[list[int], list[int]]:
+    """Read the bytes themselves: the blocks in use, and the roots' places.
 
+    Twins are equal, blocks tile the heap, roots lie in blocks, extents lie apart and inside.
     Written apart from plinius.pm.heap, so that the two do not share a mistake.
     """
     (twin,) = struct.unpack_from("<Q", image, 32)
@@ -57,18 +61,23 @@ def owned_once(image: bytes | bytearray) -> None:
         if state[:4] == b"USED":
             used[at + 16] = size - 16
         at += size
-    entries = [
-        struct.unpack_from("<40sQQQ", main, 64 + 64 * i) for i in range(64) if main[64 + 64 * i]
+    tables = [
+        [struct.unpack_from("<40sQQQ", main, at + 64 * i) for i in range(32)] for at in (64, 2112)
     ]
-    roots = [entry for i, entry in enumerate(entries) if entry[1] < twin]
-    extents = sorted(entry[1:3] for entry in entries if entry[1] >= twin)
-    assert sorted(entry[1] for entry in roots) == sorted(used), "a block without one owner"
+    roots, extents = ([entry for entry in table if any(entry[0])] for table in tables)
     assert all(length <= used[offset] for _, offset, length, _ in roots)
     end = PAGE + 2 * twin
-    for offset, length in extents:
+    for offset, length in sorted(entry[1:3] for entry in extents):
         assert offset >= end and length > 0, "extents overlap"
         end = offset + length
     assert end <= struct.unpack_from("<Q", main, 8)[0] <= len(image)
+    return sorted(used), sorted(entry[1] for entry in roots)
+
+
+def owned_once(image: bytes | bytearray) -> None:
+    """It holds together, and each byte of the heap is free or belongs to one name."""
+    used, roots = holds_together(image)
+    assert used == roots, "a block without one owner"
 
 
 def recovered(image: bytes) -> Contents:
@@ -109,7 +118,7 @@ def free_and_forget(region: Region) -> None:
         region.heap.free(offset)
 
 
-class Undo(Exception):
+class UndoError(Exception):
     """Leaves a transaction on purpose."""
 
 
@@ -119,27 +128,34 @@ def rolled_back(region: Region) -> None:
             block = region.heap.roots()["kept"].offset
             region.twins.store(region.heap.allocate(16), b"n" * 16)
             region.twins.store_words([block + 64], np.arange(1))
-            raise Undo
-    except Undo:
+            raise UndoError
+    except UndoError:
         pass
 
 
 def nested(region: Region) -> None:
     with region.twins.transaction():
-        block = region.heap.roots()["kept"].offset
+        block = region.heap.roots()["far"].offset
         region.twins.store(block, b"1" * 8)
         with region.twins.transaction():
             region.twins.store(block + 100, b"2" * 8)
         region.twins.store(block + 8, b"3" * 8)
 
 
+def wide_store(region: Region) -> None:
+    """One store of several lines, of which the first and the last word change."""
+    with region.twins.transaction():
+        block = region.heap.roots()["far"].offset
+        region.twins.store(block, b"1" * 8 + b"a" * 184 + b"2" * 8)
+
+
 def two_in_a_row(region: Region) -> None:
     """The second begins while the first's last state word does not last yet."""
-    block = region.heap.roots()["kept"].offset
+    near, far = (region.heap.roots()[name].offset for name in ("kept", "far"))
     for byte in (b"p", b"q"):
         with region.twins.transaction():
-            region.twins.store(block, byte * 16)
-            region.twins.store(block + 160, byte * 8)
+            region.twins.store(near, byte * 16)
+            region.twins.store(far + 160, byte * 8)
 
 
 def new_extent(region: Region) -> None:
@@ -161,18 +177,18 @@ def extent_in_a_dropped_place(region: Region) -> None:
 
 CHANGES: list[Change] = [
     scattered_stores, scattered_words, allocation, free_and_forget, rolled_back, nested,
-    two_in_a_row, new_extent, extent_that_grows_the_region, dropped_extent,
+    wide_store, two_in_a_row, new_extent, extent_that_grows_the_region, dropped_extent,
     extent_in_a_dropped_place,
 ]  # fmt: skip
 
 
-def states_of(start: bytes, change: Change) -> list[Contents]:
+@functools.cache
+def states_of(change: Change) -> list[Contents]:
     """Every state that a user may find on the way through a change, the first and last included.
 
     They are what stands when a transaction has ended (or, for the size, when the file has grown).
     """
-    medium = PlainMedium(start)
-    region = Region(medium, "r")
+    region = Region(PlainMedium(fresh_image()), "r")
     found = [contents(region)]
     finish = region.twins._finish
 
@@ -183,8 +199,3 @@ def states_of(start: bytes, change: Change) -> list[Contents]:
     region.twins._finish = ended  # type: ignore[method-assign]
     change(region)
     return found
-
-
-def made(medium: SimulatedMedium, change: Change) -> None:
-    """Open a region (which recovers it) and change it."""
-    change(Region(medium, "r"))

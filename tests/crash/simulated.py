@@ -35,9 +35,7 @@ class PlainMedium:
     granularity = Granularity.CACHE_LINE
 
     def __init__(self, image: bytes | bytearray) -> None:
-        self.bytes = bytearray(image)
-        self._view = memoryview(self.bytes)
-        self._shown = self._view.toreadonly()
+        self._hold(bytearray(image))
 
     @property
     def size(self) -> int:
@@ -68,10 +66,15 @@ class PlainMedium:
         pass
 
     def resize(self, size: int) -> None:
-        self.__init__(self.bytes + bytes(size - self.size))  # type: ignore[misc]
+        self._hold(self.bytes + bytes(size - self.size))
 
     def close(self) -> None:
         pass
+
+    def _hold(self, image: bytearray) -> None:
+        self.bytes = image
+        self._view = memoryview(image)
+        self._shown = self._view.toreadonly()
 
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.size - offset):
@@ -197,13 +200,15 @@ class SimulatedMedium:
         """The units of which a cut may leave more than one value, and those values."""
         found: dict[int, list[bytes]] = {}
         for layer in self._layers:
-            for at in np.flatnonzero(layer.live).tolist():
+            lasting = self._lasting[layer.start : layer.start + len(layer.values)]
+            differs = (layer.values != lasting).any(axis=1) & layer.live
+            for at in np.flatnonzero(differs).tolist():
                 unit = layer.start + at
                 versions = found.setdefault(unit, [self._lasting[unit].tobytes()])
                 value = layer.values[at].tobytes()
                 if value not in versions:
                     versions.append(value)
-        return {unit: versions for unit, versions in found.items() if len(versions) > 1}
+        return found
 
     def every_image(self, limit: int) -> Iterator[bytes] | None:
         """All that a cut may leave, each once; None if there are more than `limit`."""

@@ -32,6 +32,7 @@ class Tally:
 
     stops: int = 0
     images: int = 0
+    distinct: int = 0
     all_at_fence: list[bool] = field(default_factory=list)
 
     @property
@@ -60,18 +61,19 @@ def cut_everywhere(
         mark = (hash(image), ended)
         if mark not in seen:
             seen.add(mark)
+            tally.distinct += 1
             check(image, ended)
 
     def stop(operation: str) -> None:
         tally.stops += 1
         try:
-            every = None
             if operation in ("fence", "resize", "end"):
                 every = medium.every_image(limit)
                 tally.all_at_fence.append(every is not None)
-            if every is None:
-                few = samples * 8 if operation in ("fence", "end") else samples
-                every = iter(medium.images(int(rng.integers(2**62)), few))
+                if every is None:
+                    every = iter(medium.images(int(rng.integers(2**62)), 8 * samples))
+            else:
+                every = (medium.sampled_image(rng) for _ in range(samples))
             for image in every:
                 one(image, operation == "end")
         except BaseException as failure:
@@ -96,10 +98,11 @@ def cut_everywhere(
 
 def cut_image_everywhere(
     image: bytes, act: Act, check: Check, granularity: Granularity = Granularity.CACHE_LINE,
-    **options: int,
+    *, samples: int = 2, limit: int = 4096,
 ) -> Tally:  # fmt: skip
     """`cut_everywhere` from what a past cut left."""
-    return cut_everywhere(SimulatedMedium(image=image, granularity=granularity), act, check, **options)  # type: ignore[arg-type]
+    medium = SimulatedMedium(image=image, granularity=granularity)
+    return cut_everywhere(medium, act, check, samples=samples, limit=limit)
 
 
 def kill_everywhere(

@@ -10,12 +10,10 @@ digests with those of real processes.
 """
 
 import json
-import mmap
 import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +28,7 @@ from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror, newest_snapshot
 from plinius.pm.region import Region
 from plinius.trainer import Run, Settings
+from resume.forks import Shared, creating, forked, wait_until
 
 LEAST_KILLS, MOST_KILLS = 3, 6
 
@@ -54,9 +53,13 @@ class Job:
 
 @dataclass
 class Killed:
-    """What became of one run: where each kill fell, and what it found wrong, if anything."""
+    """What became of one run: where each kill fell, and what it found wrong, if anything.
+
+    `states` are those of the twins after each kill; "" where there was no region yet.
+    """
 
     kills: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     digest: str = ""
     iteration: int = -1
@@ -68,20 +71,6 @@ def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
     with Run(region, job.owner, settings) as run:
         tell(run)
         run.train(job.until, 1, lambda _: tell(run))
-
-
-def forked(work: Callable[[], None]) -> int:
-    """Do some work in a child; its pid."""
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread was started before a fork"
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
 
 
 def uninterrupted(job: Job, region: Path) -> tuple[list[str], float, float]:
@@ -114,37 +103,37 @@ def killed_run(job: Job, number: int, started: float, ended: float, digests: lis
     Every kill must leave a state of the uninterrupted run, and none older than the last one told.
     """
     random = Random(f"{job.seed}/{number}")
-    told = mmap.mmap(-1, 8)  # shared with the children: the last iteration told, plus 1
+    told = Shared()  # the last iteration told, plus 1
     wanted, result, attempt = random.randint(LEAST_KILLS, MOST_KILLS), Killed(), 0
     region = Path(job.folder) / f"run-{number}.region"
     while True:
-        pid = forked(lambda: train(job, region, lambda run: _store(told, run.iteration + 1)))
+        pid = forked(lambda: train(job, region, lambda run: told.__setitem__(0, run.iteration + 1)))
         kill = len(result.kills)
         if kill >= wanted:
             pass  # to its end
         elif kill % 2:  # at a random moment of a random iteration not far ahead
-            goal = _load(told) + random.randint(1, 1 + job.until // wanted)
-            _wait_until(pid, lambda goal=goal: _load(told) >= goal)
+            goal = told[0] + random.randint(1, 1 + job.until // wanted)
+            wait_until(pid, lambda goal=goal: told[0] >= goal)
             time.sleep(random.uniform(0, (ended - started) / job.until))
         elif kill == 0 and number % 2:  # while the region is made, or filled
-            _wait_until(pid, [region.exists, _creating(region).exists][number % 4 == 1])
+            wait_until(pid, [region.exists, creating(region).exists][number % 4 == 1])
             time.sleep(random.uniform(0, 0.002))
         else:
             time.sleep(random.uniform(0, started + (ended - started) / wanted) / 2**attempt)
         if kill < wanted:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status):
-            result.kills.append(_look(job, region, _load(told) - 1, digests, result))
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            result.kills.append(_look(job, region, told[0] - 1, digests, result))
             continue
         if status:
-            result.wrong.append(f"start {len(result.kills) + 1} failed: see stderr")
+            result.wrong.append(f"start {len(result.kills) + 1} ended with status {status}")
             return result
         if len(result.kills) >= LEAST_KILLS:
             break
         # It was faster than its killer: once more in a new region, with shorter delays.
         region.unlink()
-        _store(told, 0)
+        told[0] = 0
         result, attempt = Killed(), attempt + 1
     snapshot = newest_snapshot(region, job.owner)
     result.digest, result.iteration = snapshot.digest(), snapshot.iteration
@@ -152,34 +141,17 @@ def killed_run(job: Job, number: int, started: float, ended: float, digests: lis
     return result
 
 
-def _store(told: mmap.mmap, value: int) -> None:
-    told[:] = value.to_bytes(8, "little")
-
-
-def _load(told: mmap.mmap) -> int:
-    return int.from_bytes(told[:], "little")
-
-
-def _creating(region: Path) -> Path:
-    return region.with_name(region.name + ".creating")
-
-
-def _wait_until(pid: int, happened: Callable[[], bool]) -> None:
-    """Wait until something has happened, or the child is gone."""
-    while not happened():
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            return
-
-
 def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed) -> str:
     """Where a kill fell, read from what it left; the state it left is held to the truth."""
+    result.states.append("")
     if not region.exists():
-        if _creating(region).exists():
+        if creating(region).exists():
             return "creating the region"
         return "before the region"
     try:
         with Region.open(region, writable=False) as opened:
             opened.consistency_check()
+            result.states[-1] = opened.twins.state().name
             state, extents = opened.twins.state().name, opened.heap.extents()
             mirror = Mirror.open(opened, job.owner)
             snapshot = mirror.mirror_in() if mirror else None

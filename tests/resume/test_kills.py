@@ -179,6 +179,7 @@ def _killer(world: World, folder: Path, seed: str, runs: int) -> Any:
     }
     command = [sys.executable, KILLER, json.dumps(job)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    alone["PYTHONPATH"] = str(KILLER.parents[1])
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=alone)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -84,17 +84,20 @@ class Heap:
 
     def roots(self) -> dict[str, Span]:
         """The named blocks: where their bodies lie in the heap."""
-        used = {offset: size for offset, size, state in self._blocks() if state == _USED}
+        used = self.used()
         found = self._table(_ROOTS_AT, "roots")
         for span in found.values():
             if span.offset not in used or span.length > used[span.offset]:
                 _damaged("a root that is no block")
         return found
 
+    def used(self) -> dict[int, int]:
+        """The allocated blocks: the bytes of each body, by its offset."""
+        return {offset: size for offset, size, state in self._blocks() if state == _USED}
+
     def set_root(self, name: str, offset: int, length: int) -> None:
         """Name the block at `offset`, or point an existing name at it."""
-        used = {at: size for at, size, state in self._blocks() if state == _USED}
-        if length > used.get(offset, -1):
+        if length > self.used().get(offset, -1):
             raise ValueError("a root names the body of an allocated block")
         self._put(_ROOTS_AT, "roots", name, Span(offset, length))
 

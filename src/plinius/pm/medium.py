@@ -10,6 +10,9 @@ import mmap
 import os
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from plinius.errors import RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
 
@@ -20,6 +23,10 @@ _MAP_SHARED_VALIDATE, _MAP_SYNC = 0x03, 0x80000
 _MEMORY_FILE_SYSTEMS = {0x01021994, 0x858458F6, 0x958458F6}  # tmpfs, ramfs, hugetlbfs
 _PWB_KINDS = {"clwb": 3, "clflushopt": 2, "clflush": 1, "dc-cvap": 4}  # best first
 _MSYNC_GAP = 1 << 20  # ranges nearer than this are written back by one msync
+
+
+Int64s = npt.NDArray[np.int64]
+Uint64s = npt.NDArray[np.uint64]
 
 
 class Granularity(enum.Enum):
@@ -78,13 +85,18 @@ class Medium(Protocol):
         """Let go of the medium."""
 
 
-def pwb_name() -> str:
-    """The write-back instruction in use: the best the CPU has, or PLINIUS_PWB's choice.
+def pwb_names() -> list[str]:
+    """The write-back instructions this CPU has, best first."""
+    return [name for name, kind in _PWB_KINDS.items() if lib.pl_pwb_supported(kind)]
+
+
+def pwb_name(wanted: str | None = None) -> str:
+    """The write-back instruction in use: the one asked for, PLINIUS_PWB's choice, or the best.
 
     Raises StorageError if the choice is unknown or the CPU has none.
     """
-    here = [name for name, kind in _PWB_KINDS.items() if lib.pl_pwb_supported(kind)]
-    wanted = os.environ.get("PLINIUS_PWB")
+    here = pwb_names()
+    wanted = wanted or os.environ.get("PLINIUS_PWB")
     if wanted is not None and wanted not in here:
         raise StorageError(
             f"PLINIUS_PWB={wanted} is not a write-back instruction of this CPU",
@@ -101,14 +113,14 @@ def pwb_name() -> str:
 class MappedMedium:
     """A file mapped shared. Granularity is found by trying MAP_SYNC, then by the file system."""
 
-    def __init__(self, fd: int, *, writable: bool = True) -> None:
+    def __init__(self, fd: int, *, writable: bool = True, pwb: str | None = None) -> None:
         self._fd = fd
         self._writable = writable
         self._dirty: list[tuple[int, int]] = []
         self._map, self.granularity = self._open_map()
         # Where msync does the work, no instruction is needed, so none is required.
         needs_pwb = writable and self.granularity is not Granularity.PAGE
-        self._pwb = _PWB_KINDS[pwb_name()] if needs_pwb else 0
+        self._pwb = _PWB_KINDS[pwb_name(pwb)] if needs_pwb else 0
 
     @property
     def size(self) -> int:
@@ -178,6 +190,50 @@ class MappedMedium:
                 raise _not_written(failed)
         self._dirty.clear()
 
+    def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
+        """See ListMedium."""
+        self._check_list(base, length, offsets, WORD)
+        if len(words) != len(offsets):
+            raise ValueError("there is one word for every offset")
+        at, data = ffi.from_buffer("int64_t[]", offsets), ffi.from_buffer("uint64_t[]", words)
+        lib.pl_store_words(self._address + base, at, data, len(at))
+
+    def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
+        """See ListMedium."""
+        self._check_list(base, length, first, WORD)
+        self._check_list(base, length, second, WORD)
+        if len(first) != len(second):
+            raise ValueError("each word is exchanged with one other")
+        one, other = ffi.from_buffer("int64_t[]", first), ffi.from_buffer("int64_t[]", second)
+        lib.pl_swap_words(self._address + base, one, other, len(one))
+
+    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
+        """See ListMedium. At PAGE granularity the span of them is kept for the fence's msync,
+        which writes no clean page.
+        """
+        self._check_list(base, length, lines, LINE)
+        if self.granularity is not Granularity.PAGE:
+            at = ffi.from_buffer("int64_t[]", lines)
+            lib.pl_flush_lines(self._pwb, self._address + base, at, len(at))
+        elif len(lines):
+            first, last = int(lines.min()) * LINE, int(lines.max()) * LINE
+            self.flush(base + first, last + LINE - first)
+
+    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
+        """See ListMedium. Streams past the cache except at PAGE granularity."""
+        self._check(source, length)
+        self._check_list(to, length, lines, LINE)
+        if self.granularity is not Granularity.PAGE:
+            at, start = ffi.from_buffer("int64_t[]", lines), self._address
+            lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at))
+            return
+        twins = [
+            np.frombuffer(self._view[start : start + length], np.uint64).reshape(-1, LINE // WORD)
+            for start in (to, source)
+        ]
+        twins[0][lines] = twins[1][lines]
+        self.flush_lines(to, length, lines)
+
     def resize(self, size: int) -> None:
         """See Medium. Old views stay valid: the old mapping lives until they are gone."""
         allocate(self._fd, size)
@@ -204,18 +260,40 @@ class MappedMedium:
         self._address = ffi.from_buffer("char[]", mapped)
         return mapped, found
 
+    def _check_list(self, base: int, length: int, places: Int64s, unit: int) -> None:
+        """C follows the list without looking, so every bound is proved here."""
+        self._check(base, length)
+        if base % LINE or places.dtype != np.int64 or not places.flags.c_contiguous:
+            raise ValueError("a list is of int64, and its base lies on a whole line")
+        # A negative number is seen as a huge one: one pass finds both ends.
+        end = length - WORD if unit == WORD else length // LINE - 1
+        if len(places) and (end < 0 or places.view(np.uint64).max() > end):
+            raise _outside(base, base + length)
+
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.size - offset):
-            raise RegionError(
-                f"The region points outside itself (bytes {offset} to {offset + length})",
-                "It was damaged or altered: restore a copy of it, or start a new region",
-            )
+            raise _outside(offset, offset + length)
+
+
+def _outside(start: int, end: int) -> RegionError:
+    return RegionError(
+        f"The region points outside itself (bytes {start} to {end})",
+        "It was damaged or altered: restore a copy of it, or start a new region",
+    )
 
 
 def _not_written(number: int | None) -> StorageError:
     return StorageError(
         f"The disk refused a write: {os.strerror(number or errno.EIO)}",
         "Check the disk and its space; the last committed state is kept",
+    )
+
+
+def refuse_sigbus() -> None:
+    """From now on, end the process with a sentence if a mapped file fails under it."""
+    lib.pl_on_sigbus(
+        b"plinius: A mapped file was cut short under this process, or its disk fails. "
+        b"Restore a whole copy of it, then run the same command again.\n"
     )
 
 

@@ -15,10 +15,16 @@ The last state word needs no fence: recovery from COPYING only copies again.
 import enum
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+import numpy.typing as npt
 
 from plinius.errors import RegionError, StorageError
-from plinius.pm.medium import LINE, Medium, merge_ranges
+from plinius.pm.medium import LINE, WORD, Int64s, Medium, merge_ranges
+from plinius.pm.words import lists_of, read_words
+
+_NO_LINES = np.empty(0, np.int64)
 
 
 class TwinState(enum.Enum):
@@ -45,15 +51,18 @@ class Twins:
         self, medium: Medium, state_at: int, main: int, back: int, length: int, *, writable: bool
     ) -> None:
         self._medium = medium
+        self._lists = lists_of(medium)
         self._state_at = state_at
         self._main = main
         self._back = back
         self.length = length
         self._lock = threading.RLock()
         self._depth = 0
+        self._owner = 0
         self._doomed = False
         self._failed = False
         self._log: list[tuple[int, int]] = []
+        self._lines: list[Int64s] = []
         self._writable = writable
         found = self.state()
         self._read_from = back if found is TwinState.MUTATING else main
@@ -79,6 +88,18 @@ class Twins:
         self._check(offset, length)
         return bytes(self._medium.read(self._read_from + offset, length))
 
+    def read_words(self, offsets: npt.ArrayLike) -> Int64s:
+        """The 8-byte words at many offsets of the readable twin, as fresh int64.
+
+        Raises ValueError for an offset that is no multiple of 8, RegionError outside the twin.
+        """
+        at = self._words_at(offsets)
+        return read_words(self._medium.read(self._read_from, self.length), at)
+
+    def reading(self) -> AbstractContextManager[object]:
+        """What is read inside is not changed by another thread meanwhile."""
+        return self._lock
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All stores inside happen, or none.
@@ -97,6 +118,7 @@ class Twins:
                 )
             if self._depth == 0:
                 self._begin()
+                self._owner = threading.get_ident()
             self._depth += 1
             try:
                 yield
@@ -113,12 +135,40 @@ class Twins:
 
     def store(self, offset: int, data: bytes) -> None:
         """Write to MAIN inside a transaction; the lines touched join its log."""
-        if self._depth == 0:
-            raise RuntimeError("twins are stored to only inside a transaction")
+        self._check_inside()
         self._check(offset, len(data))
-        self._medium.store(self._main + offset, data)
         end = -(-(offset + len(data)) // LINE) * LINE
+        # Logged first: an interrupt in between rolls back a line too many, never one too few.
         self._log.append((offset // LINE * LINE, min(end, self.length)))
+        self._medium.store(self._main + offset, data)
+
+    def store_words(self, offsets: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Write many 8-byte integers to MAIN inside a transaction, in order: the last one stays.
+
+        Offsets are in bytes. Raises ValueError for an offset that is no multiple of 8 or has no
+        value, TypeError for values that are not int64 or uint64, RegionError outside the twin;
+        then nothing is stored.
+        """
+        self._check_inside()
+        at = self._words_at(offsets)
+        words = np.ascontiguousarray(values)
+        if words.dtype not in (np.int64, np.uint64):
+            raise TypeError("the words of a region are int64 or uint64")
+        if words.shape != at.shape:
+            raise ValueError("there is one value for every offset")
+        self._log_words(at)
+        self._lists.store_words(self._main, self.length, at, words.view(np.uint64))
+
+    def swap_words(self, first: npt.ArrayLike, second: npt.ArrayLike) -> None:
+        """Exchange the 8-byte words at first[i] and second[i] of MAIN, for each i in turn, so that
+        an offset may come more than once. For the rest see store_words.
+        """
+        self._check_inside()
+        one, other = self._words_at(first), self._words_at(second)
+        if one.shape != other.shape:
+            raise ValueError("each word is exchanged with one other")
+        self._log_words(np.concatenate((one, other)))
+        self._lists.swap_words(self._main, self.length, one, other)
 
     def equal(self) -> bool:
         """Whether MAIN and BACK hold the same bytes, as they must when IDLE."""
@@ -140,39 +190,75 @@ class Twins:
 
     def _begin(self) -> None:
         assert not self._log
+        assert not self._lines
         self._set(TwinState.MUTATING)
         self._medium.fence()
 
     def _commit(self) -> None:
-        ranges = merge_ranges(self._log)
+        ranges, lines = merge_ranges(self._log), self._logged_lines()
         for start, end in ranges:
             self._medium.flush(self._main + start, end - start)
+        if lines.size:
+            self._lists.flush_lines(self._main, self.length, lines)
         self._medium.fence()
         self._set(TwinState.COPYING)
         self._medium.fence()
-        for start, end in ranges:
-            self._medium.copy(self._back + start, self._main + start, end - start)
+        self._copy(self._back, self._main, ranges, lines)
         self._finish()
 
     def _roll_back(self) -> None:
-        for start, end in merge_ranges(self._log):
-            self._medium.copy(self._main + start, self._back + start, end - start)
+        self._copy(self._main, self._back, merge_ranges(self._log), self._logged_lines())
         self._finish()
+
+    def _copy(self, to: int, source: int, ranges: list[tuple[int, int]], lines: Int64s) -> None:
+        for start, end in ranges:
+            self._medium.copy(to + start, source + start, end - start)
+        if lines.size:
+            self._lists.copy_lines(to, source, self.length, lines)
+
+    def _logged_lines(self) -> Int64s:
+        """The lines that store_words touched. Of one call, a line may come more than once."""
+        if len(self._lines) < 2:
+            return self._lines[0] if self._lines else _NO_LINES
+        return _without_runs(np.sort(np.concatenate(self._lines)))
 
     def _finish(self) -> None:
         self._log.clear()
+        self._lines.clear()
         self._medium.fence()
         self._set(TwinState.IDLE)
 
     def _recover(self, found: TwinState) -> None:
+        if found is TwinState.IDLE:
+            return
+        # A killed process leaves its stores in the caches: the word found may still be on its way
+        # to the medium. It must last before the copy that it calls whole is the only whole one.
+        self._set(found)
+        self._medium.fence()
         if found is TwinState.MUTATING:
             self._medium.copy(self._main, self._back, self.length)
-        elif found is TwinState.COPYING:
-            self._medium.copy(self._back, self._main, self.length)
         else:
-            return
+            self._medium.copy(self._back, self._main, self.length)
         self._finish()
         self._read_from = self._main
+
+    def _check_inside(self) -> None:
+        if self._depth == 0 or self._owner != threading.get_ident():
+            raise RuntimeError("twins are stored to only inside a transaction")
+
+    def _log_words(self, offsets: Int64s) -> None:
+        self._lines.append(_without_runs(offsets // LINE))
+        if sum(map(len, self._lines)) > self.length // WORD:
+            self._lines = [self._logged_lines()]  # so the log never outgrows the twin
+
+    def _words_at(self, offsets: npt.ArrayLike) -> Int64s:
+        at = np.ascontiguousarray(offsets, np.int64)
+        if at.ndim != 1 or int(np.bitwise_or.reduce(at)) % WORD:
+            raise ValueError("words lie at multiples of 8, given as a list of offsets")
+        if at.size and at.view(np.uint64).max() > self.length - WORD:  # a negative one is huge
+            self._check(int(at.min()), WORD)
+            self._check(int(at.max()), WORD)
+        return at
 
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.length - offset):
@@ -180,3 +266,13 @@ class Twins:
                 f"The region's heap points outside itself (bytes {offset} to {offset + length})",
                 "It was damaged or altered: restore a copy of it, or start a new region",
             )
+
+
+def _without_runs(lines: Int64s) -> Int64s:
+    """Equal neighbours made one."""
+    if lines.size < 2:
+        return lines
+    new = np.empty(lines.size, np.bool_)
+    new[0] = True
+    np.not_equal(lines[1:], lines[:-1], out=new[1:])
+    return lines if new.all() else lines[new]

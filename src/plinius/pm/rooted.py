@@ -90,6 +90,8 @@ class Rooted:
         magic, kind, *rest = HEADER.unpack(self._twins.read(self._at, HEADER.size))
         if magic != self.MAGIC or kind != self._kind:
             self._refuse(f"it is no {self.WHAT}, or was dropped")
+        if rest[0] > self._twins.length // 8:  # an element takes 8 bytes at the least
+            self._refuse("it counts more elements than there can be")
         return rest[0], rest[1], rest[2], rest[3]
 
     def _check(self) -> None:

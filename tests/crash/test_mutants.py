@@ -1,0 +1,139 @@
+"""Every way of making the persistence protocol a little wrong is caught by the proofs."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import plinius.data.extent
+import plinius.mirror
+import plinius.pm.region
+import plinius.pm.romulus
+from crash import mirrors, regions, stops
+from crash import test_dataset_stops as dataset
+from crash import test_mirror_stops as mirror
+from crash import test_region_stops as region
+from crash.mutants import Mutant, mutants_of
+from plinius.pm.medium import Granularity
+
+LINES = Granularity.CACHE_LINE
+stop = region.test_a_stop_anywhere_leaves_the_state_before_or_after
+restart = region.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
+again = region.test_recovery_can_be_cut_again_and_again
+interrupt = region.test_an_interrupt_after_any_store_leaves_one_of_the_states
+read_only = region.test_a_read_only_view_of_an_interrupted_region_is_the_recovered_one
+formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one
+commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
+making = mirror.test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one
+mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
+load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
+
+_NO_ORDER = "between two fences no store or flush is before another"
+_VOLATILE = "the log lies in ordinary memory, and nothing reads it before the next transaction"
+_LATER = "the first commit writes these bytes again; until then only the commit word is read"
+
+EQUIVALENT = {
+    "pm.romulus.Twins._commit: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
+    "pm.romulus.Twins._copy: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
+    "pm.romulus.Twins._finish: `self._log.clear()` after `self._lines.clear()`": _VOLATILE,
+    "pm.romulus.Twins._finish: `self._lines.clear()` after `self._medium.fence()`": _VOLATILE,
+    "pm.region.format_region: `for at in (_MAIN_AT, _MAIN_AT + twin_bytes):` after "
+    "`medium.store(8, head[8:])`": _NO_ORDER,
+    "mirror.Mirror.create: `medium.write(at, header.ljust(PAGE, b'\\x00'))` after "
+    "`for slot in (0, 1):`": _NO_ORDER,
+    "mirror.Mirror.create: half of `medium.write(at + PAGE + slot * slot_bytes, "
+    "bytes(_SLOT.size))`": _LATER,
+    "mirror.Mirror.mirror_out: `self._medium.write(at + 8, _SLOT.pack(0, salt, len(manifest), "
+    "data_bytes)[8:])` after `self._medium.write(at + _SLOT.size, manifest)`": _NO_ORDER,
+    "mirror.Mirror.mirror_out: `self._medium.write(at + _SLOT.size, manifest)` after "
+    "`self._seal_tensors(sealer, commit, snapshot, at + _SLOT.size + len(manifest))`": _NO_ORDER,
+}
+"""Mutants that change nothing that was promised, and why."""
+
+Proof = Callable[[], object]
+
+
+def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list[Proof]:
+    """The proofs that a module's mutants must get past, quickest first."""
+
+    def of(proof: Callable[..., object], *arguments: object) -> Proof:
+        return functools.partial(proof, *arguments)
+
+    if module.startswith("pm.romulus"):
+        return [
+            of(stop, regions.scattered_words, LINES),
+            of(stop, regions.two_in_a_row, LINES),
+            of(stop, regions.rolled_back, LINES),
+            of(stop, regions.wide_store, LINES),
+            of(interrupt, regions.scattered_words),
+            of(interrupt, regions.scattered_stores),
+            of(read_only, regions.two_in_a_row),
+            of(again, regions.two_in_a_row, LINES),
+            of(restart, regions.two_in_a_row, LINES),
+        ]
+    if module.startswith("pm.region"):
+        return [
+            of(formatting, LINES, config),
+            of(stop, regions.new_extent, LINES),
+            of(stop, regions.extent_that_grows_the_region, LINES),
+            of(stop, regions.dropped_extent, LINES),
+        ]
+    if module.startswith("mirror"):
+        return [
+            of(commit, 0, LINES), of(commit, 2, LINES), of(making, LINES),
+            of(mirror_restart, 1, LINES),
+        ]  # fmt: skip
+    return [of(load, LINES, folder)]
+
+
+MODULES = (plinius.pm.romulus, plinius.pm.region, plinius.mirror, plinius.data.extent)
+ALL = [mutant for module in MODULES for mutant in mutants_of(module)]
+
+
+def caught(mutant: Mutant, proofs: list[Proof]) -> bool:
+    """Whether one of the proofs fails while the mutant lives."""
+    with mutant.alive():
+        for proof in proofs:
+            try:
+                proof()
+            except (Exception, pytest.fail.Exception):
+                return True
+    return False
+
+
+@pytest.fixture(autouse=True)
+def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images in every run, and what to compare with made by the true code."""
+    monkeypatch.setattr(stops, "SEED", 1)
+    monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.data.extent, "_PIECE_BYTES", 1000)
+    for change in regions.CHANGES:
+        regions.states_of(change)
+    for commits in (0, 1, 2):
+        mirrors.mirrored(commits)
+
+
+@pytest.mark.parametrize("mutant", ALL, ids=lambda mutant: mutant.name)
+def test_a_mutant_of_the_protocol_is_caught_or_argued(
+    mutant: Mutant, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Dropped, weakened or put in another order: some proof fails, or the table says why not."""
+    proofs = proofs_for(mutant.name, request, tmp_path)
+    assert caught(mutant, proofs) != (mutant.name in EQUIVALENT)
+
+
+def test_the_proofs_hold_while_no_mutant_lives(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Otherwise they would catch anything."""
+    for module in ("pm.romulus", "pm.region", "mirror", "data.extent"):
+        folder = tmp_path / module
+        folder.mkdir()
+        for proof in proofs_for(module, request, folder):
+            proof()
+
+
+def test_each_mutant_that_is_excused_exists() -> None:
+    """The table does not outlive the code it speaks of."""
+    assert set(EQUIVALENT) <= {mutant.name for mutant in ALL}

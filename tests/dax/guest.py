@@ -1,0 +1,230 @@
+"""What runs inside the DAX guest, as `guest.py TASK FOLDER`; run.py reads its lines.
+
+TASK is `check` (what the mapping is, and the tests on it), `engine` (a state that evolves by
+integer arithmetic, mirrored every iteration, without torch) or `torch` (a whole small training
+run for comparison, then one that is there to be cut). Each line that starts with "plinius: " is
+one JSON object. An iteration is told only when it is committed.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from plinius.errors import RegionError, SealError
+from plinius.keys import OwnerKey, load_key
+from plinius.mirror import Mirror
+from plinius.pm.medium import pwb_names
+from plinius.pm.region import Region
+from plinius.snapshot import Snapshot, TensorBytes
+
+TESTS = Path(__file__).parents[1]
+ENGINE_UNTIL, TORCH_UNTIL = 220, 24
+WORDS = 128 * 1024
+_GROW_EVERY, _GROWN_BYTES = 16, 300_000
+_TALLY_WORDS = 512
+_KEY = OwnerKey(bytes(range(32)))
+
+Words = npt.NDArray[np.uint64]
+
+
+def tell(**message: object) -> None:
+    """A line for run.py."""
+    print(f"plinius: {json.dumps(message)}", flush=True)
+
+
+def check(folder: Path) -> int:
+    """What a region on the DAX mount is; then the tests, once for each write-back instruction."""
+    import pytest
+
+    with Region.create(folder / "first.region", 0) as region:
+        tell(granularity=region.granularity.value, sync=mapped_sync(folder / "first.region"))
+    chosen = ["tests/dax/test_on_dax.py", "tests/unit/test_medium.py", "tests/unit/test_region.py"]
+    # The first is about ordinary disks, the second about no mapping at all. conftest.py is left
+    # out because it imports torch, which takes longer here than all of the tests.
+    left_out = ["ordinary_disk", "never_gives_a_byte_twice"]
+    arguments = [*chosen, "-k", " and ".join(f"not {name}" for name in left_out), "--noconftest"]
+    os.chdir(TESTS.parent)
+    os.environ["PLINIUS_DAX"] = str(folder)
+    for name in pwb_names():
+        os.environ["PLINIUS_PWB"] = name
+        counts = Counts()
+        options = [f"--basetemp={folder / name}", "-p", "no:cacheprovider", "--color=no"]
+        code = pytest.main([*arguments, *options], plugins=[counts])
+        tell(pwb=name, code=int(code), passed=counts.passed, skipped=counts.skipped)
+    return 0
+
+
+class Counts:
+    """A pytest plugin that counts the tests that passed and those that were skipped."""
+
+    passed = skipped = 0
+
+    def pytest_runtest_logreport(self, report: object) -> None:
+        """Count one phase of one test."""
+        self.passed += getattr(report, "when", "") == "call" and getattr(report, "passed", False)
+        self.skipped += getattr(report, "skipped", False)
+
+
+def mapped_sync(path: Path) -> bool:
+    """Whether the kernel lists all of this process's mappings of a file as MAP_SYNC (sf).
+
+    They are known by device and inode: a region is mapped before it has its name.
+    """
+    about = path.stat()
+    device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+    inside, found = False, []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            inside = words[3:5] == [device, str(about.st_ino)]
+        elif inside and words[0] == "VmFlags:":
+            found.append("sf" in words)
+    return bool(found) and all(found)
+
+
+def engine(folder: Path) -> int:
+    """Evolve the mirrored state to ENGINE_UNTIL, resuming from what is there."""
+    path = folder / "engine.region"
+    twins = path.read_bytes()[64:72].rstrip(b"\0").decode() if path.exists() else "NONE"
+    tell(began=twins)
+    with Region.open(path) if path.exists() else Region.create(path, 0) as region:
+        region.consistency_check()
+        mirror = Mirror.open(region, _KEY)
+        stored = mirror.mirror_in() if mirror else None
+        state = stored or snapshot(0, np.arange(WORDS, dtype=np.uint64))
+        tally = tally_of(region, state.iteration)
+        grown_are_whole(region, state.iteration)
+        tell(
+            resumed=stored.iteration if stored else None,
+            digest=state.digest(),
+            where=where_it_fell(twins, mirror),
+        )
+        if mirror is None:
+            mirror = Mirror.create(region, _KEY, state)
+        if stored is None:
+            mirror.mirror_out(state)
+        while state.iteration < ENGINE_UNTIL:
+            state = evolved(state)
+            number = state.iteration
+            if number % _GROW_EVERY == 0 and region.extent(f"grown-{number}") is None:
+                data = grown(number)
+                region.add_extent(
+                    f"grown-{number}", len(data), lambda medium, at, data=data: medium.write(at, data)
+                )
+            with region.twins.transaction():
+                region.twins.store(tally, number.to_bytes(8, "little") * _TALLY_WORDS)
+            mirror.mirror_out(state)
+            tell(iteration=number, digest=state.digest())
+        region.consistency_check()
+    return 0
+
+
+def snapshot(iteration: int, words: Words) -> Snapshot:
+    """The run state at an iteration."""
+    tensor = TensorBytes("words", "int64", words.shape, memoryview(words).cast("B"))
+    return Snapshot(iteration, (tensor,), {"sum": int(words.sum()) % 2**53}, {}, {})
+
+
+def evolved(state: Snapshot) -> Snapshot:
+    """The next state, from this one and nothing else."""
+    words = np.frombuffer(state.tensors[0].data, np.uint64)
+    number = state.iteration + 1
+    return snapshot(number, np.roll(words * np.uint64(6364136223846793005) + np.uint64(number), 1))
+
+
+def tally_of(region: Region, iteration: int) -> int:
+    """Where the tally lies: words that one transaction an iteration sets to its number.
+
+    They are made if they are not there, and must all be alike and of this iteration or the next.
+    """
+    root = region.heap.roots().get("tally")
+    if root is None:
+        assert iteration == 0, "the tally was lost"
+        with region.twins.transaction():
+            block = region.heap.allocate(8 * _TALLY_WORDS)
+            region.twins.store(block, bytes(8 * _TALLY_WORDS))
+            region.heap.set_root("tally", block, 8 * _TALLY_WORDS)
+        return block
+    found = set(np.frombuffer(region.twins.read(root.offset, root.length), np.uint64).tolist())
+    assert found in ({iteration}, {iteration + 1}), f"the tally is {found}, not {iteration}"
+    return root.offset
+
+
+def grown(number: int) -> bytes:
+    """What the extent that an iteration adds holds."""
+    return number.to_bytes(4, "little") * (_GROWN_BYTES // 4)
+
+
+def grown_are_whole(region: Region, iteration: int) -> None:
+    """Each extent that was added is there, and holds what it held."""
+    due = range(_GROW_EVERY, iteration + 1, _GROW_EVERY)
+    names = {name for name in region.heap.extents() if name.startswith("grown-")}
+    assert {f"grown-{number}" for number in due} <= names, "an extent was lost"
+    for name in names:
+        span = region.extent(name)
+        assert span is not None
+        held = bytes(region.medium.read(span.offset, span.length))
+        assert held == grown(int(name.partition("-")[2])), f"{name} is damaged"
+
+
+def where_it_fell(twins: str, mirror: Mirror | None) -> str:
+    """Where the cut fell, by what it left: the twins' state as found, and the older slot."""
+    if twins == "NONE":
+        return "before the region"
+    if twins != "IDLE":
+        return f"in a transaction ({twins})"
+    if mirror is None or mirror.commits < 2:
+        return "before the second commit"
+    kept = mirror.commits
+    try:
+        mirror._open(kept - 1)
+    except (SealError, RegionError):
+        return "in a commit"
+    finally:
+        mirror._open(kept)  # which the next commit follows
+    return "between commits"
+
+
+def torch(folder: Path) -> int:
+    """Train the small network of the tests: whole, if that was not yet done, and to be cut."""
+    from plinius.trainer import Run, Settings
+
+    world = TESTS / "dax/work/world"
+    key, settings = (
+        load_key(world / "owner.key"),
+        Settings(world / "small.cfg", world / "train.sealed", threads=1),
+    )
+    if not (folder / "whole.region").exists():
+        with Run(folder / "whole.region", key, settings) as run:
+            tell(whole=0, digest=run.state.snapshot().digest())
+            run.train(
+                TORCH_UNTIL,
+                1,
+                lambda told: tell(whole=told.iteration, digest=run.state.snapshot().digest()),
+            )
+    path = folder / "cut.region"
+    twins = path.read_bytes()[64:72].rstrip(b"\0").decode() if path.exists() else "NONE"
+    tell(began=twins)
+    resumed = path.exists()
+    with Run(path, key, settings) as run:
+        tell(
+            resumed=run.iteration if resumed else None,
+            digest=run.state.snapshot().digest(),
+            where=where_it_fell(twins, run._mirror),
+        )
+        run.train(
+            TORCH_UNTIL,
+            1,
+            lambda told: tell(iteration=told.iteration, digest=run.state.snapshot().digest()),
+        )
+        run.region.consistency_check()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(TESTS))
+    sys.exit({"check": check, "engine": engine, "torch": torch}[sys.argv[1]](Path(sys.argv[2])))

@@ -1,0 +1,127 @@
+"""Many words at once: stored, read and exchanged as if one after another."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crash.simulated import PlainMedium
+from plinius.errors import RegionError
+from plinius.pm.medium import PAGE
+from plinius.pm.region import Region, format_region
+
+TWIN = 64 * 1024
+
+
+def plain(twin_bytes: int = TWIN) -> Region:
+    medium = PlainMedium(bytes(PAGE + 2 * twin_bytes))
+    format_region(medium, twin_bytes)
+    return Region(medium, "r")
+
+
+@pytest.fixture(params=["disk", "memory", "one by one"])
+def region(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Region]:
+    """On each kind of file, and on a medium that knows no lists."""
+    if request.param == "one by one":
+        yield plain()
+        return
+    folder = tmp_path if request.param == "disk" else Path("/dev/shm")
+    path = folder / f"plinius-test-{tmp_path.name}-{random.randrange(10**9)}"
+    with Region.create(path, 0, TWIN) as opened:
+        yield opened
+    path.unlink()
+
+
+def test_many_words_stored_at_once_are_as_one_after_another(region: Region) -> None:
+    """Stores and exchanges of lists, among plain stores; repeated places; committed or not."""
+    rng = np.random.default_rng(5)
+    twins, start, count = region.twins, 8192, 500
+    wanted = twins.read_words(np.arange(count) * 8 + start)
+    for turn in range(40):
+        before = wanted.copy()
+        with pytest.raises(KeyError) if turn % 4 == 0 else nullcontext():
+            with twins.transaction():
+                for _ in range(3):
+                    places, others = rng.integers(0, count, (2, rng.integers(0, 60)))
+                    values = rng.integers(-(2**63), 2**63, len(places))
+                    twins.store_words(places * 8 + start, values)
+                    for place, value in zip(places, values, strict=True):
+                        wanted[place] = value
+                    twins.swap_words(places * 8 + start, others * 8 + start)
+                    for one, other in zip(places, others, strict=True):
+                        wanted[[one, other]] = wanted[[other, one]]
+                    twins.store(start + 8, b"plain...")
+                    wanted[1] = int.from_bytes(b"plain...", "little")
+                if turn % 4 == 0:
+                    raise KeyError
+        if turn % 4 == 0:
+            wanted = before
+        assert np.array_equal(twins.read_words(np.arange(count) * 8 + start), wanted)
+        assert twins.equal()
+
+
+@pytest.mark.parametrize(
+    ("offsets", "error"),
+    [
+        ([8192, TWIN], RegionError), ([-8], RegionError), ([-(2**63)], RegionError),
+        ([2**63 - 8], RegionError), ([8192, 8196], ValueError), ([[8192]], ValueError),
+    ],
+)  # fmt: skip
+def test_a_list_that_leaves_the_twin_is_refused_whole(
+    region: Region, offsets: list[int], error: type[Exception]
+) -> None:
+    """Before anything is read or stored."""
+    twins = region.twins
+    before = twins.read(0, TWIN)
+    values = np.ones(np.shape(offsets), np.int64)
+    with pytest.raises(error):
+        twins.read_words(offsets)
+    for act in (
+        lambda: twins.store_words(offsets, values),
+        lambda: twins.swap_words(offsets, offsets),
+    ):
+        with pytest.raises(error), twins.transaction():
+            act()
+    assert twins.read(0, TWIN) == before
+    region.consistency_check()
+
+
+def test_words_that_do_not_fit_are_refused(region: Region) -> None:
+    """Floats, another number of values, and stores outside a transaction or in another's."""
+    twins = region.twins
+    with twins.transaction():
+        with pytest.raises(TypeError, match="int64 or uint64"):
+            twins.store_words([8192], [1.5])
+        with pytest.raises(ValueError, match="one value for every offset"):
+            twins.store_words([8192], [1, 2])
+        twins.store_words([8192], np.array([2**64 - 1], np.uint64))
+        caught: list[BaseException] = []
+
+        def intrude() -> None:
+            try:
+                twins.store_words([8192], [1])
+            except RuntimeError as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        thread.join()
+        assert caught
+    assert twins.read_words([8192]) == [-1]
+    with pytest.raises(RuntimeError, match="only inside a transaction"):
+        twins.store_words([8192], [1])
+
+
+def test_the_log_of_words_never_outgrows_the_twin() -> None:
+    """However many stores one transaction makes to the same places."""
+    region = plain(16 * 1024)
+    offsets = np.arange(8192, 16384, 8)
+    with region.twins.transaction():
+        for turn in range(50):
+            region.twins.store_words(offsets, offsets + turn)
+            assert sum(map(len, region.twins._lines)) <= region.twins.length // 8
+    assert region.twins.equal()
