@@ -70,6 +70,12 @@ class Mirror:
         key.require(key_id, f"The mirror in {region.name}")
         self._scratch = memoryview(bytearray(CHUNK_BYTES + sealing.TAG_BYTES))
         self._counter = max(self._counters())
+        if region.writable:
+            # A killed process leaves its stores in the caches. The words shown here must last
+            # before the next commit writes over the slot of the one before.
+            for slot in (0, 1):
+                self._medium.flush(self._slot_at(slot), 8)
+            self._medium.fence()
         self._previous: str | None = _PREVIOUS_NONE if self._counter == 0 else None
 
     @classmethod

@@ -14,7 +14,7 @@ Both are weaker than what they model: a processor keeps the order of stores with
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,14 +81,15 @@ class PlainMedium:
             raise RegionError(f"outside: {offset}, {length}", "Mend the test")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """What one store left in whole units, of which those in `live` do not last for sure yet."""
+class Journal(NamedTuple):
+    """Unfenced units in the order they were stored: where, what, and by which store."""
 
-    start: int
+    at: npt.NDArray[np.int64]
     values: Words
-    live: npt.NDArray[np.bool_]
-    made: int
+    made: npt.NDArray[np.int64]
+
+    def only(self, which: npt.NDArray[np.bool_]) -> "Journal":
+        return Journal(self.at[which], self.values[which], self.made[which])
 
 
 class SimulatedMedium:
@@ -109,9 +110,9 @@ class SimulatedMedium:
         self._unit, self._flush_unit = (SECTOR, PAGE) if page else (WORD, LINE)
         self._set(bytearray(image if image is not None else size))
         self._lasting = self._units.copy()
-        self._layers: list[Layer] = []
-        self._flushed: list[tuple[int, int, int]] = []  # offsets, and how many layers it saw
-        self._made = 0
+        self._parts: list[Journal] = []
+        self._flushed: list[tuple[int, int, int]] = []  # offsets, and how many stores it saw
+        self._made = 0  # stores
         self.operations: list[str] = []
         self.stored_bytes = self.flushed_units = 0
         self.watch: Callable[[str], None] | None = None
@@ -129,8 +130,9 @@ class SimulatedMedium:
         self._check(offset, len(data))
         self._now[offset : offset + len(data)] = data
         first, last = offset // self._unit, -(-(offset + len(data)) // self._unit)
-        values = self._units[first:last].copy()
-        self._layers.append(Layer(first, values, np.ones(last - first, np.bool_), self._made))
+        at = np.arange(first, last)
+        made = np.full(last - first, self._made)
+        self._parts.append(Journal(at, self._units[first:last].copy(), made))
         self._made += 1
         self.stored_bytes += len(data)
 
@@ -164,15 +166,12 @@ class SimulatedMedium:
                 units, self._made if self.granularity is Granularity.PAGE else made, out=units
             )
         self._flushed.clear()
-        kept = []
-        for layer in self._layers:
-            end = layer.start + len(layer.values)
-            lasts = layer.live & (seen[layer.start : end] > layer.made)
-            self._lasting[layer.start : end][lasts] = layer.values[lasts]
-            live = layer.live & ~lasts
-            if live.any():
-                kept.append(Layer(layer.start, layer.values, live, layer.made))
-        self._layers = kept
+        journal = self._journal()
+        lasts = seen[journal.at] > journal.made
+        self._lay(self._lasting, journal.only(lasts))
+        kept = journal.only(~lasts)
+        numbers, made = np.unique(kept.made, return_inverse=True)
+        self._parts, self._made = [kept._replace(made=made)], len(numbers)
 
     def resize(self, size: int) -> None:
         """Grow; like the real one, this lasts when it returns."""
@@ -189,7 +188,7 @@ class SimulatedMedium:
         """What the next process maps after a kill: all stores show, no flush is remembered."""
         after = SimulatedMedium(image=self._now, granularity=self.granularity)
         after._lasting = self._lasting.copy()
-        after._layers, after._made = list(self._layers), self._made
+        after._parts, after._made = [self._journal()], self._made
         return after
 
     def lasting(self) -> bytes:
@@ -198,21 +197,18 @@ class SimulatedMedium:
 
     def choices(self) -> dict[int, list[bytes]]:
         """The units of which a cut may leave more than one value, and those values."""
+        journal = self._journal()
+        differs = (journal.values != self._lasting[journal.at]).any(axis=1)
         found: dict[int, list[bytes]] = {}
-        for layer in self._layers:
-            lasting = self._lasting[layer.start : layer.start + len(layer.values)]
-            differs = (layer.values != lasting).any(axis=1) & layer.live
-            for at in np.flatnonzero(differs).tolist():
-                unit = layer.start + at
-                versions = found.setdefault(unit, [self._lasting[unit].tobytes()])
-                value = layer.values[at].tobytes()
-                if value not in versions:
-                    versions.append(value)
+        for unit, value in zip(*journal.only(differs)[:2], strict=True):
+            versions = found.setdefault(int(unit), [self._lasting[unit].tobytes()])
+            if value.tobytes() not in versions:
+                versions.append(value.tobytes())
         return found
 
     def every_image(self, limit: int) -> Iterator[bytes] | None:
         """All that a cut may leave, each once; None if there are more than `limit`."""
-        if sum(len(layer.values) for layer in self._layers) > COUNTABLE:
+        if len(self._journal().at) > COUNTABLE:
             return None
         choices = self.choices()
         if math.prod(map(len, choices.values())) > limit:
@@ -221,13 +217,16 @@ class SimulatedMedium:
 
     def sampled_image(self, rng: np.random.Generator) -> bytes:
         """One of the images that a cut may leave: of some stores all, of others none or a part."""
-        chances = rng.choice(_CHANCES, len(self._layers))
-        return self._image(lambda i, n: rng.random(n) < chances[i])
+        journal = self._journal()
+        if not len(journal.at):
+            return self.lasting()
+        chances = rng.choice(_CHANCES, self._made)[journal.made]
+        return self._image(journal.only(rng.random(len(chances)) < chances))
 
     def images(self, seed: int, samples: int) -> list[bytes]:
         """What a cut now might leave: nothing unfenced, everything, and random mixtures."""
         rng = np.random.default_rng(seed)
-        two = [self.lasting(), self._image(lambda _, n: np.ones(n, np.bool_))]
+        two = [self.lasting(), self._image(self._journal())]
         return two + [self.sampled_image(rng) for _ in range(samples)]
 
     def _product(self, choices: dict[int, list[bytes]]) -> Iterator[bytes]:
@@ -238,12 +237,21 @@ class SimulatedMedium:
                 image[at : at + self._unit] = value
             yield bytes(image)
 
-    def _image(self, choose: Callable[[int, int], npt.NDArray[np.bool_]]) -> bytes:
+    def _image(self, journal: Journal) -> bytes:
         image = self._lasting.copy()
-        for i, layer in enumerate(self._layers):
-            mask = choose(i, len(layer.values)) & layer.live
-            image[layer.start : layer.start + len(mask)][mask] = layer.values[mask]
+        self._lay(image, journal)
         return image.tobytes()
+
+    def _lay(self, image: Words, journal: Journal) -> None:
+        """Put stored units into an image; of several at one place the last one stays."""
+        image[journal.at] = journal.values
+
+    def _journal(self) -> Journal:
+        """All that is unfenced, as one."""
+        if len(self._parts) != 1:
+            empty = Journal(np.empty(0, np.int64), self._lasting[:0], np.empty(0, np.int64))
+            self._parts = [Journal(*map(np.concatenate, zip(empty, *self._parts, strict=True)))]
+        return self._parts[0]
 
     def _set(self, now: bytearray) -> None:
         assert len(now) % self._unit == 0

@@ -12,7 +12,7 @@ import safetensors.torch  # before a fork, else every child would import it
 
 import plinius.evaluation
 import plinius.mirror
-from cli.world import CFG, CLASSES, make_world, textures, write_idx
+from cli.world import CFG, CLASSES, World, make_world, textures, write_idx
 from plinius.cli import main
 from plinius.data.sealed import seal_dataset
 from plinius.data.sources import idx_source

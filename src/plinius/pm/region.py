@@ -59,6 +59,9 @@ class Region:
                 f"{name} is cut short: {medium.size:,} of {self.heap.region_bytes:,} bytes",
                 "Restore a whole copy of it, or start a new region",
             )
+        self.writable = writable
+        if writable:
+            self.twins.recover()  # only now: a twin that is refused is not copied over the other
 
     def __enter__(self) -> "Region":
         return self

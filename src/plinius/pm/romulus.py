@@ -61,13 +61,11 @@ class Twins:
         self._owner = 0
         self._doomed = False
         self._failed = False
+        self._recovered = False
         self._log: list[tuple[int, int]] = []
         self._lines: list[Int64s] = []
         self._writable = writable
-        found = self.state()
-        self._read_from = back if found is TwinState.MUTATING else main
-        if writable:
-            self._recover(found)
+        self._read_from = back if self.state() is TwinState.MUTATING else main
 
     def state(self) -> TwinState:
         """The state word. Raises RegionError if it is none of the three."""
@@ -109,7 +107,7 @@ class Twins:
         RuntimeError after rolling back.
         """
         with self._lock:
-            if not self._writable:
+            if not self._recovered:
                 raise RuntimeError("the region was opened read-only")
             if self._failed:
                 raise StorageError(
@@ -228,7 +226,15 @@ class Twins:
         self._medium.fence()
         self._set(TwinState.IDLE)
 
-    def _recover(self, found: TwinState) -> None:
+    def recover(self) -> None:
+        """Make both twins the whole one. Until then it can be read and checked, and not stored to.
+
+        Raises RuntimeError if opened read-only.
+        """
+        if not self._writable:
+            raise RuntimeError("the region was opened read-only")
+        found = self.state()
+        self._recovered = True
         if found is TwinState.IDLE:
             return
         # A killed process leaves its stores in the caches: the word found may still be on its way
