@@ -8,7 +8,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # Extra pip arguments, for a machine whose package index needs to be told where CPU builds of torch are.
 PIP_ARGS ?=
 
-.PHONY: setup demo test lint bench soak clean
+.PHONY: setup demo test test-dax lint bench soak clean
 
 setup: $(STAMP)
 
@@ -34,8 +34,13 @@ test: setup
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
+# Real DAX in an emulated machine; says what to install where QEMU is absent.
+test-dax: setup
+	@$(BIN)/python tests/dax/run.py
+
 bench: setup
 	@$(BIN)/python bench/bench.py
+	@$(BIN)/plinius bench sps --plot bench/work/sps.png
 
 soak: setup
 	@$(BIN)/python -m pytest tests/resume --soak

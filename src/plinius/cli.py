@@ -3,12 +3,14 @@
 What needs torch is imported by the commands that use it: the others answer at once.
 """
 
+import json
 import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from rich.console import Console
 
 from plinius import __version__
 from plinius.console import Refusals, answer, counting, say, training
@@ -313,6 +315,30 @@ def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
                         progress(index + 1, dataset.header.count)
                 result["records_open"] = dataset.header.count
         answer({"ok": True, **result}, as_json)
+
+
+@main.group()
+def bench() -> None:
+    """Measure on this machine what the paper measured on its own."""
+
+
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.6, show_default=True)
+@click.option("--plot", type=PATH, help="Also draw a picture (needs matplotlib).")
+@_json
+def sps(seconds: float, plot: Path | None, as_json: bool) -> None:
+    """Random swaps in persistent memory, beside the paper's Fig. 6; SECONDS for each point."""
+    from plinius.benchmarks.sps import run_sps
+    from plinius.benchmarks.sps_report import sps_plot, sps_table
+
+    with counting("measuring") as progress:
+        report = run_sps(seconds, progress=progress)
+    if plot:
+        sps_plot(report, plot)
+    if as_json:
+        click.echo(json.dumps(report))
+    else:
+        Console(width=150).print(sps_table(report))
 
 
 @main.command(name="doctor")

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -47,7 +46,7 @@ class Row:
     interrupts: int = 0
     disk: int = 0
     memory: int = 0
-    fell: Counter[str] = field(default_factory=Counter)
+    fell: dict[str, int] = field(default_factory=dict)
     mutating: int = 0
     copying: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -58,7 +57,8 @@ class Row:
         self.interrupts += fall.interrupts
         self.disk += fall.kills * (fall.place == "disk")
         self.memory += fall.kills * (fall.place == "memory")
-        self.fell.update(fall.where)
+        for where in fall.where:
+            self.fell[where] = self.fell.get(where, 0) + 1
         self.mutating += fall.states.count("MUTATING")
         self.copying += fall.states.count("COPYING")
         self.wrong += [f"{fall.kind} ({fall.place}): {wrong}" for wrong in fall.wrong]
@@ -167,7 +167,7 @@ def main(kills: int, seconds: float | None, seed: str | None, as_json: bool) -> 
     took = time.monotonic() - began
     stderr.print(table(rows, took, seed))
     for kind, row in rows.items():
-        fell = ", ".join(f"{where} {count}" for where, count in row.fell.most_common())
+        fell = ", ".join(f"{where} {count}" for where, count in sorted(row.fell.items()))
         stderr.print(f"{kind} fell: {fell}", soft_wrap=True)
     wrong = [one for row in rows.values() for one in row.wrong]
     if as_json:

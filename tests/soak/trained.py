@@ -102,7 +102,7 @@ class Export(_Trained):
         self.whole: dict[str, bytes] = {}
         for suffix in (".weights", ".safetensors"):
             out = self.folder / f"whole{suffix}"
-            _, status = os.waitpid(forked(lambda out=out: self._export(out)), 0)
+            _, status = os.waitpid(forked(lambda out=out: self._export(out), self.stderr), 0)
             assert status == 0, "the uninterrupted export failed"
             self.whole[suffix] = out.read_bytes()
 

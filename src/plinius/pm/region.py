@@ -52,7 +52,7 @@ class Region:
         self.id, twin_bytes = _read_header(medium, name)
         back_at = _MAIN_AT + twin_bytes
         self._extents_at = back_at + twin_bytes
-        self.twins = Twins(medium, _STATE_AT, _MAIN_AT, back_at, twin_bytes, writable=writable)
+        self.twins = Twins(medium, _STATE_AT, _MAIN_AT, back_at, twin_bytes)
         self.heap = Heap(self.twins, self._extents_at)
         if self.heap.region_bytes > medium.size:
             raise RegionError(

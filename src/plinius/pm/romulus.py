@@ -43,13 +43,11 @@ class TwinState(enum.Enum):
 class Twins:
     """Two copies of `length` bytes in a medium, changed only by transactions.
 
-    Offsets are relative to the copy. Opening recovers; opened read-only, nothing is written and
-    the whole copy is read wherever it is.
+    Offsets are relative to the copy. The whole copy is read wherever it is, and nothing is
+    written before `recover`.
     """
 
-    def __init__(
-        self, medium: Medium, state_at: int, main: int, back: int, length: int, *, writable: bool
-    ) -> None:
+    def __init__(self, medium: Medium, state_at: int, main: int, back: int, length: int) -> None:
         self._medium = medium
         self._lists = lists_of(medium)
         self._state_at = state_at
@@ -64,7 +62,6 @@ class Twins:
         self._recovered = False
         self._log: list[tuple[int, int]] = []
         self._lines: list[Int64s] = []
-        self._writable = writable
         self._read_from = back if self.state() is TwinState.MUTATING else main
 
     def state(self) -> TwinState:
@@ -227,12 +224,7 @@ class Twins:
         self._set(TwinState.IDLE)
 
     def recover(self) -> None:
-        """Make both twins the whole one. Until then it can be read and checked, and not stored to.
-
-        Raises RuntimeError if opened read-only.
-        """
-        if not self._writable:
-            raise RuntimeError("the region was opened read-only")
+        """Make both twins the whole one. Until then it can be read and checked, not stored to."""
         found = self.state()
         self._recovered = True
         if found is TwinState.IDLE:
