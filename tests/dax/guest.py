@@ -1,8 +1,8 @@
 """What runs inside the DAX guest, as `guest.py TASK FOLDER`; run.py reads its lines.
 
 TASK is `check` (what the mapping is, and the tests on it), `engine` (a state that evolves by
-integer arithmetic, mirrored every iteration, without torch) or `torch` (a whole small training
-run for comparison, then one that is there to be cut). Each line that starts with "plinius: " is
+integer arithmetic, mirrored every iteration, without torch; `reference` is the same with all
+digests told) or `torch` (a whole small training run for comparison, then one to be cut). Each line that starts with "plinius: " is
 one JSON object. An iteration is told only when it is committed.
 """
 
@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from plinius.mirror import Mirror
 from plinius.pm.medium import pwb_names
 from plinius.pm.region import Region
 from plinius.snapshot import Snapshot, TensorBytes
+
+if TYPE_CHECKING:
+    from plinius.trainer import Run  # imports torch, which only one task needs
 
 TESTS = Path(__file__).parents[1]
 ENGINE_UNTIL, TORCH_UNTIL = 220, 24
@@ -86,10 +90,15 @@ def mapped_sync(path: Path) -> bool:
     return bool(found) and all(found)
 
 
-def engine(folder: Path) -> int:
+def reference(folder: Path) -> int:
+    """The engine's run, with a digest for every iteration."""
+    return engine(folder, every=True)
+
+
+def engine(folder: Path, *, every: bool = False) -> int:
     """Evolve the mirrored state to ENGINE_UNTIL, resuming from what is there."""
     path = folder / "engine.region"
-    twins = path.read_bytes()[64:72].rstrip(b"\0").decode() if path.exists() else "NONE"
+    twins = twins_of(path)
     tell(began=twins)
     with Region.open(path) if path.exists() else Region.create(path, 0) as region:
         region.consistency_check()
@@ -113,12 +122,15 @@ def engine(folder: Path) -> int:
             if number % _GROW_EVERY == 0 and region.extent(f"grown-{number}") is None:
                 data = grown(number)
                 region.add_extent(
-                    f"grown-{number}", len(data), lambda medium, at, data=data: medium.write(at, data)
+                    f"grown-{number}",
+                    len(data),
+                    lambda medium, at, data=data: medium.write(at, data),
                 )
             with region.twins.transaction():
                 region.twins.store(tally, number.to_bytes(8, "little") * _TALLY_WORDS)
             mirror.mirror_out(state)
-            tell(iteration=number, digest=state.digest())
+            digests = every or number == ENGINE_UNTIL  # the commits take most of the time then
+            tell(iteration=number, digest=state.digest() if digests else None)
         region.consistency_check()
     return 0
 
@@ -194,37 +206,41 @@ def torch(folder: Path) -> int:
     from plinius.trainer import Run, Settings
 
     world = TESTS / "dax/work/world"
-    key, settings = (
-        load_key(world / "owner.key"),
-        Settings(world / "small.cfg", world / "train.sealed", threads=1),
-    )
-    if not (folder / "whole.region").exists():
-        with Run(folder / "whole.region", key, settings) as run:
+    key = load_key(world / "owner.key")
+    settings = Settings(world / "small.cfg", world / "train.sealed", threads=1)
+    whole, path = folder / "whole.region", folder / "cut.region"
+    if not whole.exists():
+        with Run(whole, key, settings) as run:
             tell(whole=0, digest=run.state.snapshot().digest())
-            run.train(
-                TORCH_UNTIL,
-                1,
-                lambda told: tell(whole=told.iteration, digest=run.state.snapshot().digest()),
-            )
-    path = folder / "cut.region"
-    twins = path.read_bytes()[64:72].rstrip(b"\0").decode() if path.exists() else "NONE"
+            run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("whole", run))
+    twins = twins_of(path)
     tell(began=twins)
-    resumed = path.exists()
     with Run(path, key, settings) as run:
         tell(
-            resumed=run.iteration if resumed else None,
+            resumed=None if twins == "NONE" else run.iteration,
             digest=run.state.snapshot().digest(),
             where=where_it_fell(twins, run._mirror),
         )
-        run.train(
-            TORCH_UNTIL,
-            1,
-            lambda told: tell(iteration=told.iteration, digest=run.state.snapshot().digest()),
-        )
+        run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("iteration", run))
         run.region.consistency_check()
     return 0
 
 
+def tell_iteration(name: str, run: "Run") -> None:
+    """What a training run has committed."""
+    tell(**{name: run.iteration, "digest": run.state.snapshot().digest()})
+
+
+def twins_of(path: Path) -> str:
+    """The state word of a region before it is opened, or NONE where there is no region."""
+    if not path.exists():
+        return "NONE"
+    with path.open("rb") as file:
+        return file.read(72)[64:].rstrip(b"\0").decode()
+
+
+TASKS = {"check": check, "reference": reference, "engine": engine, "torch": torch}
+
 if __name__ == "__main__":
     sys.path.insert(0, str(TESTS))
-    sys.exit({"check": check, "engine": engine, "torch": torch}[sys.argv[1]](Path(sys.argv[2])))
+    sys.exit(TASKS[sys.argv[1]](Path(sys.argv[2])))

@@ -71,9 +71,12 @@ def kernel(work: Path) -> Path:
     fetched = work / "fetched"
     shutil.rmtree(fetched, ignore_errors=True)
     fetched.mkdir()
-    if not names or subprocess.run(
-        ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", names[0]], cwd=fetched
-    ).returncode:
+    if (
+        not names
+        or subprocess.run(
+            ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", names[0]], cwd=fetched
+        ).returncode
+    ):
         raise SkippedError(
             "the kernel package cannot be downloaded; with a network, as root: apt-get update"
         )
@@ -91,7 +94,6 @@ def initramfs(kernel: Path, tool: dict[str, str], target: Path) -> None:
         for folder in ("bin", "sbin", "modules", "etc", "host"):
             (root / folder).mkdir()
         shutil.copy(tool["busybox"], root / "bin/busybox")
-        (root / "sh").symlink_to("/bin/busybox")
         shutil.copy(HERE / "init.sh", root / "init")
         (root / "init").chmod(0o755)
         shutil.copy("/etc/mke2fs.conf", root / "etc")
@@ -156,6 +158,8 @@ class Machine:
         socket = Path(self._folder.name) / "virtiofs"
         self._log = (work / "console.log").open("a")
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
         try:
             share = ["-o", "source=/", "-o", "cache=always", "-o", "sandbox=chroot"]
             self._start([tool["virtiofsd"], f"--socket-path={socket}", *share], tool)
@@ -163,12 +167,11 @@ class Machine:
                 if self._processes[0].poll() is not None or self.seconds > 20:
                     raise GuestError("virtiofsd does not start: see console.log")
                 time.sleep(0.02)
-            self._qemu = self._start(_qemu(work, tool, socket, options), tool)
+            self._start(_qemu(work, tool, socket, options), tool)
+            self._reader.start()
         except BaseException:
             self.kill()
             raise
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
 
     def __enter__(self) -> "Machine":
         return self
@@ -188,7 +191,7 @@ class Machine:
             try:
                 line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise GuestError(f"the guest said nothing more in {timeout:.0f} s") from None
+                raise GuestError(f"the guest was not done in {timeout:.0f} s") from None
             if line is None:
                 return
             yield line
@@ -198,6 +201,8 @@ class Machine:
         for process in reversed(self._processes):
             process.kill()
             process.wait()
+        if self._reader.is_alive():
+            self._reader.join()
         self._log.close()
         self._folder.cleanup()
 
@@ -212,11 +217,11 @@ class Machine:
         return process
 
     def _read(self) -> None:
-        assert self._qemu.stdout is not None
-        for raw in self._qemu.stdout:
+        output = self._processes[-1].stdout
+        assert output is not None
+        for raw in output:
             line = raw.decode(errors="replace").rstrip()
-            if not self._log.closed:
-                self._log.write(line + "\n")
+            print(line, file=self._log, flush=True)
             self._lines.put(line)
         self._lines.put(None)
 

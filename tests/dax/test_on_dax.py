@@ -13,7 +13,8 @@ from plinius.pm.medium import Granularity, MappedMedium, pwb_names
 from plinius.pm.region import Region
 
 pytestmark = pytest.mark.skipif(
-    "PLINIUS_DAX" not in os.environ, reason="needs a DAX mount: make test-dax boots a guest with one"
+    "PLINIUS_DAX" not in os.environ,
+    reason="needs a DAX mount: make test-dax boots a guest with one",
 )
 KEY = OwnerKey(bytes(32))
 

@@ -3,14 +3,18 @@
 Nothing here needs torch: a child is as dear as what its parent has imported.
 """
 
+import ctypes
 import mmap
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 _WORD = 8
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 class Shared:
@@ -33,6 +37,7 @@ def forked(work: Callable[[], object], stderr: Path | None = None) -> int:
     if pid:
         return pid
     try:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # so that none outlives a killer
         if stderr is not None:
             os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), 2)
         work()

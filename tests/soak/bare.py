@@ -222,6 +222,7 @@ class Commit(Kind):
 
     name = "mirror"
     ITERATIONS = 400
+    ANEW = 0.2  # how often a mirror that holds is left, so that others are made
 
     def prepare(self) -> None:
         self._digests: list[str] = []
@@ -258,7 +259,7 @@ class Commit(Kind):
         assert told <= iteration <= told + 1, f"{told} was told, and {iteration} is left"
         assert digest == self._digest(iteration), "a state that the uninterrupted run has not"
         fall.where.append("a commit")
-        if iteration + 20 > self.ITERATIONS:
+        if iteration + 20 > self.ITERATIONS or self.random.random() < self.ANEW:
             self.renew()
 
     def _digest(self, iteration: int) -> str:
