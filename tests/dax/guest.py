@@ -2,8 +2,8 @@
 
 TASK is `check` (what the mapping is, and the tests on it), `engine` (a state that evolves by
 integer arithmetic, mirrored every iteration, without torch; `reference` is the same with all
-digests told) or `torch` (a whole small training run for comparison, then one to be cut). Each line that starts with "plinius: " is
-one JSON object. An iteration is told only when it is committed.
+digests told) or `torch` (a whole small training run for comparison, then one to be cut). Each
+line that starts with "plinius: " is one JSON object. An iteration is told once it is committed.
 """
 
 import json
@@ -120,12 +120,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
             state = evolved(state)
             number = state.iteration
             if number % _GROW_EVERY == 0 and region.extent(f"grown-{number}") is None:
-                data = grown(number)
-                region.add_extent(
-                    f"grown-{number}",
-                    len(data),
-                    lambda medium, at, data=data: medium.write(at, data),
-                )
+                add_grown(region, number)
             with region.twins.transaction():
                 region.twins.store(tally, number.to_bytes(8, "little") * _TALLY_WORDS)
             mirror.mirror_out(state)
@@ -164,6 +159,12 @@ def tally_of(region: Region, iteration: int) -> int:
     found = set(np.frombuffer(region.twins.read(root.offset, root.length), np.uint64).tolist())
     assert found in ({iteration}, {iteration + 1}), f"the tally is {found}, not {iteration}"
     return root.offset
+
+
+def add_grown(region: Region, number: int) -> None:
+    """Add an iteration's extent, for which the region grows."""
+    data = grown(number)
+    region.add_extent(f"grown-{number}", len(data), lambda medium, at: medium.write(at, data))
 
 
 def grown(number: int) -> bytes:

@@ -14,7 +14,7 @@ from plinius.pm.region import Region
 
 pytestmark = pytest.mark.skipif(
     "PLINIUS_DAX" not in os.environ,
-    reason="needs a DAX mount: make test-dax boots a guest with one",
+    reason="needs a DAX mount: make test-dax boots one",
 )
 KEY = OwnerKey(bytes(32))
 

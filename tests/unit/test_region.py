@@ -176,6 +176,17 @@ def test_stores_need_a_transaction(path: Path) -> None:
         region.twins.store(5000, b"x")
 
 
+def test_an_extent_is_not_made_inside_a_transaction(path: Path) -> None:
+    """One dropped in it would be written over before the drop lasts."""
+    with Region.create(path, 0) as region:
+        filled(region, "old", b"o" * 100)
+        with pytest.raises(RuntimeError, match="outside of transactions"):
+            with region.twins.transaction():
+                region.drop_extent("old")
+                filled(region, "new", b"n" * 100)
+        assert content(region, "old") == b"o" * 100
+
+
 class Model:
     """A heap beside what it should hold."""
 

@@ -144,8 +144,11 @@ class Region:
         """Create an extent, grown for if need be, filled by `write` before it gets its name.
 
         A kill before the name is committed leaves free space, nothing else. Raises
-        RegionFullError; ValueError if the name is taken.
+        RegionFullError; ValueError if the name is taken; RuntimeError inside a transaction, whose
+        roll-back could bring back an extent that was dropped in it and then written over.
         """
+        if self.twins.in_transaction:
+            raise RuntimeError("an extent is made outside of transactions")
         if self.extent(name) is not None:
             raise ValueError(f"extent {name} exists already")
         offset = self.heap.gap(_pages(length))

@@ -240,8 +240,13 @@ class Twins:
         self._finish()
         self._read_from = self._main
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this thread has a transaction open."""
+        return self._depth > 0 and self._owner == threading.get_ident()
+
     def _check_inside(self) -> None:
-        if self._depth == 0 or self._owner != threading.get_ident():
+        if not self.in_transaction:
             raise RuntimeError("twins are stored to only inside a transaction")
 
     def _log_words(self, offsets: Int64s) -> None:

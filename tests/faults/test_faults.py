@@ -1,0 +1,259 @@
+"""Faults of a write-back, an interrupt, and a file cut short: at each moment, nothing told is lost.
+
+The disks that fail for real are in test_disks.py; here a failure is put where it is wanted.
+"""
+
+import errno
+import itertools
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import plinius.pm.medium as medium_module
+from cli.world import CFG, PLINIUS, World, call, digest_of, memory_folder
+from plinius.errors import RegionError, StorageError
+from plinius.keys import OwnerKey
+from plinius.mirror import Mirror, newest_snapshot
+from plinius.pm.medium import Granularity, MappedMedium
+from plinius.pm.region import Region
+from plinius.pm.romulus import TwinState
+from plinius.snapshot import Snapshot, TensorBytes
+
+KEY = OwnerKey(bytes(range(32)))
+CUT_SHORT = (
+    "plinius: A mapped file was cut short under this process, or its disk fails. "
+    "Restore a whole copy of it, then run the same command again.\n"
+)
+LONG = 100_000
+
+
+def state(iteration: int) -> Snapshot:
+    """A small run state."""
+    data = memoryview(bytes([iteration + 1]) * 9000)
+    return Snapshot(iteration, (TensorBytes("w", "uint8", (9000,), data),), {}, {}, {})
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> Path:
+    """A region on disk with states 0 and 1 mirrored."""
+    path = tmp_path / "r"
+    with Region.create(path, 0) as made:
+        if made.granularity is not Granularity.PAGE:
+            pytest.skip("the tests' folder is not on a disk that msync writes to")
+        mirror = Mirror.create(made, KEY, state(0))
+        mirror.mirror_out(state(0))
+        mirror.mirror_out(state(1))
+    return path
+
+
+class FailingMsync:
+    """The native calls, of which msync number `fail_at` fails as a disk's error makes it."""
+
+    def __init__(self, number: int, fail_at: int) -> None:
+        self.lib, self.calls, self.number, self.fail_at = medium_module.lib, 0, number, fail_at
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.lib, name)
+
+    def pl_msync(self, at: object, length: int) -> int:
+        """Succeed but once. What the failed one should have written is not written later."""
+        self.calls += 1
+        return self.number if self.calls == self.fail_at else self.lib.pl_msync(at, length)
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, fail_at: int) -> Iterator[FailingMsync]:
+    """One msync fails meanwhile."""
+    with monkeypatch.context() as patched:
+        lib = FailingMsync(number, fail_at)
+        patched.setattr(medium_module, "lib", lib)
+        yield lib
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_each_write_back_of_a_commit_may_fail(
+    number: int, region: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever fails, StorageError is raised, and the last commit told or this one is left."""
+    whole = region.read_bytes()
+    for fail_at in itertools.count(1):
+        region.write_bytes(whole)
+        with failing(monkeypatch, number, fail_at) as lib, Region.open(region) as opened:
+            mirror = Mirror.open(opened, KEY)
+            assert mirror is not None
+            mirror.mirror_in()
+            if lib.calls >= fail_at:
+                continue
+            try:
+                mirror.mirror_out(state(2))
+                break
+            except StorageError as refusal:
+                assert str(refusal) == (
+                    f"The disk refused a write: {os.strerror(number)}. "
+                    "Check the disk and its space; the last committed state is kept."
+                )
+        left = newest_snapshot(region, KEY)
+        assert left.digest() in (state(1).digest(), state(2).digest())
+        with Region.open(region) as opened:
+            mirror = Mirror.open(opened, KEY)
+            assert mirror is not None and mirror.mirror_in() is not None
+            mirror.mirror_out(state(3))
+        assert newest_snapshot(region, KEY).digest() == state(3).digest()
+    assert fail_at > 2
+    assert newest_snapshot(region, KEY).digest() == state(2).digest()
+
+
+def test_each_write_back_of_growth_may_fail(region: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever fails, the next opening finds the extent whole or not at all."""
+    whole, data, seen = region.read_bytes(), b"x" * 300_000, set()
+    for fail_at in itertools.count(1):
+        region.write_bytes(whole)
+        with failing(monkeypatch, errno.EIO, fail_at), Region.open(region) as opened:
+            try:
+                opened.add_extent("more", len(data), lambda m, at: m.write(at, data))
+                break
+            except StorageError as refusal:
+                assert str(refusal).startswith("The disk refused a write: Input/output error.")
+        with Region.open(region) as opened:
+            opened.consistency_check()
+            assert opened.twins.state() is TwinState.IDLE and opened.twins.equal()
+            span = opened.extent("more")
+            seen.add(span is None)
+            assert span is None or bytes(opened.medium.read(span.offset, span.length)) == data
+            if span is None:
+                opened.add_extent("more", len(data), lambda m, at: m.write(at, data))
+        assert newest_snapshot(region, KEY).digest() == state(1).digest()
+    assert seen == {True, False}
+
+
+class Stopped(BaseException):
+    """Stands for KeyboardInterrupt, which the tests' own runner would take for itself."""
+
+
+OPERATIONS = ("write", "store_word", "flush", "fence")
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, stop: int, *, after: bool) -> list[str]:
+    """Have the medium's operation number `stop` interrupted, before it or after it."""
+    seen: list[str] = []
+
+    def watch(name: str, operation: Callable[..., None]) -> Callable[..., None]:
+        def watched(*arguments: object) -> None:
+            seen.append(name)
+            if len(seen) == stop and not after:
+                raise Stopped
+            operation(*arguments)
+            if len(seen) == stop and after:
+                raise Stopped
+
+        return watched
+
+    for name in OPERATIONS:
+        monkeypatch.setattr(MappedMedium, name, watch(name, getattr(MappedMedium, name)))
+    return seen
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_commit_interrupted_anywhere_does_not_harm_the_next_one(
+    after: bool, region: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a commit, caught, then another commit of the same mirror, which is cut short too:
+    what opens is never older than what was last committed, and never refused.
+    """
+    whole = region.read_bytes()
+    first, second = 1, 1
+    while True:
+        region.write_bytes(whole)
+        shown, ended = interrupted_twice(region, monkeypatch, first, second, after)
+        left = newest_snapshot(region, KEY).iteration
+        assert left >= shown, f"interrupted at {first}, then at {second}"
+        if ended == "first":
+            break
+        first, second = (first + 1, 1) if ended == "second" else (first, second + 1)
+    assert first > 5
+
+
+def interrupted_twice(
+    region: Path, monkeypatch: pytest.MonkeyPatch, first: int, second: int, after: bool
+) -> tuple[int, str]:
+    """The iteration that showed after the first interrupt, and which commit was not interrupted."""
+    with Region.open(region) as opened:
+        mirror = Mirror.open(opened, KEY)
+        assert mirror is not None
+        mirror.mirror_in()
+        for number, stop in ((0, first), (1, second)):
+            with monkeypatch.context() as patched:
+                stopped_at(patched, stop, after=after)
+                try:
+                    mirror.mirror_out(state(2 + number))
+                    return 2 + number, ("first", "second")[number]
+                except Stopped:
+                    pass
+                except (RuntimeError, StorageError):
+                    assert number, "the first commit was refused"
+                    mirror.mirror_in()  # as it asks for
+                    return newest(region), "second"
+            if number == 0:
+                shown = newest(region)
+    return shown, "neither"
+
+
+def newest(region: Path) -> int:
+    """What another process would open now."""
+    copy = region.with_suffix(".copy")
+    shutil.copy(region, copy)
+    return newest_snapshot(copy, KEY).iteration
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+@pytest.mark.parametrize("pages", [2, 33], ids=["in the twins", "in the extents"])
+def test_a_file_cut_short_under_a_run(place: str, pages: int, world: World, tmp_path: Path) -> None:
+    """The trainer leaves with a sentence; the file is refused, and a whole copy of it goes on."""
+    with memory_folder() as memory:
+        folder = tmp_path if place == "disk" else memory
+        if folder is None:
+            pytest.skip("there is no memory file system to write to")
+        region, copy = folder / "run.region", tmp_path / "copy"
+        (tmp_path / "long.cfg").write_text(CFG.replace("max_batches=24", f"max_batches={LONG}"))
+        long = replace(world, cfg=tmp_path / "long.cfg")
+        told = call(*long.train(region, "--iterations", 3))
+        assert told.code == 0, told.stderr
+        shutil.copy(region, copy)
+        code, said = cut_short(long, region, pages * 4096, tmp_path / "metrics")
+        assert "Traceback" not in said
+        assert (code, said.splitlines(keepends=True)[-1]) == (1, CUT_SHORT)
+        refused = call(*long.train(region, "--iterations", 5))
+        assert refused.code == 1
+        assert "cut short" in refused.stderr
+        with pytest.raises(RegionError, match="cut short"):
+            Region.open(region)
+        shutil.copy(copy, region)
+        assert call(*long.train(region, "--iterations", 5)).code == 0
+        undisturbed = tmp_path / "undisturbed.region"
+        assert call(*long.train(undisturbed, "--iterations", 5)).code == 0
+        assert digest_of(region, world.key) == digest_of(undisturbed, world.key)
+
+
+def cut_short(world: World, region: Path, size: int, metrics: Path) -> tuple[int, str]:
+    """Cut a region's file short under a trainer; the trainer's exit code and stderr."""
+    command = [PLINIUS, *map(str, world.train(region, "--metrics", metrics))]
+    trainer = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while trainer.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.01)
+        assert trainer.poll() is None, "it ended by itself"
+        os.truncate(region, size)
+        said = trainer.communicate(timeout=60)[1]
+    finally:
+        trainer.kill()
+        trainer.wait()
+    return trainer.returncode, said
