@@ -42,8 +42,10 @@ bench: setup
 	@$(BIN)/python bench/bench.py
 	@$(BIN)/plinius bench sps --plot bench/work/sps.png
 
+# A thousand kills, or KILLS=5000, or SECONDS=3600; then the long form of the proofs.
 soak: setup
-	@$(BIN)/python -m pytest tests/resume --soak
+	@$(BIN)/python tests/soak/soak.py $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS))
+	@$(BIN)/python -m pytest tests/crash tests/resume --soak
 
 clean:
-	rm -rf .venv build demo/work bench/work
+	rm -rf .venv build demo/work bench/work tests/dax/work

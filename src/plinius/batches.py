@@ -37,6 +37,7 @@ class Batches:
                 f"The samples of {dataset.name} are {sample.dtype}",
                 "Seal unsigned whole numbers or floats",
             )
+        self._by_index = label.is_index
         found = header.classes if label.is_index else math.prod(label.shape)
         if found > truths or (not label.is_index and found != truths):
             raise SourceError(
@@ -56,8 +57,8 @@ class Batches:
         x = torch.from_numpy(samples.astype(np.float32, copy=False))
         if self._scale is not None:
             x.mul_(self._scale)
-        truth = torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32))
-        if labels.ndim == 1:
+        truth = torch.from_numpy(labels.astype(np.int64 if self._by_index else np.float32))
+        if self._by_index:
             if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self._truths:
                 raise SourceError(
                     f"{self._dataset.name} holds a label that is no class of the network",

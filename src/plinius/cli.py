@@ -4,6 +4,7 @@ What needs torch is imported by the commands that use it: the others answer at o
 """
 
 import json
+import os
 import signal
 import threading
 from pathlib import Path
@@ -169,6 +170,10 @@ def train(
     stop = threading.Event()  # before torch is imported, which takes seconds
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    for unsound in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):
+        os.environ.pop(
+            unsound, None
+        )  # with fewer threads than torch counts on, gradients are wrong
     from plinius.trainer import Run, Settings, iterations
 
     key = load_key(key_path)
@@ -207,7 +212,7 @@ def _tell_start(run: "Run") -> None:
         say(f"warning: {warning}")
     if run.slow_precision:
         say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
-    if run.iteration:
+    if run.iteration or run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
@@ -216,6 +221,8 @@ def _tell_start(run: "Run") -> None:
 def _exactness(run: "Run") -> str:
     if run.not_bit_exact:
         return f"; from here it is NOT bit-exact: {run.not_bit_exact}."
+    if run.state.inexact_since is not None:
+        return f"; since iteration {run.state.inexact_since} it is NOT bit-exact."
     return ", bit-identical."
 
 

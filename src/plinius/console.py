@@ -32,7 +32,9 @@ class Refusals(click.Group):
             where = f" {error.filename}" if error.filename else ""
             what = f"The file system refused{where}: {error.strerror or error}"
             _refuse(StorageError(what, "Check the path and its space"))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                raise
             _refuse(StorageError("There is not enough memory", "Use a machine with more"))
 
 

@@ -71,7 +71,9 @@ def _tee() -> Finding:
 
 def _core_dumps() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_CORE)
-    if soft == 0:
+    pattern = Path("/proc/sys/kernel/core_pattern")
+    piped = pattern.exists() and pattern.read_text(encoding="utf-8").startswith("|")
+    if soft == 0 and not piped:  # a program that cores are piped to gets them whatever the limit
         return Finding("core dumps", True, "off for this process")
     return Finding("core dumps", False, "on: a crash could write keys to disk (ulimit -c 0)")
 

@@ -9,6 +9,16 @@ from typing import BinaryIO
 from plinius.errors import StorageError
 
 
+def open_to_read(path: Path) -> BinaryIO:
+    """A file open for reading; a FIFO does not make it wait. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return open(handle, "rb")
+    except OSError:
+        os.close(handle)
+        raise
+
+
 @contextmanager
 def publish(path: Path) -> Iterator[BinaryIO]:
     """Write to `path`.part; on leaving without an error, sync it and give it its name.

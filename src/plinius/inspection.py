@@ -5,6 +5,7 @@ from pathlib import Path
 from plinius.data import header as dataset_header
 from plinius.data.sealed import map_file, read_header
 from plinius.errors import FormatError, StorageError
+from plinius.files import open_to_read
 from plinius.mirror import EXTENT as MIRROR_EXTENT
 from plinius.mirror import describe_mirror
 from plinius.pm import region as pm_region
@@ -18,7 +19,7 @@ def inspect_file(path: Path) -> dict[str, Json]:
     Nothing of it is authenticated, for that takes the key. Raises FormatError for other files.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             magic = file.read(8)
     except OSError as error:
         raise StorageError(

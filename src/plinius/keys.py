@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plinius import sealing
 from plinius.errors import KeyFileError, StorageError
+from plinius.files import sync_folder
 
 _TAG = "plinius-owner-key-1"
 _MAX_BYTES = 4096
@@ -75,6 +76,7 @@ class OwnerKey:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            sync_folder(path.parent)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise StorageError(

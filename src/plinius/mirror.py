@@ -69,13 +69,7 @@ class Mirror:
         self._run_id, key_id, self._slot_bytes = _read_header(region, span)
         key.require(key_id, f"The mirror in {region.name}")
         self._scratch = memoryview(bytearray(CHUNK_BYTES + sealing.TAG_BYTES))
-        self._counter = max(self._counters())
-        if region.writable:
-            # A killed process leaves its stores in the caches. The words shown here must last
-            # before the next commit writes over the slot of the one before.
-            for slot in (0, 1):
-                self._medium.flush(self._slot_at(slot), 8)
-            self._medium.fence()
+        self._counter = self._settle()
         self._previous: str | None = _PREVIOUS_NONE if self._counter == 0 else None
 
     @classmethod
@@ -129,14 +123,14 @@ class Mirror:
                 "The run state has outgrown its slot in the mirror",
                 "Train in a new region (--region)",
             )
+        self._previous = None  # until this commit ends: interrupted, it must be looked at again
         at = self._slot_at(commit % 2)
         # The word of the older commit stays as it is until the new one replaces it.
         self._medium.write(at + 8, _SLOT.pack(0, salt, len(manifest), data_bytes)[8:])
         self._medium.write(at + _SLOT.size, manifest)
         self._seal_tensors(sealer, commit, snapshot, at + _SLOT.size + len(manifest))
         self._medium.fence()
-        self._medium.store_word(at, _word(self._run_id, commit))
-        self._medium.flush(at, 8)
+        self._put_word(commit % 2, commit)
         self._medium.fence()
         self._counter, self._previous = commit, _commit_digest(salt, manifest)
         return _SLOT.size + len(manifest) + data_bytes
@@ -147,7 +141,9 @@ class Mirror:
         With `accept_previous`, the commit before is opened if the newest does not open (someone
         decided that). Raises SealError or RegionError naming the commit; nothing is changed.
         """
+        self._counter = self._settle()
         if self._counter == 0:
+            self._previous = _PREVIOUS_NONE
             return None
         try:
             return self._open(self._counter)
@@ -155,8 +151,34 @@ class Mirror:
             if not accept_previous or self._counters()[(self._counter - 1) % 2] == 0:
                 raise
         snapshot = self._open(self._counter - 1)
-        self._counter -= 1
+        self._forget_newest()
         return snapshot
+
+    def _settle(self) -> int:
+        """The newest commit's counter, after making the words that show it last.
+
+        A killed process leaves its stores in the caches, and a failed msync leaves pages that the
+        kernel takes for clean, so both words are stored again before they are flushed. They must
+        last before the next commit writes over the slot of the one before.
+        """
+        counters = self._counters()
+        if self._region.writable:
+            for slot, counter in enumerate(counters):
+                self._put_word(slot, counter)
+            self._medium.fence()
+        return max(counters)
+
+    def _forget_newest(self) -> None:
+        """Give the refused slot the word it had before, so that it is no commit any more."""
+        self._counter -= 1
+        if self._region.writable:
+            self._put_word((self._counter + 1) % 2, self._counter - 1)
+            self._medium.fence()
+
+    def _put_word(self, slot: int, counter: int) -> None:
+        word = _word(self._run_id, counter) if counter else 0
+        self._medium.store_word(self._slot_at(slot), word)
+        self._medium.flush(self._slot_at(slot), 8)
 
     def _open(self, commit: int) -> Snapshot:
         at = self._slot_at(commit % 2)

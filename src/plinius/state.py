@@ -5,7 +5,10 @@ generator, the iteration (which fixes the learning rate and the records drawn) a
 loss. Momentum exists from the start as zeros, which gives the same first step as none.
 """
 
+import hashlib
+import os
 import platform
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,6 +20,8 @@ from plinius.snapshot import ITEM_BYTES, Json, Snapshot, TensorBytes
 
 _DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_TUNING = ("ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "ATEN_", "TORCH_", "OPENBLAS_")
+_INEXACT = "inexact_since"
 _RNG = "rng"
 _MODEL = "model."
 _MOMENTUM = "momentum."
@@ -31,6 +36,8 @@ class RunState:
         self.iteration = 0
         self.average_loss: float | None = None
         self.identity = identity
+        self._environment = environment()
+        self._inexact_since: int | None = None
         self._generator = network.generator
         self._tensors = _model_tensors(network)
         for name, parameter in network.named_parameters():
@@ -48,7 +55,8 @@ class RunState:
         tensors = [_to_bytes(name, tensor) for name, tensor in self._tensors.items()]
         tensors.append(_to_bytes(_RNG, self._generator.get_state()))
         values: dict[str, Json] = {"average_loss": self.average_loss}
-        return Snapshot(self.iteration, tuple(tensors), values, self.identity, environment())
+        where = {**self._environment, _INEXACT: self._inexact_since}
+        return Snapshot(self.iteration, tuple(tensors), values, self.identity, where)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put the run where the snapshot was taken. Raises MismatchError, changing nothing."""
@@ -60,6 +68,14 @@ class RunState:
         self._generator.set_state(_to_tensor(rng))
         self.iteration = snapshot.iteration
         self.average_loss = cast(float | None, snapshot.values["average_loss"])
+        self._inexact_since = cast(int | None, snapshot.environment[_INEXACT])
+        if self._inexact_since is None and not_bit_exact(snapshot.environment):
+            self._inexact_since = self.iteration
+
+    @property
+    def inexact_since(self) -> int | None:
+        """The iteration from which the run is not bit-identical to one that was never resumed."""
+        return self._inexact_since
 
 
 def restore_model(network: nn.Module, snapshot: Snapshot) -> None:
@@ -89,11 +105,13 @@ def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
 
 def environment() -> dict[str, Json]:
     """What must be equal for a resume to be bit-identical."""
+    tuning = {n: v for n, v in os.environ.items() if n.startswith(_TUNING)}
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
+        "model": _cpu_model(),
+        "tuning": " ".join(f"{name}={tuning[name]}" for name in sorted(tuning)),
     }
 
 
@@ -106,6 +124,18 @@ def not_bit_exact(stored: dict[str, Json]) -> str | None:
         if stored.get(name) != here[name]
     ]
     return "; ".join(differing) or None
+
+
+def _cpu_model() -> str:
+    """The processor and what it can do: kernels are chosen by more than torch's one word for it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.machine()
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in told.items()}
+    flags = hashlib.sha256(facts.get("flags", "").encode()).hexdigest()[:8]
+    return f"{facts.get('model name', platform.machine())} {flags}"
 
 
 def _model_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -143,7 +173,7 @@ def _to_tensor(stored: TensorBytes) -> torch.Tensor:
 
 def _show(value: Json) -> str:
     text = "unknown" if value is None else str(value)
-    return text if len(text) <= 16 else text[:16] + "…"
+    return text if len(text) <= 40 else text[:16] + "…"
 
 
 def _show_layout(layout: tuple[str, tuple[int, ...]] | None) -> str:

@@ -90,6 +90,7 @@ class Run:
         identity = _identity(self.cfg, settings, dataset.header.id)
         self.state = RunState(self.network, self._optimizer, identity)
         self.not_bit_exact: str | None = None
+        self.resumed = stored is not None
         if stored is not None:
             self.state.restore(stored)
             self.not_bit_exact = not_bit_exact(stored.environment)
@@ -184,8 +185,7 @@ class Run:
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise DivergedError(
                 f"The loss is {loss} at iteration {self.iteration + 1}",
-                "Lower learning_rate in the cfg and train in a new region; "
-                "the last good state is kept",
+                "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
         return loss

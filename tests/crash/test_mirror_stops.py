@@ -8,8 +8,8 @@ from crash.regions import owned_once
 from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
 from plinius.errors import RegionFullError
-from plinius.mirror import Mirror
-from plinius.pm.medium import Granularity
+from plinius.mirror import EXTENT, Mirror
+from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
@@ -57,6 +57,27 @@ def test_a_commit_of_a_grown_state_that_still_fits_is_as_safe(granularity: Granu
         assert digest_in(image) in wanted
 
     cut_everywhere(medium, lambda _: mirror.mirror_out(state(3, larger=1000)), check, samples=6)
+
+
+@each_granularity
+def test_a_cut_after_going_back_one_commit_is_not_refused(granularity: Granularity) -> None:
+    """Once the commit before was accepted, the one that did not open is no commit any more."""
+    image = bytearray(mirrored(3))
+    span = Region(PlainMedium(bytes(image)), "r").extent(EXTENT)
+    assert span is not None
+    newest = span.offset + PAGE + (span.length - PAGE) // 2  # commit 3 lies in slot 1
+    image[newest + 128] ^= 1
+    medium = SimulatedMedium(image=image, granularity=granularity)
+    mirror = Mirror.open(Region(medium, "r"), KEY)
+    assert mirror is not None
+    mirror.mirror_in(accept_previous=True)
+    before, after = state(1).digest(), state(9).digest()
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == after if ended else found in (before, after)
+
+    cut_everywhere(medium, lambda _: mirror.mirror_out(state(9)), check, samples=6)
 
 
 def test_a_state_that_outgrew_its_slot_changes_nothing() -> None:

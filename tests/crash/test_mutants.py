@@ -27,6 +27,7 @@ formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_
 commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
 making = mirror.test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one
 mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
+back = mirror.test_a_cut_after_going_back_one_commit_is_not_refused
 load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
@@ -82,7 +83,7 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
     if module.startswith("mirror"):
         return [
             of(commit, 0, LINES), of(commit, 2, LINES), of(making, LINES),
-            of(mirror_restart, 1, LINES),
+            of(mirror_restart, 1, LINES), of(back, LINES),
         ]  # fmt: skip
     return [of(load, LINES, folder)]
 

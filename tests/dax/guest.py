@@ -45,7 +45,8 @@ def check(folder: Path) -> int:
     import pytest
 
     with Region.create(folder / "first.region", 0) as region:
-        tell(granularity=region.granularity.value, sync=mapped_sync(folder / "first.region"))
+        sync = mapped_sync(folder / "first.region")
+        tell(granularity=region.granularity.value, sync=sync, kinds=pwb_names())
     chosen = ["tests/dax/test_on_dax.py", "tests/unit/test_medium.py", "tests/unit/test_region.py"]
     # The first is about ordinary disks, the second about no mapping at all. conftest.py is left
     # out because it imports torch, which takes longer here than all of the tests.

@@ -64,7 +64,7 @@ def ext4(megabytes: int = 16, *, blocks: int = 24, options: str = "^has_journal"
             pytest.skip("this process may not mount a file system")
         with (disk.backing / "disk").open("xb") as image:
             image.truncate(megabytes << 20)
-        make = ["mkfs.ext4", "-q", "-O", options, disk.backing / "disk"]
+        make = ["mkfs.ext4", "-q", "-b", "4096", "-O", options, disk.backing / "disk"]
         try:
             made = subprocess.run(make, capture_output=True).returncode == 0
         except OSError:

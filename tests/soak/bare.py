@@ -258,6 +258,7 @@ class Commit(Kind):
         iteration, digest = found
         assert told <= iteration <= told + 1, f"{told} was told, and {iteration} is left"
         assert digest == self._digest(iteration), "a state that the uninterrupted run has not"
+        self.told[0] = iteration + 1  # now that it was seen, it may not be lost either
         fall.where.append("a commit")
         if iteration + 20 > self.ITERATIONS or self.random.random() < self.ANEW:
             self.renew()

@@ -9,7 +9,6 @@ with 1 if anything else was found.
 """
 
 import json
-import math
 import os
 import secrets
 import shutil
@@ -32,7 +31,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[0] = str(TESTS)  # and not this folder, which would hide the package of its name
 
 from soak.kinds import SHARES, Fall  # noqa: E402
-from soak.worker import Work, shares  # noqa: E402
+from soak.worker import Work  # noqa: E402
 
 stderr = Console(stderr=True, highlight=False)
 AT_REST = ("IDLE", "")
@@ -118,10 +117,8 @@ def soaked(kills: int, seconds: float | None, seed: str) -> dict[str, Row]:
         task = bar.add_task("kills", total=None if seconds else kills)
         works = []
         for torch in (True, False):
-            # Rounded up: a worker's share is never too few, so neither is the sum.
-            part = math.ceil(kills * sum(shares(torch).values()))
             where = {place: f"{folder}/{int(torch)}" for place, folder in found.items()}
-            works.append(Work(torch, part, seconds, seed, where))
+            works.append(Work(torch, kills, seconds, seed, where))
         for fall in falls(works):
             rows[fall.kind].add(fall)
             bar.advance(task, fall.kills)

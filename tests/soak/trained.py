@@ -204,6 +204,7 @@ class CtrlC(_Trained):
         iteration, digest = found
         assert told <= iteration <= told + 1, f"{told} was told, and {iteration} is left"
         assert digest == self.digests[iteration], "a state that the uninterrupted run has not"
+        self.told[0] = iteration + 1  # now that it was seen, it may not be lost either
 
     def _start(self, fall: Fall, *, kill: bool, alone: bool) -> int:
         """A start of the command; its exit status."""

@@ -18,7 +18,7 @@ from soak.kinds import SHARES, WITH_TORCH, Kind
 
 @dataclass
 class Work:
-    """What to do: kinds with torch or without, how many kills or for how long, and where."""
+    """What to do: kinds with torch or without, how many kills in all or for how long, and where."""
 
     torch: bool
     kills: int
@@ -40,7 +40,13 @@ def soak(work: Work) -> None:
     kinds = _kinds(work)
     done = Counter[str](dict.fromkeys(kinds, 0))
     part = shares(work.torch)
-    while (until is None and done.total() < work.kills) or (until and time.monotonic() < until):
+
+    def goes_on() -> bool:
+        if until is not None:
+            return time.monotonic() < until
+        return any(done[name] < part[name] * work.kills for name in kinds)
+
+    while goes_on():
         name = min(kinds, key=lambda name: done[name] / part[name])
         kind = kinds[name].pop(0)  # place after place
         kinds[name].append(kind)

@@ -29,6 +29,7 @@ from plinius.darknet.options import (
     Value,
 )
 from plinius.errors import CfgError
+from plinius.files import open_to_read
 
 MAX_BYTES = 1 << 20
 MAX_SECTIONS = 1000
@@ -116,7 +117,7 @@ class Cfg:
 def read_cfg(path: str | Path) -> Cfg:
     """Read the description at `path`. Raises CfgError, located as `path:line`."""
     try:
-        with open(path, "rb") as file:
+        with open_to_read(Path(path)) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise CfgError(f"{path} cannot be read: {error.strerror}", "Give a .cfg file") from None

@@ -23,7 +23,7 @@ from plinius.data.header import (
 )
 from plinius.data.records import Array, Part, Record, Source
 from plinius.errors import FormatError, SealError, SourceError, StorageError
-from plinius.files import publish
+from plinius.files import open_to_read, publish
 from plinius.keys import OwnerKey
 
 __all__ = [
@@ -104,7 +104,7 @@ def read_header(read: ByteReader, size: int, name: str = "The file") -> DatasetH
 def map_file(path: Path) -> tuple[ByteReader, int]:
     """A reader of the mapped file, and its size in bytes. Raises StorageError."""
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             size = file.seek(0, 2)
             view = memoryview(
                 mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""

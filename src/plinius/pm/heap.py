@@ -65,9 +65,11 @@ class Heap:
     @property
     def region_bytes(self) -> int:
         """Where the region's extents end, in bytes from its start."""
-        magic, region_bytes, twin_bytes = _HEADER.unpack(self._twins.read(0, _HEADER.size))
+        header = self._twins.read(0, _HEADER.size)
+        magic, region_bytes, twin_bytes = _HEADER.unpack(header)
         if (
             magic != MAGIC
+            or any(header[24:])
             or twin_bytes != self._twins.length
             or region_bytes % PAGE
             or region_bytes < self._extents_at
@@ -183,7 +185,7 @@ class Heap:
             if end - at < _BLOCK.size:
                 _damaged("a block cut short")
             size, state = _BLOCK.unpack(self._twins.read(at, _BLOCK.size))
-            if size < _BLOCK.size or size % _ALIGN or size > end - at:
+            if size <= _BLOCK.size or size % _ALIGN or size > end - at:
                 _damaged("a block of impossible size")
             if state not in (_USED, _FREE):
                 _damaged("a block in no state")

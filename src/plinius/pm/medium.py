@@ -6,6 +6,7 @@ granularity names; nothing is promised of the rest, in any order, cache line by 
 
 import enum
 import errno
+import fcntl
 import mmap
 import os
 from typing import Protocol
@@ -42,7 +43,7 @@ class Granularity(enum.Enum):
         if self is Granularity.CACHE_LINE:
             return "a process kill, a kernel crash and a power cut (DAX with MAP_SYNC)"
         if self is Granularity.PAGE:
-            return "a process kill, a kernel crash and a power cut (msync to the disk)"
+            return "a process kill; a kernel crash and a power cut as far as its disk keeps msync"
         return "a process kill only: memory file system, lost at power-off and reboot"
 
 
@@ -128,8 +129,9 @@ class MappedMedium:
         return len(self._view)
 
     def read(self, offset: int, length: int) -> memoryview:
-        """See Medium. Raises RegionError outside the file."""
+        """See Medium. Raises RegionError outside the file, StorageError if it was cut short."""
         self._check(offset, length)
+        self._check_whole()
         return self._view[offset : offset + length].toreadonly()
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
@@ -149,6 +151,7 @@ class MappedMedium:
         which shows in the mapping too and takes no page fault a page.
         """
         self._check(offset, len(data))
+        self._check_whole()
         if self.granularity is Granularity.PAGE:
             rest, at = memoryview(data), offset
             while rest:
@@ -243,6 +246,7 @@ class MappedMedium:
         """Close the file, which also ends its lock. The mapping goes with its last view."""
         if self._fd >= 0:
             del self._address, self._view, self._map
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a view that lives on holds a copy of fd
             os.close(self._fd)
             self._fd = -1
 
@@ -269,6 +273,14 @@ class MappedMedium:
         end = length - WORD if unit == WORD else length // LINE - 1
         if len(places) and (end < 0 or places.view(np.uint64).max() > end):
             raise _outside(base, base + length)
+
+    def _check_whole(self) -> None:
+        # The last page of a file cut short reads as zeros, and a write would make it longer again.
+        if os.fstat(self._fd).st_size < self.size:
+            raise StorageError(
+                "The region's file was cut short under this process",
+                "Restore a whole copy of it, then run the same command again",
+            )
 
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.size - offset):

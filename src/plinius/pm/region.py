@@ -33,7 +33,7 @@ from plinius.sealing import fresh
 MAGIC = b"PLNSRGN\n"
 VERSION = 1
 DEFAULT_TWIN_BYTES = 64 * 1024
-MAX_TWIN_BYTES = 1 << 30
+MAX_TWIN_BYTES = 64 << 20
 _HEADER = struct.Struct("<8sI4x16sQ")
 _DIGEST_BYTES = 24
 _STATE_AT = 64
@@ -101,7 +101,7 @@ class Region:
             return cls(medium, str(path))
         except BaseException as error:
             _discard(start, path)
-            os.close(fd)
+            _release(fd)
             if isinstance(error, OSError):
                 raise _storage(error, path) from None
             raise
@@ -126,7 +126,7 @@ class Region:
                 start.unlink()  # its creator was killed between giving it its name and this
             return region
         except BaseException as error:
-            os.close(fd)
+            _release(fd)
             if isinstance(error, OSError):
                 raise _storage(error, path) from None
             raise
@@ -181,8 +181,9 @@ class Region:
     def _grow_for(self, length: int) -> None:
         extents = self.heap.extents().values()
         last = max((_pages(span.end) for span in extents), default=self._extents_at)
-        self.medium.resize(max(last + length, self.heap.region_bytes))
-        self.heap.grow_to(self.medium.size)
+        size = max(last + length, self.heap.region_bytes)
+        self.medium.resize(size)
+        self.heap.grow_to(size)
 
 
 def format_region(medium: Medium, twin_bytes: int) -> None:
@@ -232,7 +233,7 @@ def _foreign(name: str) -> FormatError:
 
 def _open(path: Path, flags: int, region: Path) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)  # a FIFO would wait
     except OSError as error:
         raise _storage(error, region) from None
 
@@ -247,6 +248,12 @@ def _lock(fd: int, path: Path, how: int) -> int:
             "Wait until it is done, or stop it; then run the same command again",
         ) from None
     return fd
+
+
+def _release(fd: int) -> None:
+    """Unlock and close: a mapping that lives on would keep the lock with its copy of fd."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _first_name(path: Path) -> Path:
