@@ -46,7 +46,7 @@ def examine(region: Path | None = None) -> list[Finding]:
             "numbers",
             None,
             f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; resume is "
-            "bit-identical under the same torch, CPU capability and thread count",
+            "bit-identical under the same torch, processor, thread count and tuning variables",
         ),
     ]
     if region is not None:

@@ -32,7 +32,7 @@ Listener = Callable[[IterationMetrics], None]
 
 @contextmanager
 def metrics_file(path: Path | None) -> Iterator[Listener]:
-    """Appends one JSON line an iteration to a file, after the iteration's commit; to None, nothing.
+    """Appends one JSON line an iteration to a file, after its commit if any; to None, nothing.
 
     Each line is written whole, so that a kill never tears an earlier one. Raises StorageError.
     """
