@@ -184,7 +184,7 @@ def train(
     with run:
         _tell_start(run)
         started = run.iteration
-        with training(until, started) as show, metrics_file(metrics) as write:
+        with training(until) as show, metrics_file(metrics) as write:
 
             def tell(told: IterationMetrics) -> None:
                 show(told)

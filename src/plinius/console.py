@@ -69,18 +69,18 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def training(until: int, start: int) -> Iterator[Callable[[IterationMetrics], None]]:
-    """The live line of a training run."""
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=stderr, disable=not _watched()) as bar:
-        task = bar.add_task("starting", total=until, completed=start)
+def training(until: int) -> Iterator[Callable[[IterationMetrics], None]]:
+    """The live line of a training run: numbers that fill 80 columns, so no bar."""
+    line = TextColumn("{task.description}")
+    with Progress(line, console=stderr, disable=not _watched()) as live:
+        task = live.add_task("starting")
 
         def show(m: IterationMetrics) -> None:
-            bar.update(
+            live.update(
                 task,
-                completed=m.iteration,
-                description=f"loss {m.loss:.4f}  average {m.average_loss:.4f}  rate {m.rate:.5f}  "
-                f"{m.seconds:.2f} s/iteration  mirror {1000 * m.mirror_seconds:.1f} ms",
+                description=f"{m.iteration}/{until} loss {m.loss:.4f} "
+                f"average {m.average_loss:.4f} rate {m.rate:.5f} "
+                f"{m.seconds:.2f} s/iteration mirror {1000 * m.mirror_seconds:.1f} ms",
             )
 
         yield show
