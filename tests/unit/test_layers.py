@@ -58,6 +58,27 @@ def batch(rows: int = 6) -> tuple[Tensor, Tensor]:
     return x, torch.eye(4)[torch.randint(0, 4, (rows,), generator=generator)]
 
 
+def test_strided_1x1_filters_train_on_one_thread() -> None:
+    """In channels_last torch's own backward pass crashes there (2.13, AVX2)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        text = "[net]\nbatch=6\nheight=8\nwidth=8\nchannels=3\n"
+        text += "[convolutional]\nsize=3\npad=1\nfilters=5\n"
+        text += "[convolutional]\nfilters=4\nsize=1\nstride=2\n[avgpool]\n[softmax]\n"
+        gradients = []
+        for layout in (torch.contiguous_format, torch.channels_last):
+            one = network(text)
+            one.to(memory_format=layout)  # type: ignore[call-overload]
+            x, truth = batch()
+            one.loss(x.to(memory_format=layout), truth)[0].backward()
+            gradients.append([p.grad for p in one.parameters()])
+        for plain, last in zip(*gradients, strict=True):
+            torch.testing.assert_close(plain, last)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("shape", [(16, 5, 7, 3), (64, 5)])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_batch_norm_is_darknets_formula(shape: tuple[int, ...], channels_last: bool) -> None:
