@@ -212,7 +212,7 @@ def _tell_start(run: "Run") -> None:
         say(f"warning: {warning}")
     if run.slow_precision:
         say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
-    if run.iteration or run.resumed:
+    if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")

@@ -37,7 +37,8 @@ class RunState:
         self.average_loss: float | None = None
         self.identity = identity
         self._environment = environment()
-        self._inexact_since: int | None = None
+        self.inexact_since: int | None = None
+        """The iteration from which the run is not bit-identical to one that never stopped."""
         self._generator = network.generator
         self._tensors = _model_tensors(network)
         for name, parameter in network.named_parameters():
@@ -55,11 +56,14 @@ class RunState:
         tensors = [_to_bytes(name, tensor) for name, tensor in self._tensors.items()]
         tensors.append(_to_bytes(_RNG, self._generator.get_state()))
         values: dict[str, Json] = {"average_loss": self.average_loss}
-        where = {**self._environment, _INEXACT: self._inexact_since}
+        where = {**self._environment, _INEXACT: self.inexact_since}
         return Snapshot(self.iteration, tuple(tensors), values, self.identity, where)
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Put the run where the snapshot was taken. Raises MismatchError, changing nothing."""
+    def restore(self, snapshot: Snapshot) -> str | None:
+        """Put the run where the snapshot was taken; returns why going on is not bit-identical.
+
+        Raises MismatchError, changing nothing.
+        """
         require_same_run(self.identity, snapshot.identity)
         stored = {tensor.name: tensor for tensor in snapshot.tensors}
         rng = stored.pop(_RNG)
@@ -68,14 +72,11 @@ class RunState:
         self._generator.set_state(_to_tensor(rng))
         self.iteration = snapshot.iteration
         self.average_loss = cast(float | None, snapshot.values["average_loss"])
-        self._inexact_since = cast(int | None, snapshot.environment[_INEXACT])
-        if self._inexact_since is None and not_bit_exact(snapshot.environment):
-            self._inexact_since = self.iteration
-
-    @property
-    def inexact_since(self) -> int | None:
-        """The iteration from which the run is not bit-identical to one that was never resumed."""
-        return self._inexact_since
+        reason = not_bit_exact(snapshot.environment)
+        self.inexact_since = cast(int | None, snapshot.environment[_INEXACT])
+        if self.inexact_since is None and reason:
+            self.inexact_since = self.iteration
+        return reason
 
 
 def restore_model(network: nn.Module, snapshot: Snapshot) -> None:

@@ -22,7 +22,7 @@ from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.snapshot import Json
-from plinius.state import RunState, not_bit_exact
+from plinius.state import RunState
 from plinius.telemetry import IterationMetrics, Listener
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -89,11 +89,8 @@ class Run:
         self._seed, self._bf16 = settings.seed, settings.precision == "bf16"
         identity = _identity(self.cfg, settings, dataset.header.id)
         self.state = RunState(self.network, self._optimizer, identity)
-        self.not_bit_exact: str | None = None
         self.resumed = stored is not None
-        if stored is not None:
-            self.state.restore(stored)
-            self.not_bit_exact = not_bit_exact(stored.environment)
+        self.not_bit_exact = self.state.restore(stored) if stored is not None else None
         self._mirror = mirror or Mirror.create(self.region, key, self.state.snapshot())
         if stored is None:
             self._mirror_out()

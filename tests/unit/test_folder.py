@@ -1,9 +1,6 @@
 """Class folders of images as a source of records."""
 
 import os
-import struct
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +8,10 @@ import pytest
 from PIL import Image
 
 from plinius.data.folder import folder_source
-from plinius.data.records import Part, Source
-from plinius.errors import SourceError
+from plinius.data.records import Part
+from unit.refusals import refusal
 
 U8 = np.dtype("u1")
-X = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3)
-Y = np.array([0, 1, 2, 1, 0], np.uint8)
-
-
-def idx(array: np.ndarray, code: int = 8) -> bytes:
-    head = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return head + array.tobytes()
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def refusal(make: Callable[[], Source]) -> str:
-    with pytest.raises(SourceError) as caught:
-        list(make())
-    return str(caught.value)
-
-
-def npz_of(path: Path, header: bytes, body: bytes = b"", magic: bytes = b"\x93NUMPY\1\0") -> Path:
-    """An archive whose array x has a header of our making."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x.npy", magic + struct.pack("<H", len(header)) + header + body)
-    return path
-
-
-# IDX
 
 
 def folder(path: Path, mode: str = "RGB", suffix: str = ".png") -> Path:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from plinius.data.records import ABSENT, MAX_COUNT, Part, Source
 from plinius.data.sources import idx_source, npz_source
 from plinius.errors import SourceError
+from unit.refusals import refusal
 
 U8 = np.dtype("u1")
 X = np.arange(5 * 2 * 3, dtype=np.uint8).reshape(5, 2, 3)
@@ -32,12 +33,6 @@ def idx(array: np.ndarray, code: int = 8) -> bytes:
 def put(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
-
-
-def refusal(make: Callable[[], Source]) -> str:
-    with pytest.raises(SourceError) as caught:
-        list(make())
-    return str(caught.value)
 
 
 def npz_of(path: Path, header: bytes, body: bytes = b"", magic: bytes = b"\x93NUMPY\1\0") -> Path:

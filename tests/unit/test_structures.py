@@ -3,8 +3,7 @@
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,31 +14,12 @@ from crash.simulated import PlainMedium
 from crash.stops import BOTH, cut_image_everywhere, kill_everywhere
 from plinius.errors import PliniusError, RegionError, RegionFullError
 from plinius.pm.medium import PAGE, Granularity
-from plinius.pm.region import Region, format_region
+from plinius.pm.region import Region
 from plinius.pm.structures import Item, PersistentArray, PersistentQueue, PersistentStack
+from unit.regions import TWIN, plain
 
-TWIN = 64 * 1024
 CHAINS = [PersistentStack, PersistentQueue]
 Chain = type[PersistentStack] | type[PersistentQueue]
-
-
-def plain(twin_bytes: int = TWIN) -> Region:
-    medium = PlainMedium(bytes(PAGE + 2 * twin_bytes))
-    format_region(medium, twin_bytes)
-    return Region(medium, "r")
-
-
-@pytest.fixture(params=["disk", "memory", "one by one"])
-def region(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Region]:
-    """On each kind of file, and on a medium that knows no lists."""
-    if request.param == "one by one":
-        yield plain()
-        return
-    folder = tmp_path if request.param == "disk" else Path("/dev/shm")
-    path = folder / f"plinius-test-{tmp_path.name}-{random.randrange(10**9)}"
-    with Region.create(path, 0, TWIN) as opened:
-        yield opened
-    path.unlink()
 
 
 def nothing_leaks(region: Region, *owners: PersistentArray | PersistentStack) -> None:

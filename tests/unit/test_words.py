@@ -1,39 +1,14 @@
 """Many words at once: stored, read and exchanged as if one after another."""
 
-import random
 import threading
-from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crash.simulated import PlainMedium
 from plinius.errors import RegionError
-from plinius.pm.medium import PAGE
-from plinius.pm.region import Region, format_region
-
-TWIN = 64 * 1024
-
-
-def plain(twin_bytes: int = TWIN) -> Region:
-    medium = PlainMedium(bytes(PAGE + 2 * twin_bytes))
-    format_region(medium, twin_bytes)
-    return Region(medium, "r")
-
-
-@pytest.fixture(params=["disk", "memory", "one by one"])
-def region(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Region]:
-    """On each kind of file, and on a medium that knows no lists."""
-    if request.param == "one by one":
-        yield plain()
-        return
-    folder = tmp_path if request.param == "disk" else Path("/dev/shm")
-    path = folder / f"plinius-test-{tmp_path.name}-{random.randrange(10**9)}"
-    with Region.create(path, 0, TWIN) as opened:
-        yield opened
-    path.unlink()
+from plinius.pm.region import Region
+from unit.regions import TWIN, plain
 
 
 def test_many_words_stored_at_once_are_as_one_after_another(region: Region) -> None:

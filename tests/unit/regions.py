@@ -1,0 +1,13 @@
+"""Small regions for the structures and the lists of words."""
+
+from crash.simulated import PlainMedium
+from plinius.pm.medium import PAGE
+from plinius.pm.region import Region, format_region
+
+TWIN = 64 * 1024
+
+
+def plain(twin_bytes: int = TWIN) -> Region:
+    medium = PlainMedium(bytes(PAGE + 2 * twin_bytes))
+    format_region(medium, twin_bytes)
+    return Region(medium, "r")
