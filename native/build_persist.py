@@ -11,6 +11,7 @@ ffibuilder.cdef(
     void pl_flush(int kind, char *at, size_t n);
     void pl_fence(void);
     void pl_copy(int kind, char *to, const char *from, size_t n);
+    void pl_fetch(char *to, const char *from, size_t n);
     void pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n);
     void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n);
     void pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n);

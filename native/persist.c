@@ -122,6 +122,19 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
 static inline void copy_line(int kind, char *to, const char *from) { pl_copy(kind, to, from, LINE); }
 #endif
 
+/* Copy bulk bytes out of the medium, in four streams side by side: one alone does not keep the
+ * memory busy. */
+void pl_fetch(char *to, const char *from, size_t n)
+{
+    size_t quarter = n / 4 & ~(size_t)(LINE - 1);
+    for (size_t i = 0; i < quarter; i += LINE)
+        for (size_t stream = 0; stream < 4; stream++) {
+            __builtin_prefetch(from + stream * quarter + i + 8 * LINE, 0);
+            memcpy(to + stream * quarter + i, from + stream * quarter + i, LINE);
+        }
+    memcpy(to + 4 * quarter, from + 4 * quarter, n - 4 * quarter);
+}
+
 /* The five below take lists, so that one call from Python does the work of thousands. Their
  * callers have checked every offset. AHEAD: the cache misses of that many items overlap. */
 #define AHEAD 16

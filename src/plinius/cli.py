@@ -26,9 +26,9 @@ from plinius.data.sources import idx_source, npz_source
 from plinius.files import publish
 from plinius.inspection import describe_region, inspect_file
 from plinius.keys import OwnerKey, load_key
-from plinius.mirror import Mirror, newest_snapshot
-from plinius.pm.medium import refuse_sigbus
+from plinius.pm.mapped import refuse_sigbus
 from plinius.pm.region import Region
+from plinius.slots import newest_snapshot, read_snapshot
 from plinius.snapshot import Json
 from plinius.telemetry import IterationMetrics, metrics_file
 
@@ -201,7 +201,7 @@ def train(
             "iteration": run.iteration,
             "resumed_at": started,
             "done": done,
-            "average_loss": run.state.average_loss,
+            "average_loss": run.average_loss,
             "loss": last.loss if last else None,
         }
         answer(result, as_json)
@@ -219,10 +219,10 @@ def _tell_start(run: "Run") -> None:
 
 
 def _exactness(run: "Run") -> str:
-    if run.not_bit_exact:
-        return f"; from here it is NOT bit-exact: {run.not_bit_exact}."
-    if run.state.inexact_since is not None:
-        return f"; since iteration {run.state.inexact_since} it is NOT bit-exact."
+    if run.mirror.not_bit_exact:
+        return f"; from here it is NOT bit-exact: {run.mirror.not_bit_exact}."
+    if run.mirror.inexact_since is not None:
+        return f"; since iteration {run.mirror.inexact_since} it is NOT bit-exact."
     return ", bit-identical."
 
 
@@ -311,8 +311,7 @@ def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
         opened.consistency_check()
         result = describe_region(opened)
         if key:
-            mirror = Mirror.open(opened, key)
-            snapshot = mirror.mirror_in() if mirror else None
+            snapshot = read_snapshot(opened, key)
             result["mirror_opens"] = snapshot.iteration if snapshot else None
             if opened.extent(DATASET_EXTENT):
                 dataset = open_dataset(opened, key)

@@ -54,5 +54,9 @@ class MismatchError(PliniusError):
     """A run differs from the one in the region: use its settings, or another region."""
 
 
+class StateError(PliniusError):
+    """The state holds something that a mirror cannot: take it out, or give its state in tensors."""
+
+
 class DivergedError(PliniusError):
     """Training has left the numbers: change the recipe."""

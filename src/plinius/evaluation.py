@@ -10,8 +10,9 @@ from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.data.extent import Progress
 from plinius.data.sealed import SealedDataset
+from plinius.mirror import require_same_run
+from plinius.restoration import load_tensors
 from plinius.snapshot import Snapshot
-from plinius.state import require_same_run, restore_model
 
 _BATCH = 256
 
@@ -21,9 +22,9 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
     of another cfg.
     """
     cfg = read_cfg(cfg_path)
-    require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity["cfg"]})
+    require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
     network = Network(cfg)
-    restore_model(network, snapshot)
+    load_tensors(network, "model", snapshot)
     network.eval()
     return network
 

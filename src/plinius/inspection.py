@@ -6,10 +6,9 @@ from plinius.data import header as dataset_header
 from plinius.data.sealed import map_file, read_header
 from plinius.errors import FormatError, StorageError
 from plinius.files import open_to_read
-from plinius.mirror import EXTENT as MIRROR_EXTENT
-from plinius.mirror import describe_mirror
 from plinius.pm import region as pm_region
 from plinius.pm.region import Region
+from plinius.slots import describe_mirror
 from plinius.snapshot import Json
 
 
@@ -52,7 +51,7 @@ def describe_region(region: Region) -> dict[str, Json]:
         "twin_bytes": region.twins.length,
         "roots": {name: span.length for name, span in region.heap.roots().items()},
         "extents": {name: [span.offset, span.length] for name, span in extents.items()},
-        **({"mirror": mirror} if MIRROR_EXTENT in extents else {}),
+        **({"mirror": mirror} if mirror else {}),
     }
 
 

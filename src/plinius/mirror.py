@@ -1,371 +1,289 @@
-"""The mirror: the sealed copy of a run's state, in one of two slots of an extent.
+"""The mirror: three lines that make a training loop survive.
 
-Layout (all little-endian), in the extent named "mirror":
-
-    0      8    magic "PLNSMIRR"
-    8      4    version 1
-    12     4    zero
-    16     16   run id, random
-    32     8    id of the owner's key
-    40     8    slot bytes S, whole pages
-    48     4048 zero
-    4096   S    slot 0
-    4096+S S    slot 1
-
-A slot:
-
-    0      8    commit word: counter 5 bytes | check 3 bytes; zero before the first commit
-    8      56   zero
-    64     32   salt of this commit's key
-    96     8    sealed manifest bytes M
-    104    8    sealed data bytes D
-    112    16   zero
-    128    M    sealed manifest (JSON), piece 0
-    128+M  D    sealed chunks of every tensor in manifest order, pieces 1, 2, ...
-
-Invariants: commit N lies in slot N mod 2 and is sealed under a key no other commit has. A commit
-writes the older slot | fence 1 | its word | fence 2, so the newest committed slot is never
-written to, and the two words always hold consecutive counters. Sealing goes through a private
-buffer: AES-GCM reads its own output back to authenticate it, so output in memory that the host
-can write would let the host choose what is authenticated.
+mirror = Mirror.open(path, key, state={"model": model, "optimizer": optimizer})
+start = mirror.mirror_in()
+...
+    mirror.mirror_out(iteration)
 """
 
-import hashlib
-import json
-import struct
-from collections.abc import Iterator
+import logging
+from collections.abc import MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self, cast
 
-from plinius import sealing
-from plinius.errors import FormatError, MismatchError, RegionError, RegionFullError, SealError
+import torch
+
+from plinius.environment import environment, not_bit_exact, show
+from plinius.errors import (
+    MismatchError,
+    PliniusError,
+    RegionError,
+    RegionFullError,
+    SealError,
+    StorageError,
+)
 from plinius.keys import OwnerKey
-from plinius.pm.heap import Span
-from plinius.pm.medium import PAGE, Medium
 from plinius.pm.region import Region
-from plinius.snapshot import Json, Snapshot, TensorBytes, nbytes, to_json
+from plinius.slots import Manifest, Slots
+from plinius.snapshot import Json, Snapshot
+from plinius.state import State, Taken
 
-EXTENT = "mirror"
-MAGIC = b"PLNSMIRR"
-VERSION = 1
-CHUNK_BYTES = 512 * 1024
-MAX_MANIFEST_BYTES = 64 << 20
-_PURPOSE = "mirror"
-_HEADER = struct.Struct("<8sI4x16s8sQ")
-_SLOT = struct.Struct("<Q56x32sQQ16x")
-_COUNTER_BITS = 40
-_AAD = struct.Struct("<I16sQIIB")  # version, run id, commit, tensor, chunk, last
-_MANIFEST = 2**32 - 1  # stands where a tensor's index does
-_PREVIOUS_NONE = "0" * 64
+_log = logging.getLogger("plinius")
+_INEXACT = "inexact_since"
 
 
 class Mirror:
-    """The mirror of one run in a region, for the owner's key it was made with."""
+    """The sealed mirror of a run: what `mirror_out` took, `mirror_in` puts back, bit for bit.
 
-    def __init__(self, region: Region, key: OwnerKey, span: Span) -> None:
+    `state` holds the objects by name: whatever has state_dict and load_state_dict, tensors, NumPy
+    arrays, generators, numbers, strings, and lists and dicts of them. Numbers and strings are read
+    from it by `mirror_out` and written into it by `mirror_in`. The states of Python's, NumPy's and
+    torch's random number generators travel with it.
+    """
+
+    def __init__(
+        self,
+        region: Region,
+        key: OwnerKey,
+        state: MutableMapping[str, Any],
+        *,
+        overlap: bool = False,
+        checked: bool = False,
+        threads: int | None = None,
+        identity: dict[str, Json] | None = None,
+    ) -> None:
+        """See `open`, which takes a path as well."""
         self._region = region
-        self._medium = region.medium
-        self._key = key
-        self._span = span
-        self._run_id, key_id, self._slot_bytes = _read_header(region, span)
-        key.require(key_id, f"The mirror in {region.name}")
-        self._scratch = memoryview(bytearray(CHUNK_BYTES + sealing.TAG_BYTES))
-        self._counter = self._settle()
-        self._previous: str | None = _PREVIOUS_NONE if self._counter == 0 else None
+        self._owns_region = False
+        self._state = State(state, checked=checked)
+        self._identity = identity or {}
+        self._inexact_since: int | None = None
+        self._not_bit_exact: str | None = None
+        self._failure: PliniusError | None = None
+        self._committed: int | None = None
+        self._sealed_bytes = 0
+        self._sealing: Future[None] | None = None
+        self._beside = ThreadPoolExecutor(1, "plinius-mirror") if overlap else None
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: self._wait())
+            for optimizer in (self._state.optimizers if overlap else [])
+        ]
+        lanes = threads or (1 if overlap else torch.get_num_threads())
+        slots = Slots.open(region, key, lanes)
+        self._slots = slots or Slots.create(
+            region, key, self._snapshot(0, self._state.take()), lanes
+        )
 
     @classmethod
-    def open(cls, region: Region, key: OwnerKey) -> "Mirror | None":
-        """The mirror of a region, or None if it has none yet. Raises KeyFileError, FormatError,
-        RegionError.
+    def open(
+        cls,
+        region: str | Path | Region,
+        key: OwnerKey,
+        state: MutableMapping[str, Any],
+        *,
+        overlap: bool = False,
+        checked: bool = False,
+        threads: int | None = None,
+        identity: dict[str, Json] | None = None,
+    ) -> Self:
+        """Open the mirror in a region, or make both, as large as the state needs.
+
+        With `overlap`, sealing runs beside the next forward and backward pass: the next step of an
+        optimizer in the state waits for it. What is unchanged since it was last sealed is not
+        sealed again; `checked` tells by a digest of every tensor, not by torch's version counter.
+        `threads` share the sealing (torch's threads, or one beside training). `identity` says
+        which run this is (a recipe's hash, a seed): it must be equal when the run goes on.
+
+        Raises StateError, and what opening a region, a key and a mirror raise.
         """
-        span = region.extent(EXTENT)
-        return cls(region, key, span) if span is not None else None
+        options: dict[str, Any] = {
+            "overlap": overlap, "checked": checked, "threads": threads, "identity": identity,
+        }  # fmt: skip
+        if isinstance(region, Region):
+            return cls(region, key, state, **options)
+        path = Path(region)
+        opened = Region.open(path) if path.exists() else Region.create(path, 0)
+        try:
+            mirror = cls(opened, key, state, **options)
+        except BaseException:
+            opened.close()
+            raise
+        mirror._owns_region = True
+        return mirror
 
-    @classmethod
-    def create(cls, region: Region, key: OwnerKey, like: Snapshot) -> "Mirror":
-        """Make a mirror with slots that hold states of the layout of `like`."""
-        slot_bytes = _slot_bytes(like)
-        header = _HEADER.pack(MAGIC, VERSION, sealing.fresh(16), key.id, slot_bytes)
+    def __enter__(self) -> Self:
+        return self
 
-        def write(medium: Medium, at: int) -> None:
-            medium.write(at, header.ljust(PAGE, b"\0"))
-            for slot in (0, 1):
-                medium.write(at + PAGE + slot * slot_bytes, bytes(_SLOT.size))
-
-        return cls(region, key, region.add_extent(EXTENT, PAGE + 2 * slot_bytes, write))
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self.close()
+        except PliniusError:
+            if raised[0] is None:  # or else what happened first is what is told
+                raise
 
     @property
     def commits(self) -> int:
-        """The counter of the newest commit; 0 before the first."""
-        return self._counter
+        """The number of the newest commit; 0 before the first."""
+        return self._slots.commits
 
     @property
-    def run_id(self) -> bytes:
-        """The random name of the run (16 bytes)."""
-        return bytes(self._run_id)
+    def committed(self) -> int | None:
+        """The iteration that the newest commit seen here was given; None before."""
+        return self._committed
 
-    def mirror_out(self, snapshot: Snapshot) -> int:
-        """Seal a state into the older slot and commit it; returns the sealed bytes written.
+    @property
+    def sealed_bytes(self) -> int:
+        """Bytes that the last commit sealed and wrote."""
+        return self._sealed_bytes
 
-        Two fences. A stop at any instant leaves this commit or the one before. Raises
-        RegionFullError if the state has outgrown its slot, StorageError.
+    @property
+    def failure(self) -> PliniusError | None:
+        """Why the last mirror_out did not commit; None if it did. The next one tries again."""
+        return self._failure
+
+    @property
+    def not_bit_exact(self) -> str | None:
+        """Why going on from mirror_in is not bit-identical; None if it is."""
+        return self._not_bit_exact
+
+    @property
+    def inexact_since(self) -> int | None:
+        """The iteration since which the run is not bit-identical to one that never stopped."""
+        return self._inexact_since
+
+    def threads(self) -> int | None:
+        """The number of torch's threads that the mirrored run had; None before the first commit.
+
+        Raises SealError and RegionError as mirror_in does.
         """
-        if self._previous is None:
-            raise RuntimeError(
-                "mirror_in comes before the first mirror_out on a mirror with commits"
-            )
-        commit = self._counter + 1
-        salt = sealing.fresh(sealing.SALT_BYTES)
-        sealer = self._key.sealer(_PURPOSE, salt)
-        manifest = sealer.seal(0, _manifest(snapshot, self._previous), self._aad(commit, _MANIFEST))
-        data_bytes = sum(_sealed_bytes(tensor.data.nbytes) for tensor in snapshot.tensors)
-        if _SLOT.size + len(manifest) + data_bytes > self._slot_bytes:
-            raise RegionFullError(
-                "The run state has outgrown its slot in the mirror",
-                "Train in a new region (--region)",
-            )
-        self._previous = None  # until this commit ends: interrupted, it must be looked at again
-        at = self._slot_at(commit % 2)
-        # The word of the older commit stays as it is until the new one replaces it.
-        self._medium.write(at + 8, _SLOT.pack(0, salt, len(manifest), data_bytes)[8:])
-        self._medium.write(at + _SLOT.size, manifest)
-        self._seal_tensors(sealer, commit, snapshot, at + _SLOT.size + len(manifest))
-        self._medium.fence()
-        self._put_word(commit % 2, commit)
-        self._medium.fence()
-        self._counter, self._previous = commit, _commit_digest(salt, manifest)
-        return _SLOT.size + len(manifest) + data_bytes
+        self._wait()
+        about = self._slots.newest()
+        return cast(int, about.environment["threads"]) if about else None
 
-    def mirror_in(self, *, accept_previous: bool = False) -> Snapshot | None:
-        """Open the newest committed state, or None before the first commit.
+    def mirror_in(self, *, accept_previous: bool = False) -> int:
+        """Restore the newest committed state in place; returns its iteration, or 0 without one.
 
-        With `accept_previous`, the commit before is opened if the newest does not open (someone
-        decided that). Raises SealError or RegionError naming the commit; nothing is changed.
+        With `accept_previous`, the commit before is taken if the newest does not open (someone
+        decided that). Raises MismatchError, changing nothing, if the run or the names, dtypes or
+        shapes of its state differ. Raises SealError or RegionError, which name the commit, if it
+        does not open: the objects' tensors then mean nothing, and nothing in the region changed.
         """
-        self._counter = self._settle()
-        if self._counter == 0:
-            self._previous = _PREVIOUS_NONE
-            return None
+        self._wait()
         try:
-            return self._open(self._counter)
+            about = self._slots.newest()
+            if about is None:
+                return 0
+            return self._restore(about)
         except (SealError, RegionError):
-            if not accept_previous or self._counters()[(self._counter - 1) % 2] == 0:
+            before = self._slots.before_newest() if accept_previous else None
+            if before is None:
                 raise
-        snapshot = self._open(self._counter - 1)
-        self._forget_newest()
-        return snapshot
+            return self._restore(before)
 
-    def _settle(self) -> int:
-        """The newest commit's counter, after making the words that show it last.
+    def mirror_out(self, iteration: int) -> int:
+        """Seal the state and commit it under this number; returns the sealed bytes written.
 
-        A killed process leaves its stores in the caches, and a failed msync leaves pages that the
-        kernel takes for clean, so both words are stored again before they are flushed. They must
-        last before the next commit writes over the slot of the one before.
+        With overlap it returns 0 at once. A stop at any instant leaves this commit or the one
+        before. What the storage refuses (a full disk) does not stop training: it is logged, kept
+        in `failure`, and tried again by the next call. Raises StateError; RuntimeError on a mirror
+        with commits that were not mirrored in.
         """
-        counters = self._counters()
-        if self._region.writable:
-            for slot, counter in enumerate(counters):
-                self._put_word(slot, counter)
-            self._medium.fence()
-        return max(counters)
+        self._wait()
+        if self._beside is None:
+            self._commit(self._snapshot(iteration, self._state.take()), None)
+            return self._sealed_bytes if self._failure is None else 0
+        taken = self._state.take(apart=True)
+        self._sealing = self._beside.submit(self._commit, self._snapshot(iteration, taken), taken)
+        return 0
 
-    def _forget_newest(self) -> None:
-        """Give the refused slot the word it had before, so that it is no commit any more."""
-        self._counter -= 1
-        if self._region.writable:
-            self._put_word((self._counter + 1) % 2, self._counter - 1)
-            self._medium.fence()
+    def wait(self) -> None:
+        """Return when the last mirror_out has committed, or failed (see `failure`)."""
+        self._wait()
 
-    def _put_word(self, slot: int, counter: int) -> None:
-        word = _word(self._run_id, counter) if counter else 0
-        self._medium.store_word(self._slot_at(slot), word)
-        self._medium.flush(self._slot_at(slot), 8)
+    def digest(self, iteration: int = 0) -> str:
+        """SHA-256 of the state now, under this number: equal states give equal digests."""
+        return self._snapshot(iteration, self._state.take()).digest()
 
-    def _open(self, commit: int) -> Snapshot:
-        at = self._slot_at(commit % 2)
-        header = bytes(self._medium.read(at, _SLOT.size))
-        _, salt, manifest_bytes, data_bytes = _SLOT.unpack(header)
-        what = f"Commit {commit} in the mirror of {self._region.name}"
-        if (
-            any(header[8:64] + header[112:])
-            or not sealing.TAG_BYTES <= manifest_bytes <= MAX_MANIFEST_BYTES
-            or _SLOT.size + manifest_bytes + data_bytes > self._slot_bytes
-        ):
-            raise _refused(what)
-        sealer = self._key.sealer(_PURPOSE, salt)
-        sealed = bytes(self._medium.read(at + _SLOT.size, manifest_bytes))
+    def close(self) -> None:
+        """Wait for what is under way and let go of everything.
+
+        Raises the PliniusError of the last mirror_out if it was never committed.
+        """
         try:
-            plain = sealer.open(0, sealed, self._aad(commit, _MANIFEST))
-            about = json.loads(plain)
-            if about["data_bytes"] != data_bytes:
-                raise _refused(what)
-            tensors = self._open_tensors(
-                sealer, commit, about["tensors"], at + _SLOT.size + manifest_bytes
-            )
-        except SealError:
-            raise _refused(what) from None
-        self._previous = _commit_digest(salt, sealed)
-        return Snapshot(
-            about["iteration"], tensors, about["values"], about["identity"], about["environment"]
+            self._wait()
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            if self._beside:
+                self._beside.shutdown()
+            self._state.close()
+            self._slots.close()
+            if self._owns_region:
+                self._region.close()
+        if self._failure:
+            raise self._failure
+
+    def _restore(self, about: Manifest) -> int:
+        require_same_run(self._identity, about.identity)
+        changed = self._state.restore(about, lambda outs: self._slots.read(about, outs))
+        reasons = [not_bit_exact(about.environment), *changed]
+        self._not_bit_exact = "; ".join(filter(None, reasons)) or None
+        self._inexact_since = cast(int | None, about.environment.get(_INEXACT))
+        if self._not_bit_exact and self._inexact_since is None:
+            self._inexact_since = about.iteration
+        self._committed = about.iteration
+        return about.iteration
+
+    def _snapshot(self, iteration: int, taken: Taken) -> Snapshot:
+        where = {**environment(), _INEXACT: self._inexact_since}
+        return Snapshot(iteration, taken.tensors, taken.values, self._identity, where)
+
+    def _commit(self, snapshot: Snapshot, taken: Taken | None) -> None:
+        """Write a commit, whichever thread this is; `taken` is what training goes on with."""
+        moved: list[str] = []
+
+        def spoiled() -> bool:
+            moved.extend(self._state.moved(taken) if taken else [])
+            return bool(moved)
+
+        try:
+            written = self._slots.write(snapshot, spoiled)
+        except (StorageError, RegionFullError) as error:
+            self._failed(snapshot.iteration, error)
+            return
+        if moved:
+            self._failed(snapshot.iteration, _written_meanwhile(moved))
+            return
+        self._failure, self._sealed_bytes = None, written
+        self._committed = snapshot.iteration
+
+    def _failed(self, iteration: int, error: PliniusError) -> None:
+        self._failure = error
+        _log.warning("Iteration %d is not mirrored yet: %s", iteration, error)
+
+    def _wait(self) -> None:
+        sealing, self._sealing = self._sealing, None
+        if sealing:
+            sealing.result()
+
+
+def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
+    """Raise MismatchError, with what differs, unless both describe the same run."""
+    differing = [
+        f"{name} is {show(mine.get(name))} but was {show(stored.get(name))}"
+        for name in sorted(mine.keys() | stored.keys())
+        if mine.get(name) != stored.get(name)
+    ]
+    if differing:
+        raise MismatchError(
+            f"This is not the run in the region: {'; '.join(differing)}",
+            "Give what that run began with, or name another region (--region)",
         )
 
-    def _seal_tensors(
-        self, sealer: sealing.Sealer, commit: int, snapshot: Snapshot, at: int
-    ) -> None:
-        number = 0
-        for index, tensor in enumerate(snapshot.tensors):
-            for chunk, start, end, last in _chunks(tensor.data.nbytes):
-                number += 1
-                out = self._scratch[: end - start + sealing.TAG_BYTES]
-                aad = self._aad(commit, index, chunk, last)
-                sealer.seal_into(number, tensor.data[start:end], aad, out)
-                self._medium.write(at, out)
-                at += len(out)
 
-    def _open_tensors(
-        self, sealer: sealing.Sealer, commit: int, listed: list[tuple[str, str, list[int]]], at: int
-    ) -> tuple[TensorBytes, ...]:
-        number, tensors = 0, []
-        for index, (name, dtype, dims) in enumerate(listed):
-            shape = tuple(dims)
-            data = memoryview(bytearray(nbytes(dtype, shape)))
-            for chunk, start, end, last in _chunks(data.nbytes):
-                number += 1
-                sealed = self._scratch[: end - start + sealing.TAG_BYTES]
-                # Copied first: what is authenticated is then what is decrypted.
-                sealed[:] = self._medium.read(at, len(sealed))
-                aad = self._aad(commit, index, chunk, last)
-                sealer.open_into(number, sealed, aad, data[start:end])
-                at += len(sealed)
-            tensors.append(TensorBytes(name, dtype, shape, data))
-        return tuple(tensors)
-
-    def _aad(self, commit: int, tensor: int, chunk: int = 0, last: bool = True) -> bytes:
-        return _AAD.pack(VERSION, self._run_id, commit, tensor, chunk, last)
-
-    def _slot_at(self, slot: int) -> int:
-        return self._span.offset + PAGE + slot * self._slot_bytes
-
-    def _counters(self) -> list[int]:
-        return _counters(self._region, self._span, self._run_id, self._slot_bytes)
-
-
-def newest_snapshot(region: Path, key: OwnerKey) -> Snapshot:
-    """The newest committed state of a region, opened read-only: nothing is written.
-
-    Raises MismatchError if there is none, and what opening a region and a mirror raise.
-    """
-    with Region.open(region, writable=False) as opened:
-        mirror = Mirror.open(opened, key)
-        snapshot = mirror.mirror_in() if mirror else None
-    if snapshot is None:
-        raise MismatchError(f"{region} holds no mirrored run", "Train one first: plinius train")
-    return snapshot
-
-
-def describe_mirror(region: Region) -> dict[str, Json] | None:
-    """What a region's mirror tells without a key, or None if there is none."""
-    span = region.extent(EXTENT)
-    if span is None:
-        return None
-    run_id, key_id, slot_bytes = _read_header(region, span)
-    counters = _counters(region, span, run_id, slot_bytes)
-    return {
-        "version": VERSION,
-        "run_id": run_id.hex(),
-        "key_id": key_id.hex(),
-        "slot_bytes": slot_bytes,
-        "commits": max(counters),
-    }
-
-
-def _read_header(region: Region, span: Span) -> tuple[bytes, bytes, int]:
-    """Run id, key id and slot bytes. Raises FormatError, RegionError."""
-    header = bytes(region.medium.read(span.offset, PAGE)) if span.length >= PAGE else bytes(PAGE)
-    magic, version, run_id, key_id, slot_bytes = _HEADER.unpack_from(header)
-    if magic == MAGIC and version != VERSION:
-        raise FormatError(
-            f"The mirror in {region.name} is of version {version}, "
-            f"and this program reads version {VERSION}",
-            "Use the release of plinius that made it",
-        )
-    if (
-        magic != MAGIC
-        or any(header[12:16] + header[_HEADER.size :])
-        or PAGE + 2 * slot_bytes != span.length
-        or slot_bytes % PAGE
-        or slot_bytes == 0
-    ):
-        raise _damaged(region, "its header")
-    return run_id, key_id, slot_bytes
-
-
-def _counters(region: Region, span: Span, run_id: bytes, slot_bytes: int) -> list[int]:
-    """The commit counters of both slots, checked against every state a commit can leave."""
-    counters = []
-    for slot in (0, 1):
-        at = span.offset + PAGE + slot * slot_bytes
-        word = int.from_bytes(region.medium.read(at, 8), "little")
-        counter = word & ((1 << _COUNTER_BITS) - 1)
-        if word and (counter == 0 or word != _word(run_id, counter) or counter % 2 != slot):
-            raise _damaged(region, f"the commit word of slot {slot}")
-        counters.append(counter)
-    if abs(counters[0] - counters[1]) != 1 and counters != [0, 0]:
-        raise _damaged(region, "its commit words do not follow each other")
-    return counters
-
-
-def _word(run_id: bytes, commit: int) -> int:
-    check = hashlib.sha256(_AAD.pack(VERSION, run_id, commit, 0, 0, 0)).digest()[:3]
-    word: int = commit | (int.from_bytes(check, "little") << _COUNTER_BITS)
-    return word
-
-
-def _damaged(region: Region, what: str) -> RegionError:
-    return RegionError(
-        f"The mirror in {region.name} is damaged or altered: {what}",
-        "Restore a copy of the region, or start a new one",
-    )
-
-
-def _manifest(snapshot: Snapshot, previous: str) -> bytes:
-    return to_json(
-        {
-            "previous": previous,
-            "iteration": snapshot.iteration,
-            "values": snapshot.values,
-            "identity": snapshot.identity,
-            "environment": snapshot.environment,
-            "tensors": [[t.name, t.dtype, list(t.shape)] for t in snapshot.tensors],
-            "data_bytes": sum(_sealed_bytes(t.data.nbytes) for t in snapshot.tensors),
-        }
-    )
-
-
-def _chunks(length: int) -> Iterator[tuple[int, int, int, bool]]:
-    """(index, start, end, last) of the chunks of `length` bytes; an empty tensor has one."""
-    for index, start in enumerate(range(0, max(length, 1), CHUNK_BYTES)):
-        end = min(start + CHUNK_BYTES, length)
-        yield index, start, end, end == length
-
-
-def _sealed_bytes(length: int) -> int:
-    return length + sealing.TAG_BYTES * max(1, -(-length // CHUNK_BYTES))
-
-
-def _slot_bytes(like: Snapshot) -> int:
-    data = sum(_sealed_bytes(tensor.data.nbytes) for tensor in like.tensors)
-    # Numbers in the manifest grow longer as a run goes on; a page and a half as much is ample.
-    manifest = len(_manifest(like, _PREVIOUS_NONE)) * 3 // 2 + PAGE
-    return -(-(_SLOT.size + manifest + data) // PAGE) * PAGE
-
-
-def _commit_digest(salt: bytes, manifest: bytes) -> str:
-    return hashlib.sha256(salt + manifest).hexdigest()
-
-
-def _refused(what: str) -> SealError:
-    return SealError(
-        f"{what} does not open with this key",
-        "It was altered or the disk is failing: restore a copy of the region; to go on from the "
-        "commit before, knowingly, train with --accept-previous",
+def _written_meanwhile(names: list[str]) -> PliniusError:
+    return StorageError(
+        f"{', '.join(names[:3])} changed while the mirror sealed it beside training",
+        "It is copied first from now on, and the next iteration is mirrored",
     )

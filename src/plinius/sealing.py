@@ -5,6 +5,7 @@ draws a fresh random salt, so each has a key of its own and its nonces may simpl
 piece is `ciphertext | tag`, `TAG_BYTES` longer than its plaintext.
 """
 
+import copy
 import os
 
 from cryptography.exceptions import InvalidTag
@@ -34,10 +35,18 @@ class Sealer:
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
-        self._next = 0
+        self._next, self._end = 0, _MAX_NONCE + 1
 
     def __repr__(self) -> str:
         return "Sealer(<key>)"
+
+    def part(self, end: int) -> "Sealer":
+        """A sealer of the numbers left below `end`, for another thread; this one goes on there."""
+        if not self._next <= end <= self._end:
+            raise ValueError("parts of a sealer follow each other")
+        part = copy.copy(self)
+        part._end, self._next = end, end
+        return part
 
     def seal_into(self, number: int, plaintext: Bytes, aad: bytes, out: Bytes) -> None:
         """Write `plaintext` sealed as piece `number` to `out` (len(plaintext) + TAG_BYTES)."""
@@ -65,8 +74,8 @@ class Sealer:
             raise broken() from None
 
     def _take(self, number: int) -> bytes:
-        if number < self._next:
-            raise ValueError("a piece number may be sealed once only")
+        if not self._next <= number < self._end:
+            raise ValueError("a piece number may be sealed once only, where it belongs")
         self._next = number + 1
         return _nonce(number)
 

@@ -3,29 +3,66 @@
 import hashlib
 import json
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+
+import numpy as np
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 ITEM_BYTES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
+    "uint16": 2, "uint32": 4, "uint64": 8,
     "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
+    "complex32": 4, "complex64": 8, "complex128": 16,
+    "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1, "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1, "float4_e2m1fn_x2": 1,
+    "bits1x8": 1, "bits2x4": 1, "bits4x2": 1, "bits8": 1, "bits16": 2,
 }  # fmt: skip
-"""The dtypes a snapshot may hold, by torch's and NumPy's names, and the bytes of one item."""
+"""The dtypes a snapshot may hold, by torch's names, and the bytes of one item."""
 
 
 @dataclass(frozen=True)
-class TensorBytes:
-    """One named tensor: `data` is its items in row-major order, little-endian."""
+class TensorSpec:
+    """What a tensor is, without its items.
+
+    `order` names the dimensions from the outermost in memory to the innermost, where that is not
+    row-major order: a channels_last image batch has (0, 2, 3, 1).
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    order: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its items. Raises KeyError for an unknown dtype."""
+        return ITEM_BYTES[self.dtype] * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorBytes(TensorSpec):
+    """One named tensor: `data` is its items, little-endian, in the order of `order`.
+
+    Two tensors of one name with the same `stamp` (unless it is None) hold the same items.
+    """
+
     data: memoryview = field(repr=False)
+    stamp: Hashable = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.data.nbytes != nbytes(self.dtype, self.shape):
+        if self.data.nbytes != self.nbytes:
             raise ValueError(f"{self.name}: {self.data.nbytes} bytes do not fill {self.shape}")
+
+    def row_major(self) -> memoryview:
+        """The items in row-major order."""
+        if self.order is None or self.data.nbytes == 0:
+            return self.data
+        item = np.dtype(f"V{ITEM_BYTES[self.dtype]}")
+        laid = np.frombuffer(self.data, item).reshape([self.shape[d] for d in self.order])
+        rows = np.ascontiguousarray(laid.transpose(np.argsort(self.order)))
+        return rows.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)
@@ -46,8 +83,8 @@ class Snapshot:
         """SHA-256 of the state in a canonical order: equal states give equal digests anywhere.
 
         Hashed are a domain line, then for the values (as JSON with sorted keys) and for each
-        tensor in order of name (as JSON [name, dtype, shape], then its data): 8 bytes of length,
-        little-endian, and the bytes.
+        tensor in order of name (as JSON [name, dtype, shape], then its items in row-major order):
+        8 bytes of length, little-endian, and the bytes.
         """
         sha = hashlib.sha256(b"plinius state 1\n")
 
@@ -58,13 +95,8 @@ class Snapshot:
         add(to_json({"iteration": self.iteration, "values": self.values}))
         for tensor in sorted(self.tensors, key=lambda tensor: tensor.name):
             add(to_json([tensor.name, tensor.dtype, list(tensor.shape)]))
-            add(tensor.data)
+            add(tensor.row_major())
         return sha.hexdigest()
-
-
-def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of this dtype and shape. Raises KeyError for an unknown dtype."""
-    return ITEM_BYTES[dtype] * math.prod(shape)
 
 
 def to_json(value: Json) -> bytes:

@@ -1,181 +1,141 @@
-"""The run state: the live objects of a run and their snapshots.
+"""The run state: the live objects of a run, taken as bytes and put back."""
 
-Everything that decides the next step is here: parameters, buffers, momentum, the random number
-generator, the iteration (which fixes the learning rate and the records drawn) and the average
-loss. Momentum exists from the start as zeros, which gives the same first step as none.
-"""
+import random
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
-import hashlib
-import os
-import platform
-from pathlib import Path
-from typing import cast
-
+import numpy as np
 import torch
-from torch import nn
 
-from plinius.darknet.network import Network
-from plinius.errors import MismatchError
-from plinius.snapshot import ITEM_BYTES, Json, Snapshot, TensorBytes
+from plinius.restoration import differences, put_back, require_fit, require_restored
+from plinius.slots import Manifest
+from plinius.snapshot import Json, TensorBytes
+from plinius.stamps import Stamps
+from plinius.tensors import copy_items, empty, is_own_memory, layout_of, memory_of, order_of
+from plinius.tree import Generator, Tree, put_together, set_generator_state, take_apart
 
-_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_TUNING = ("ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "ATEN_", "TORCH_", "OPENBLAS_")
-_INEXACT = "inexact_since"
-_RNG = "rng"
-_MODEL = "model."
-_MOMENTUM = "momentum."
+_STATE, _RNG = "", "~rng"  # the roots of the tree; no name of a user's begins with a tilde
 
-
-class RunState:
-    """The state of one run: takes snapshots of it and restores them in place."""
-
-    def __init__(
-        self, network: Network, optimizer: torch.optim.SGD, identity: dict[str, Json]
-    ) -> None:
-        self.iteration = 0
-        self.average_loss: float | None = None
-        self.identity = identity
-        self._environment = environment()
-        self.inexact_since: int | None = None
-        """The iteration from which the run is not bit-identical to one that never stopped."""
-        self._generator = network.generator
-        self._tensors = _model_tensors(network)
-        for name, parameter in network.named_parameters():
-            momentum = torch.zeros_like(parameter)
-            optimizer.state[parameter]["momentum_buffer"] = momentum
-            self._tensors[_MOMENTUM + name] = momentum
-
-    def update_average(self, loss: float) -> None:
-        """Darknet's running loss: 0.9 of the average and 0.1 of the new one."""
-        average = loss if self.average_loss is None else self.average_loss
-        self.average_loss = 0.9 * average + 0.1 * loss
-
-    def snapshot(self) -> Snapshot:
-        """The state now. Tensors are shared with the run: use it before the next step."""
-        tensors = [_to_bytes(name, tensor) for name, tensor in self._tensors.items()]
-        tensors.append(_to_bytes(_RNG, self._generator.get_state()))
-        values: dict[str, Json] = {"average_loss": self.average_loss}
-        where = {**self._environment, _INEXACT: self.inexact_since}
-        return Snapshot(self.iteration, tuple(tensors), values, self.identity, where)
-
-    def restore(self, snapshot: Snapshot) -> str | None:
-        """Put the run where the snapshot was taken; returns why going on is not bit-identical.
-
-        Raises MismatchError, changing nothing.
-        """
-        require_same_run(self.identity, snapshot.identity)
-        stored = {tensor.name: tensor for tensor in snapshot.tensors}
-        rng = stored.pop(_RNG)
-        _require_layout(self._tensors, stored)
-        _copy(self._tensors, stored)
-        self._generator.set_state(_to_tensor(rng))
-        self.iteration = snapshot.iteration
-        self.average_loss = cast(float | None, snapshot.values["average_loss"])
-        reason = not_bit_exact(snapshot.environment)
-        self.inexact_since = cast(int | None, snapshot.environment[_INEXACT])
-        if self.inexact_since is None and reason:
-            self.inexact_since = self.iteration
-        return reason
+Read = Callable[[Sequence[memoryview]], None]
+"""Fills memory with the tensors of a commit, in their order."""
 
 
-def restore_model(network: nn.Module, snapshot: Snapshot) -> None:
-    """Put only the parameters and buffers of a snapshot into a network.
+class Taken(NamedTuple):
+    """A state as it was taken: its tensors' bytes and its values.
 
-    Raises MismatchError, changing nothing, if their names, shapes or dtypes differ.
+    `shared` are the tensors whose bytes are the run's own, with their stamps.
     """
-    tensors = _model_tensors(network)
-    stored = {t.name: t for t in snapshot.tensors if t.name.startswith(_MODEL)}
-    _require_layout(tensors, stored)
-    _copy(tensors, stored)
+
+    tensors: tuple[TensorBytes, ...]
+    values: dict[str, Json]
+    shared: dict[str, tuple[torch.Tensor, Hashable]]
 
 
-def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
-    """Raise MismatchError, with what differs, unless both describe the same run."""
-    differing = [
-        f"{name} is {_show(mine.get(name))} but was {_show(stored.get(name))}"
-        for name in sorted(mine.keys() | stored.keys())
-        if mine.get(name) != stored.get(name)
-    ]
-    if differing:
-        raise MismatchError(
-            f"This is not the run in the region: {'; '.join(differing)}",
-            "Give what that run began with, or name another region (--region)",
-        )
+class State:
+    """What a user gave to be mirrored, by name, and the random numbers of the process."""
+
+    def __init__(self, parts: MutableMapping[str, Any], *, checked: bool) -> None:
+        self._parts = parts
+        self.optimizers = [*_optimizers(parts)]
+        self._stamps = Stamps(self.optimizers, checked=checked)
+        self._last: dict[str, Hashable] = {}
+        self._restless: set[str] = set()
+
+    def take(self, *, apart: bool = False) -> Taken:
+        """The state now. Its tensors are shared with the run: use it before the next step.
+
+        With `apart`, those are copied that something other than an optimizer's step may change.
+        Raises StateError for what cannot be mirrored.
+        """
+        tree = self._tree()
+        owned = self._stamps.owned() if apart else set()
+        tensors, shared = [], {}
+        for name, tensor in tree.tensors.items():
+            order, data = memory_of(tensor)
+            stamp = self._stamps.stamp(tensor, data)
+            if apart:
+                mine = tensor.untyped_storage()._cdata in owned and name not in self._restless
+                if mine or (stamp is not None and stamp == self._last.get(name)):
+                    shared[name] = (tensor, stamp)
+                else:
+                    data = memoryview(bytearray(data))
+            self._last[name] = stamp
+            dtype, shape = layout_of(tensor)
+            tensors.append(TensorBytes(name, dtype, shape, data, order=order, stamp=stamp))
+        return Taken(tuple(tensors), tree.json, shared)
+
+    def moved(self, taken: Taken) -> list[str]:
+        """The shared tensors that were written to since; from now on they are copied."""
+        moved = [
+            name
+            for name, (tensor, stamp) in taken.shared.items()
+            if stamp is not None and self._stamps.stamp(tensor, memory_of(tensor)[1]) != stamp
+        ]
+        self._restless.update(moved)
+        return moved
+
+    def restore(self, about: Manifest, read: Read) -> list[str]:
+        """Put every object where it was when a commit was taken, in place where that can be.
+
+        Returns what did not come back as it was, since an object did not take it back. Raises
+        MismatchError, changing nothing, if names, shapes or dtypes differ; and what `read`
+        raises, which leaves the tensors without meaning.
+        """
+        now, again = self._tree(), self._tree()
+        require_fit(self._parts, now, about)
+        tensors: dict[str, torch.Tensor] = {}
+        own, outs, late = set(), [], []
+        for spec in about.tensors:
+            mine, other = now.tensors.get(spec.name), again.tensors.get(spec.name)
+            # What shows at one place in two states that live side by side is no copy of it.
+            lives = mine is not None and other is not None and mine.data_ptr() == other.data_ptr()
+            if mine is None or not lives or layout_of(mine) != (spec.dtype, spec.shape):
+                tensors[spec.name] = into = empty(spec)
+            else:
+                own.add(spec.name)
+                tensors[spec.name] = into = mine
+                if not is_own_memory(mine) or order_of(mine) != spec.order:
+                    into = empty(spec)
+                    late.append((mine, into))
+            outs.append(memory_of(into)[1])
+        read(outs)
+        for mine, into in late:
+            copy_items(mine, into)
+        put_back(self._parts, now.json[_STATE], about.values[_STATE], tensors, own)
+        after = self._tree()
+        for name, tensor in tensors.items():
+            if not name.startswith(_RNG):
+                require_restored(name, tensor, after.tensors.get(name))
+        states = put_together(about.values[_RNG], tensors)
+        for name, generator in _generators().items():
+            set_generator_state(generator, states[name])
+        self._last = {}
+        return [*differences(after.json[_STATE], about.values[_STATE], _STATE)]
+
+    def close(self) -> None:
+        """Let go of the optimizers."""
+        self._stamps.close()
+
+    def _tree(self) -> Tree:
+        return take_apart({_STATE: self._parts, _RNG: _generators()})
 
 
-def environment() -> dict[str, Json]:
-    """What must be equal for a resume to be bit-identical."""
-    tuning = {n: v for n, v in os.environ.items() if n.startswith(_TUNING)}
+def _generators() -> dict[str, Generator]:
+    """The random number generators that every module of a process shares."""
     return {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "model": _cpu_model(),
-        "tuning": " ".join(f"{name}={tuning[name]}" for name in sorted(tuning)),
+        "python": random.getstate.__self__,  # type: ignore[attr-defined]
+        "numpy": np.random.get_state.__self__,  # type: ignore[attr-defined]
+        "torch": torch.default_generator,
     }
 
 
-def not_bit_exact(stored: dict[str, Json]) -> str | None:
-    """Why going on from this environment is not bit-identical here, or None if it is."""
-    here = environment()
-    differing = [
-        f"{name} was {_show(stored.get(name))} and is {_show(here[name])}"
-        for name in here
-        if stored.get(name) != here[name]
-    ]
-    return "; ".join(differing) or None
-
-
-def _cpu_model() -> str:
-    """The processor and what it can do: kernels are chosen by more than torch's one word for it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        return platform.machine()
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in told.items()}
-    flags = hashlib.sha256(facts.get("flags", "").encode()).hexdigest()[:8]
-    return f"{facts.get('model name', platform.machine())} {flags}"
-
-
-def _model_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
-    named = [*network.named_parameters(), *network.named_buffers()]
-    return {_MODEL + name: tensor.detach() for name, tensor in named}
-
-
-def _require_layout(tensors: dict[str, torch.Tensor], stored: dict[str, TensorBytes]) -> None:
-    mine = {name: (_NAMES[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
-    theirs = {name: (t.dtype, t.shape) for name, t in stored.items()}
-    for name in [*mine, *theirs]:
-        if mine.get(name) != theirs.get(name):
-            raise MismatchError(
-                f"The state in the region does not fit this network: {name} is "
-                f"{_show_layout(theirs.get(name))} there and {_show_layout(mine.get(name))} here",
-                "Give the cfg that run began with, or name another region (--region)",
-            )
-
-
-def _copy(tensors: dict[str, torch.Tensor], stored: dict[str, TensorBytes]) -> None:
-    for name, tensor in tensors.items():
-        tensor.copy_(_to_tensor(stored[name]))
-
-
-def _to_bytes(name: str, tensor: torch.Tensor) -> TensorBytes:
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return TensorBytes(name, _NAMES[tensor.dtype], tuple(tensor.shape), flat.numpy().data)
-
-
-def _to_tensor(stored: TensorBytes) -> torch.Tensor:
-    if stored.data.nbytes == 0:
-        return torch.empty(stored.shape, dtype=_DTYPES[stored.dtype])
-    return torch.frombuffer(stored.data, dtype=_DTYPES[stored.dtype]).reshape(stored.shape)
-
-
-def _show(value: Json) -> str:
-    text = "unknown" if value is None else str(value)
-    return text if len(text) <= 40 else text[:16] + "…"
-
-
-def _show_layout(layout: tuple[str, tuple[int, ...]] | None) -> str:
-    return f"{layout[0]}{list(layout[1])}" if layout else "missing"
+def _optimizers(value: object) -> Iterator[torch.optim.Optimizer]:
+    """The optimizers among the parts of a state."""
+    if isinstance(value, torch.optim.Optimizer):
+        yield value
+    elif isinstance(value, MutableMapping):
+        for item in value.values():
+            yield from _optimizers(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _optimizers(item)

@@ -1,12 +1,14 @@
 """The trainer: opens sealed batches, steps a Darknet network, mirrors out every iteration."""
 
 import ctypes
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 
 from plinius.batches import Batches
@@ -22,7 +24,6 @@ from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.snapshot import Json
-from plinius.state import RunState
 from plinius.telemetry import IterationMetrics, Listener
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -72,11 +73,6 @@ class Run:
     def _build(
         self, key: OwnerKey, settings: Settings, progress: Progress | None, accept_previous: bool
     ) -> None:
-        mirror = Mirror.open(self.region, key)
-        stored = mirror.mirror_in(accept_previous=accept_previous) if mirror else None
-        threads = settings.threads or (stored and cast(int, stored.environment["threads"]))
-        if threads:
-            torch.set_num_threads(threads)
         _keep_freed_memory()
         torch.use_deterministic_algorithms(True)
         # In that mode torch also clears every new tensor, 4 % of an iteration; none is read unset.
@@ -87,19 +83,31 @@ class Run:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = make_optimizer(self.network, self.cfg.net)
         self._seed, self._bf16 = settings.seed, settings.precision == "bf16"
+        self._state: dict[str, Any] = {
+            "model": self.network,
+            "optimizer": self._optimizer,
+            "dropout": self.network.generator,
+            "average_loss": None,
+        }
+        _seed_all(settings.seed)
         identity = _identity(self.cfg, settings, dataset.header.id)
-        self.state = RunState(self.network, self._optimizer, identity)
-        self.resumed = stored is not None
-        self.not_bit_exact = self.state.restore(stored) if stored is not None else None
-        self._mirror = mirror or Mirror.create(self.region, key, self.state.snapshot())
-        if stored is None:
-            self._mirror_out()
+        self.mirror = Mirror.open(self.region, key, self._state, identity=identity)
+        self.resumed = self.mirror.commits > 0
+        threads = settings.threads or self.mirror.threads()
+        if threads:
+            torch.set_num_threads(threads)
+        self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
+        if not self.resumed:
+            self.mirror.mirror_out(0)
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.region.close()
+    def __exit__(self, *raised: object) -> None:
+        try:
+            self.mirror.__exit__(*raised)
+        finally:
+            self.region.close()
 
     @property
     def slow_precision(self) -> bool:
@@ -107,9 +115,9 @@ class Run:
         return self._bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
     @property
-    def iteration(self) -> int:
-        """Iterations done."""
-        return self.state.iteration
+    def average_loss(self) -> float | None:
+        """Darknet's running loss: 0.9 of the average before and 0.1 of each new one."""
+        return cast(float | None, self._state["average_loss"])
 
     def train(
         self,
@@ -123,7 +131,8 @@ class Run:
         Tells the listener of each iteration and returns what it told last.
 
         Raises MismatchError if the run is beyond `until`, DivergedError if the loss is no number
-        (that iteration is not mirrored), SealError, StorageError.
+        (that iteration is not mirrored), SealError, and StorageError if the last iteration could
+        not be mirrored.
         """
         if until < self.iteration:
             raise MismatchError(
@@ -138,18 +147,19 @@ class Run:
             opened = time.perf_counter()
             learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
             loss = self._step(x, truth, learning_rate)
-            self.state.iteration += 1
-            self.state.update_average(loss)
+            self.iteration += 1
+            average = loss if self.average_loss is None else self.average_loss
+            self._state["average_loss"] = average = 0.9 * average + 0.1 * loss
             stepped = time.perf_counter()
             mirrored = 0
             if self.iteration % mirror_every == 0:
-                mirrored = self._mirror_out()
+                mirrored = self.mirror.mirror_out(self.iteration)
                 mirrored_at = self.iteration
             ended = time.perf_counter()
             told = IterationMetrics(
                 iteration=self.iteration,
                 loss=loss,
-                average_loss=cast(float, self.state.average_loss),
+                average_loss=average,
                 rate=learning_rate,
                 seconds=ended - began,
                 open_seconds=opened - began,
@@ -157,15 +167,14 @@ class Run:
                 mirror_bytes=mirrored,
             )
             listener(told)
-        if mirrored_at != self.iteration:
-            self._mirror_out()
+        if mirrored_at != self.iteration or self.mirror.failure:
+            self.mirror.mirror_out(self.iteration)
+        if self.mirror.failure:
+            raise self.mirror.failure
         return told
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
         return Batches(dataset, self.network.input_shape, self.network.truths)
-
-    def _mirror_out(self) -> int:
-        return self._mirror.mirror_out(self.state.snapshot())
 
     def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
         """One update from a whole batch, in cfg.net.subdivisions parts; returns the mean loss."""
@@ -208,6 +217,13 @@ def _keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _seed_all(seed: int) -> None:
+    """Have every generator of the process begin alike: their states are part of the run's."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def _identity(cfg: Cfg, settings: Settings, dataset_id: bytes) -> dict[str, Json]:

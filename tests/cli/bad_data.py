@@ -23,7 +23,7 @@ def wrong_key_for_the_region(p: Place) -> tuple[list[object], str]:
     """Both ids are told, neither key is."""
     key = p.world.other_key
     return p.train(key=key), (
-        f"The mirror in {p.region} was sealed with key {p.id_of(p.world.key)}, but this is key "
+        f"The dataset in {p.region} was sealed with key {p.id_of(p.world.key)}, but this is key "
         f"{p.id_of(key)}. {GIVE_ITS_KEY}"
     )
 

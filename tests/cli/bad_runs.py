@@ -150,10 +150,10 @@ def mirror_of_the_future(p: Place) -> tuple[list[object], str]:
     """A mirror of a later version in a region of this one."""
     raw = bytearray(p.region.read_bytes())
     at = raw.index(b"PLNSMIRR")
-    raw[at + 8 : at + 12] = struct.pack("<I", 2)
+    raw[at + 8 : at + 12] = struct.pack("<I", 3)
     p.region.write_bytes(raw)
     return p.train(), (
-        f"The mirror in {p.region} is of version 2, and this program reads version 1. "
+        f"The mirror in {p.region} is of version 3, and this program reads version 2. "
         "Use the release of plinius that made it."
     )
 

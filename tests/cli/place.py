@@ -1,7 +1,6 @@
 """A place where a command is given bad input, and the table of such inputs."""
 
 import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +85,11 @@ def case(made: Case) -> Case:
 
 
 def flip_newest(region: Path, older: int = 0) -> None:
-    """Flip a bit in the last sealed chunk of the newest commit (or of one before it)."""
+    """Flip a bit in the first sealed piece of the newest commit (or of one before it)."""
     at, _ = newest_slot(region, older)
     raw = bytearray(region.read_bytes())
-    manifest, data = struct.unpack_from("<QQ", raw, at + 96)
-    raw[at + 128 + manifest + data - 1] ^= 1
+    room = call("region", "info", region, "--json").json["mirror"]["manifest_room"]
+    raw[at + 4096 + room] ^= 1
     region.write_bytes(raw)
 
 

@@ -22,8 +22,8 @@ from cli.world import (
     tree,
 )
 from plinius.keys import load_key
-from plinius.mirror import newest_snapshot
 from plinius.pm.region import Region
+from plinius.slots import newest_snapshot
 
 assert bad_runs  # both fill the table
 

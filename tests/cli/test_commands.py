@@ -34,7 +34,7 @@ from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights
 from plinius.keys import load_key
-from plinius.mirror import newest_snapshot
+from plinius.slots import newest_snapshot
 
 LONG = 120
 
@@ -319,8 +319,8 @@ def _at(folder: Path, arguments: list[str]) -> Told:
 
 def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) -> None:
     stored = {t.name: t for t in newest_snapshot(region, load_key(key)).tensors}
-    mirrored = {name for name in stored if name.startswith("model.")}
-    assert {f"model.{name}" for name in found} == mirrored
+    mirrored = {name for name in stored if name.startswith("model/")}
+    assert {f"model/{name}" for name in found} == mirrored
     for name, tensor in found.items():
-        bits = io.BytesIO(stored[f"model.{name}"].data).getvalue()
+        bits = io.BytesIO(stored[f"model/{name}"].row_major()).getvalue()
         assert tensor.contiguous().numpy().tobytes() == bits, name

@@ -25,7 +25,7 @@ from plinius.cli import main
 from plinius.data.sealed import seal_dataset
 from plinius.data.sources import idx_source
 from plinius.keys import OwnerKey
-from plinius.mirror import newest_snapshot
+from plinius.slots import newest_snapshot
 
 SIDE, CLASSES, RECORDS, HELD_OUT, ITERATIONS = 8, 4, 320, 80, 24
 PLINIUS = Path(sys.executable).parent / "plinius"

@@ -25,8 +25,8 @@ import torch._dynamo  # else every child would import it: the first optimizer do
 from plinius.data.extent import open_dataset
 from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
-from plinius.mirror import Mirror, newest_snapshot
 from plinius.pm.region import Region
+from plinius.slots import newest_snapshot, read_snapshot
 from plinius.trainer import Run, Settings
 from resume.forks import Shared, creating, forked, wait_until
 
@@ -86,7 +86,7 @@ def uninterrupted(job: Job, region: Path) -> tuple[list[str], float, float]:
 
         def tell(run: Run) -> None:
             times.append(time.perf_counter() - began)
-            digests.append(run.state.snapshot().digest())
+            digests.append(run.mirror.digest(run.iteration))
 
         train(job, region, tell)
         log.write_text(json.dumps([digests, times[0], times[-1]]))
@@ -153,8 +153,7 @@ def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed)
             opened.consistency_check()
             result.states[-1] = opened.twins.state().name
             state, extents = opened.twins.state().name, opened.heap.extents()
-            mirror = Mirror.open(opened, job.owner)
-            snapshot = mirror.mirror_in() if mirror else None
+            snapshot = read_snapshot(opened, job.owner)
             if "dataset" in extents:  # it has its name, so it must be whole
                 dataset = open_dataset(opened, job.owner)
                 dataset.open_batch([*range(0, dataset.header.count, 50), dataset.header.count - 1])

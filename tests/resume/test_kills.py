@@ -34,7 +34,7 @@ from cli.world import (
 from plinius.data.sealed import seal_dataset
 from plinius.data.sources import idx_source
 from plinius.keys import load_key
-from plinius.mirror import newest_snapshot
+from plinius.slots import newest_snapshot
 
 KILLER = Path(__file__).with_name("killer.py")
 UNTIL = 24

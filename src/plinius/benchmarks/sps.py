@@ -25,7 +25,8 @@ from typing import TypedDict
 import numpy as np
 
 from plinius.benchmarks.counting import CountingMedium
-from plinius.pm.medium import WORD, Granularity, MappedMedium, pwb_names
+from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.medium import WORD, Granularity
 from plinius.pm.region import Region
 from plinius.pm.structures import PersistentArray
 

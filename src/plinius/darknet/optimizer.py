@@ -14,10 +14,14 @@ def make_optimizer(network: Network, net: Net) -> torch.optim.SGD:
     (darknet: convolutional_layer.c, update_convolutional_layer). With b = -v / B, before the last
     step, this is b = momentum * b - g / B + decay * w; w -= rate * b: PyTorch's SGD on the mean
     objective, whose first b is the gradient itself. The rate stands outside of b in both, so they
-    agree under a changing rate as well. `set_rate` gives it before each step.
+    agree under a changing rate as well. `set_rate` gives it before each step. Momentum is there
+    from the start as zeros, which gives the same first step as none.
     """
     groups = network.parameter_groups(net.decay)
     optimizer = torch.optim.SGD(groups, net.learning_rate, momentum=net.momentum, fused=True)
+    for group in groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_rate(optimizer, net.learning_rate)
     return optimizer
 

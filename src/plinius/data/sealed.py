@@ -133,7 +133,7 @@ class SealedDataset:
         """
         raw = bytes(read(0, min(size, HEADER_BYTES)))
         self.header = header = parse_header(raw, size, name)
-        key.require(header.key_id, name)
+        key.require(header.key_id, name.replace("the ", "The ", 1))  # it begins a sentence
         head = key.sealer(_HEADER_PURPOSE, header.salt)
         clear, tag = raw[: -sealing.TAG_BYTES], raw[-sealing.TAG_BYTES :]
         _open(head, _HEADER_PIECE, tag, clear, f"The header of {name}")

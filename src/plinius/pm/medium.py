@@ -1,30 +1,21 @@
-"""The medium: a mapped file with store, flush and fence, and what those promise there.
+"""The medium: bytes with store, flush and fence, and what those promise.
 
 Invariant: what was stored and flushed before a fence returned survives what the medium's
 granularity names; nothing is promised of the rest, in any order, cache line by cache line.
 """
 
 import enum
-import errno
-import fcntl
 import mmap
-import os
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from plinius.errors import RegionError, RegionFullError, StorageError
-from plinius.pm._persist import ffi, lib
+from plinius.pm.blocks import Writer
 
 LINE = 64
 PAGE = mmap.PAGESIZE
 WORD = 8
-_MAP_SHARED_VALIDATE, _MAP_SYNC = 0x03, 0x80000
-_MEMORY_FILE_SYSTEMS = {0x01021994, 0x858458F6, 0x958458F6}  # tmpfs, ramfs, hugetlbfs
-_PWB_KINDS = {"clwb": 3, "clflushopt": 2, "clflush": 1, "dc-cvap": 4}  # best first
-_MSYNC_GAP = 1 << 20  # ranges nearer than this are written back by one msync
-
 
 Int64s = npt.NDArray[np.int64]
 Uint64s = npt.NDArray[np.uint64]
@@ -61,6 +52,16 @@ class Medium(Protocol):
     def read(self, offset: int, length: int) -> memoryview:
         """A read-only view. The host may change what it shows at any time."""
 
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Copy bytes out, which the host then cannot change any more."""
+
+    @property
+    def block_bytes(self) -> int:
+        """How many bytes are best written at once."""
+
+    def writer(self) -> Writer:
+        """A new writer of blocks: the way for bulk bytes that are made in private memory."""
+
     def store(self, offset: int, data: bytes | memoryview) -> None:
         """Write bytes; they last after a flush of them and a fence."""
 
@@ -84,251 +85,6 @@ class Medium(Protocol):
 
     def close(self) -> None:
         """Let go of the medium."""
-
-
-def pwb_names() -> list[str]:
-    """The write-back instructions this CPU has, best first."""
-    return [name for name, kind in _PWB_KINDS.items() if lib.pl_pwb_supported(kind)]
-
-
-def pwb_name(wanted: str | None = None) -> str:
-    """The write-back instruction in use: the one asked for, PLINIUS_PWB's choice, or the best.
-
-    Raises StorageError if the choice is unknown or the CPU has none.
-    """
-    here = pwb_names()
-    wanted = wanted or os.environ.get("PLINIUS_PWB")
-    if wanted is not None and wanted not in here:
-        raise StorageError(
-            f"PLINIUS_PWB={wanted} is not a write-back instruction of this CPU",
-            f"Unset it, or choose one of: {', '.join(here) or 'none here'}",
-        )
-    if not here:
-        raise StorageError(
-            "This CPU has no write-back instruction for persistent memory",
-            "Use a region on an ordinary disk",
-        )
-    return wanted or here[0]
-
-
-class MappedMedium:
-    """A file mapped shared. Granularity is found by trying MAP_SYNC, then by the file system."""
-
-    def __init__(self, fd: int, *, writable: bool = True, pwb: str | None = None) -> None:
-        self._fd = fd
-        self._writable = writable
-        self._dirty: list[tuple[int, int]] = []
-        self._map, self.granularity = self._open_map()
-        # Where msync does the work, no instruction is needed, so none is required.
-        needs_pwb = writable and self.granularity is not Granularity.PAGE
-        self._pwb = _PWB_KINDS[pwb_name(pwb)] if needs_pwb else 0
-
-    @property
-    def size(self) -> int:
-        """Bytes mapped."""
-        return len(self._view)
-
-    def read(self, offset: int, length: int) -> memoryview:
-        """See Medium. Raises RegionError outside the file, StorageError if it was cut short."""
-        self._check(offset, length)
-        self._check_whole()
-        return self._view[offset : offset + length].toreadonly()
-
-    def store(self, offset: int, data: bytes | memoryview) -> None:
-        """See Medium."""
-        self._check(offset, len(data))
-        self._view[offset : offset + len(data)] = data
-
-    def store_word(self, offset: int, word: int) -> None:
-        """See Medium."""
-        self._check(offset, WORD)
-        if offset % WORD:
-            raise ValueError("a word is stored at a multiple of 8")
-        lib.pl_store_word(self._address + offset, word)
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """See Medium. Streams past the CPU's cache; at PAGE granularity it writes to the file,
-        which shows in the mapping too and takes no page fault a page.
-        """
-        self._check(offset, len(data))
-        self._check_whole()
-        if self.granularity is Granularity.PAGE:
-            rest, at = memoryview(data), offset
-            while rest:
-                try:
-                    written = os.pwrite(self._fd, rest, at)
-                except OSError as error:
-                    raise _not_written(error.errno) from None
-                rest, at = rest[written:], at + written
-            self.flush(offset, len(data))
-        else:
-            lib.pl_copy(self._pwb, self._address + offset, ffi.from_buffer(data), len(data))
-
-    def copy(self, to: int, source: int, length: int) -> None:
-        """See Medium. Streams past the cache except at PAGE granularity."""
-        self._check(to, length)
-        self._check(source, length)
-        if self.granularity is Granularity.PAGE:
-            self._view[to : to + length] = self._view[source : source + length]
-            self.flush(to, length)
-        else:
-            lib.pl_copy(self._pwb, self._address + to, self._address + source, length)
-
-    def flush(self, offset: int, length: int) -> None:
-        """See Medium. At PAGE granularity the range is kept for the fence's msync."""
-        self._check(offset, length)
-        if self.granularity is Granularity.PAGE:
-            self._dirty.append((offset // PAGE * PAGE, offset + length))
-        else:
-            lib.pl_flush(self._pwb, self._address + offset, length)
-
-    def fence(self) -> None:
-        """See Medium. Raises StorageError if the disk refuses the write."""
-        if self.granularity is not Granularity.PAGE:
-            lib.pl_fence()
-            return
-        for start, end in merge_ranges(self._dirty, gap=_MSYNC_GAP):
-            failed = lib.pl_msync(self._address + start, end - start)
-            if failed:
-                raise _not_written(failed)
-        self._dirty.clear()
-
-    def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
-        """See ListMedium."""
-        self._check_list(base, length, offsets, WORD)
-        if len(words) != len(offsets):
-            raise ValueError("there is one word for every offset")
-        at, data = ffi.from_buffer("int64_t[]", offsets), ffi.from_buffer("uint64_t[]", words)
-        lib.pl_store_words(self._address + base, at, data, len(at))
-
-    def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
-        """See ListMedium."""
-        self._check_list(base, length, first, WORD)
-        self._check_list(base, length, second, WORD)
-        if len(first) != len(second):
-            raise ValueError("each word is exchanged with one other")
-        one, other = ffi.from_buffer("int64_t[]", first), ffi.from_buffer("int64_t[]", second)
-        lib.pl_swap_words(self._address + base, one, other, len(one))
-
-    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium. At PAGE granularity the span of them is kept for the fence's msync,
-        which writes no clean page.
-        """
-        self._check_list(base, length, lines, LINE)
-        if self.granularity is not Granularity.PAGE:
-            at = ffi.from_buffer("int64_t[]", lines)
-            lib.pl_flush_lines(self._pwb, self._address + base, at, len(at))
-        elif len(lines):
-            first, last = int(lines.min()) * LINE, int(lines.max()) * LINE
-            self.flush(base + first, last + LINE - first)
-
-    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium. Streams past the cache except at PAGE granularity."""
-        self._check(source, length)
-        self._check_list(to, length, lines, LINE)
-        if self.granularity is not Granularity.PAGE:
-            at, start = ffi.from_buffer("int64_t[]", lines), self._address
-            lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at))
-            return
-        twins = [
-            np.frombuffer(self._view[start : start + length], np.uint64).reshape(-1, LINE // WORD)
-            for start in (to, source)
-        ]
-        twins[0][lines] = twins[1][lines]
-        self.flush_lines(to, length, lines)
-
-    def resize(self, size: int) -> None:
-        """See Medium. Old views stay valid: the old mapping lives until they are gone."""
-        allocate(self._fd, size)
-        self._map, _ = self._open_map()
-
-    def close(self) -> None:
-        """Close the file, which also ends its lock. The mapping goes with its last view."""
-        if self._fd >= 0:
-            del self._address, self._view, self._map
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a view that lives on holds a copy of fd
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open_map(self) -> tuple[mmap.mmap, Granularity]:
-        length = os.fstat(self._fd).st_size
-        prot = mmap.PROT_READ | (mmap.PROT_WRITE if self._writable else 0)
-        try:
-            flags = _MAP_SHARED_VALIDATE | _MAP_SYNC
-            mapped, found = mmap.mmap(self._fd, length, flags, prot), Granularity.CACHE_LINE
-        except OSError:
-            mapped, found = mmap.mmap(self._fd, length, mmap.MAP_SHARED, prot), Granularity.PAGE
-            if lib.pl_fs_magic(self._fd) in _MEMORY_FILE_SYSTEMS:
-                found = Granularity.PROCESS
-        self._view = memoryview(mapped)
-        self._address = ffi.from_buffer("char[]", mapped)
-        return mapped, found
-
-    def _check_list(self, base: int, length: int, places: Int64s, unit: int) -> None:
-        """C follows the list without looking, so every bound is proved here."""
-        self._check(base, length)
-        if base % LINE or places.dtype != np.int64 or not places.flags.c_contiguous:
-            raise ValueError("a list is of int64, and its base lies on a whole line")
-        # A negative number is seen as a huge one: one pass finds both ends.
-        end = length - WORD if unit == WORD else length // LINE - 1
-        if len(places) and (end < 0 or places.view(np.uint64).max() > end):
-            raise _outside(base, base + length)
-
-    def _check_whole(self) -> None:
-        # The last page of a file cut short reads as zeros, and a write would make it longer again.
-        if os.fstat(self._fd).st_size < self.size:
-            raise StorageError(
-                "The region's file was cut short under this process",
-                "Restore a whole copy of it, then run the same command again",
-            )
-
-    def _check(self, offset: int, length: int) -> None:
-        if not (offset >= 0 and 0 <= length <= self.size - offset):
-            raise _outside(offset, offset + length)
-
-
-def _outside(start: int, end: int) -> RegionError:
-    return RegionError(
-        f"The region points outside itself (bytes {start} to {end})",
-        "It was damaged or altered: restore a copy of it, or start a new region",
-    )
-
-
-def _not_written(number: int | None) -> StorageError:
-    return StorageError(
-        f"The disk refused a write: {os.strerror(number or errno.EIO)}",
-        "Check the disk and its space; the last committed state is kept",
-    )
-
-
-def refuse_sigbus() -> None:
-    """From now on, end the process with a sentence if a mapped file fails under it."""
-    lib.pl_on_sigbus(
-        b"plinius: A mapped file was cut short under this process, or its disk fails. "
-        b"Restore a whole copy of it, then run the same command again.\n"
-    )
-
-
-def allocate(fd: int, size: int) -> None:
-    """Give a file `size` bytes of real space, so that no later store can find the disk full.
-
-    Raises RegionFullError if the disk has no room, StorageError if it refuses.
-    """
-    before = os.fstat(fd).st_size
-    try:
-        os.posix_fallocate(fd, 0, size)
-        os.fsync(fd)
-    except OSError as error:
-        os.ftruncate(fd, before)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RegionFullError(
-                f"The disk has no room for a region of {size:,} bytes",
-                "Free some space, or put the region elsewhere (--region)",
-            ) from None
-        raise StorageError(
-            f"The file system refused a region of {size:,} bytes: {error.strerror}",
-            "Put the region elsewhere (--region)",
-        ) from None
 
 
 def merge_ranges(ranges: list[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:

@@ -26,7 +26,8 @@ from pathlib import Path
 from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
 from plinius.files import sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
-from plinius.pm.medium import PAGE, Granularity, MappedMedium, Medium, allocate
+from plinius.pm.mapped import MappedMedium, allocate
+from plinius.pm.medium import PAGE, Granularity, Medium
 from plinius.pm.romulus import Twins, TwinState
 from plinius.sealing import fresh
 
@@ -147,10 +148,23 @@ class Region:
         RegionFullError; ValueError if the name is taken; RuntimeError inside a transaction, whose
         roll-back could bring back an extent that was dropped in it and then written over.
         """
-        if self.twins.in_transaction:
-            raise RuntimeError("an extent is made outside of transactions")
         if self.extent(name) is not None:
             raise ValueError(f"extent {name} exists already")
+        return self._put_extent(name, length, write)
+
+    def replace_extent(self, name: str, length: int, write: Writer) -> Span:
+        """Put a new extent in an old one's place: a stop at any instant leaves one or the other.
+
+        The old one's space is free afterwards. Raises as `add_extent` does; ValueError if there
+        is no extent of that name.
+        """
+        if self.extent(name) is None:
+            raise ValueError(f"there is no extent {name}")
+        return self._put_extent(name, length, write)
+
+    def _put_extent(self, name: str, length: int, write: Writer) -> Span:
+        if self.twins.in_transaction:
+            raise RuntimeError("an extent is made outside of transactions")
         offset = self.heap.gap(_pages(length))
         if offset is None:
             self._grow_for(_pages(length))
@@ -164,6 +178,10 @@ class Region:
     def drop_extent(self, name: str) -> None:
         """Give an extent's space back."""
         self.heap.set_extent(name, None)
+
+    def recover(self) -> None:
+        """Bring a transaction that failed to an end, as opening does; nothing otherwise."""
+        self.twins.recover()
 
     def consistency_check(self) -> None:
         """Raise RegionError unless the directory holds and, when IDLE, the twins are equal."""

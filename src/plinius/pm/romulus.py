@@ -228,6 +228,7 @@ class Twins:
         found = self.state()
         self._recovered = True
         if found is TwinState.IDLE:
+            self._failed = False
             return
         # A killed process leaves its stores in the caches: the word found may still be on its way
         # to the medium. It must last before the copy that it calls whole is the only whole one.
@@ -238,6 +239,7 @@ class Twins:
         else:
             self._medium.copy(self._back, self._main, self.length)
         self._finish()
+        self._failed = False
         self._read_from = self._main
 
     @property

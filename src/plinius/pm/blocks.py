@@ -1,0 +1,156 @@
+"""Blocks: bulk bytes on their way from private memory into a medium.
+
+A writer lends memory (`room`), takes it back filled (`put`), and lends the next while the last may
+still be on its way. To memory a block is copied at once. To a device, blocks go round a ring of
+aligned buffers: one is filled while another is written, past the page cache (O_DIRECT) where the
+file system has it, and the device is told to keep what it has while more is coming.
+"""
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+PAGE = mmap.PAGESIZE
+MEMORY_BLOCK_BYTES = 2 << 20  # stays in the processor's cache
+DEVICE_BLOCK_BYTES = 4 << 20
+_RING = 3
+_FLUSH_BYTES = 16 << 20  # the device keeps what it has got, while more is on its way
+
+Writing = Future[Future[None] | None]
+"""A block under way; when it is written, the flush that was begun with it, if one was."""
+
+
+class Writer(Protocol):
+    """Writes blocks, for one thread at a time."""
+
+    def room(self, length: int) -> memoryview:
+        """Private memory for a block; it means nothing after `put` or the next `room`."""
+
+    def put(self, offset: int, block: memoryview) -> None:
+        """Write a block that `room` lent. It lasts after a fence, which also tells of failure."""
+
+
+class CopyWriter:
+    """Writes each block at once, from one buffer."""
+
+    def __init__(self, write: Callable[[int, memoryview], None]) -> None:
+        self._write = write
+        self._buffer = _buffer(MEMORY_BLOCK_BYTES)
+
+    def room(self, length: int) -> memoryview:
+        """See Writer."""
+        if length > len(self._buffer):
+            self._buffer = _buffer(length)
+        return self._buffer[:length]
+
+    def put(self, offset: int, block: memoryview) -> None:
+        """See Writer."""
+        self._write(offset, block)
+
+
+class RingWriter:
+    """Has blocks written by a device's own thread, from buffers that take turns."""
+
+    def __init__(self, device: "Device", check: Callable[[int, int], None]) -> None:
+        self._device, self._check = device, check
+        self._ring: list[tuple[memoryview, Writing | None]] = []
+
+    def room(self, length: int) -> memoryview:
+        """See Writer. Waits while all of its blocks are under way; raises what failed of them."""
+        if len(self._ring) < _RING:
+            self._ring.append((_buffer(max(length, DEVICE_BLOCK_BYTES)), None))
+            return self._ring[-1][0][:length]
+        buffer, writing = self._ring.pop(0)
+        if writing:
+            writing.exception()  # the fence raises it
+        if length > len(buffer):
+            buffer = _buffer(length)
+        self._ring.append((buffer, None))
+        return buffer[:length]
+
+    def put(self, offset: int, block: memoryview) -> None:
+        """See Writer."""
+        self._check(offset, len(block))
+        buffer, _ = self._ring.pop()
+        self._ring.append((buffer, self._device.begin(offset, block)))
+
+
+class Device:
+    """An ordinary file on its way to a disk. Raises OSError where the disk refuses."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._direct_fd = _reopen_direct(fd)
+        self._writes = ThreadPoolExecutor(1, "plinius-write")
+        self._flushes = ThreadPoolExecutor(1, "plinius-flush")
+        self._under_way: list[Writing] = []
+        self._unflushed = 0
+        self.dirty = False
+
+    def begin(self, offset: int, block: memoryview) -> Writing:
+        """Have a block written; the buffer is free again when the future is done."""
+        self.dirty = True
+        writing = self._writes.submit(self._write_block, offset, block)
+        self._under_way.append(writing)
+        return writing
+
+    def sync(self) -> None:
+        """Wait for all blocks, then until the disk has them and everything else of the file."""
+        waiting, self._under_way = self._under_way, []
+        failed = [error for error in map(_outcome, waiting) if error]
+        self._unflushed = 0
+        if failed:
+            raise failed[0]
+        os.fdatasync(self._fd)
+        self.dirty = False
+
+    def close(self) -> None:
+        """End its threads, and close what it opened."""
+        self._writes.shutdown()
+        self._flushes.shutdown()
+        if self._direct_fd is not None:
+            os.close(self._direct_fd)
+            self._direct_fd = None
+
+    def _write_block(self, offset: int, block: memoryview) -> Future[None] | None:
+        whole = offset % PAGE == 0 and len(block) % PAGE == 0
+        if self._direct_fd is not None and whole:
+            write_all(self._direct_fd, block, offset)
+        else:
+            write_all(self._fd, block, offset)
+        self._unflushed += len(block)
+        if self._unflushed < _FLUSH_BYTES:
+            return None
+        self._unflushed = 0
+        return self._flushes.submit(os.fdatasync, self._fd)
+
+
+def _outcome(writing: Writing) -> BaseException | None:
+    """Wait for a block and the flush begun with it: what failed of them."""
+    try:
+        flushing = writing.result()
+    except OSError as error:
+        return error
+    return flushing.exception() if flushing else None
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """pwrite(2) until all is written."""
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _reopen_direct(fd: int) -> int | None:
+    """The same file past the page cache, or None where there is no such thing."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:
+        return None
+
+
+def _buffer(length: int) -> memoryview:
+    """Private memory that begins on a page, as direct writing needs."""
+    return memoryview(mmap.mmap(-1, length))

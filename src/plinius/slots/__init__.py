@@ -1,0 +1,7 @@
+"""The sealed slots of a run's state, without torch: layout, pieces, lanes, manifest, protocol."""
+
+from plinius.slots.layout import describe_mirror
+from plinius.slots.manifest import Manifest
+from plinius.slots.slots import Slots, newest_snapshot, read_snapshot
+
+__all__ = ["Slots", "Manifest", "newest_snapshot", "read_snapshot", "describe_mirror"]
