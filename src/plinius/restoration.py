@@ -11,7 +11,7 @@ from plinius.environment import show
 from plinius.errors import MismatchError
 from plinius.slots import Manifest
 from plinius.snapshot import Json, Snapshot
-from plinius.tensors import copy_items, layout_of, memory_of, tensor_of
+from plinius.tensors import copy_items, layout_of, tensor_of
 from plinius.tree import (
     Generator,
     Stateful,
@@ -103,10 +103,8 @@ def require_restored(name: str, wanted: torch.Tensor, found: torch.Tensor | None
     if found is None or layout_of(found) != layout_of(wanted):
         shown = _show(None if found is None else layout_of(found))
         raise _misfit(f"{name} came back as {shown}, not as {_show(layout_of(wanted))}")
-    if (
-        not _same_memory(found, wanted)
-        and memory_of(found.contiguous())[1] != (memory_of(wanted.contiguous())[1])
-    ):
+    one, other = found.contiguous(), wanted.contiguous()
+    if not _same_memory(found, wanted) and Memory(one).data != Memory(other).data:
         raise _misfit(f"{name} came back with other items")
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
+
+from plinius.tensors import Memory
 
 _SAMPLES = 16
 
@@ -33,21 +34,15 @@ class Stamps:
             for optimizer in self._optimizers
         ]
 
-    def stamp(self, tensor: torch.Tensor, data: memoryview) -> Hashable:
-        """Equal stamps: the same tensor, not written to in between. None if that cannot be told.
-
-        `data` is the tensor's bytes.
-        """
-        if tensor.is_inference():
+    def stamp(self, tensor: torch.Tensor, memory: Memory) -> Hashable:
+        """Equal stamps: the same memory, not written to in between. None if that cannot be told."""
+        if tensor.is_inference() or not memory.own:
             return None
-        storage = tensor.untyped_storage()
+        data = memory.data
         return (
-            StorageWeakRef(storage),  # type: ignore[no-untyped-call]
-            tensor.storage_offset(),
-            tensor.shape,
-            tensor.stride(),
+            memory,
             tensor._version,
-            self._moved.get(storage._cdata, 0),
+            self._moved.get(memory.storage, 0),
             hashlib.sha256(data).digest() if self._checked else _sample(data),
         )
 

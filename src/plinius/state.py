@@ -11,7 +11,7 @@ from plinius.restoration import differences, put_back, require_fit, require_rest
 from plinius.slots import Manifest
 from plinius.snapshot import Json, TensorBytes
 from plinius.stamps import Stamps
-from plinius.tensors import copy_items, empty, is_own_memory, layout_of, memory_of, order_of
+from plinius.tensors import Memory, copy_items, empty, layout_of
 from plinius.tree import Generator, Tree, put_together, set_generator_state, take_apart
 
 _STATE, _RNG = "", "~rng"  # the roots of the tree; no name of a user's begins with a tilde
@@ -40,6 +40,7 @@ class State:
         self._stamps = Stamps(self.optimizers, checked=checked)
         self._last: dict[str, Hashable] = {}
         self._restless: set[str] = set()
+        self._memories: dict[str, Memory] = {}
 
     def take(self, *, apart: bool = False) -> Taken:
         """The state now. Its tensors are shared with the run: use it before the next step.
@@ -51,17 +52,19 @@ class State:
         owned = self._stamps.owned() if apart else set()
         tensors, shared = [], {}
         for name, tensor in tree.tensors.items():
-            order, data = memory_of(tensor)
-            stamp = self._stamps.stamp(tensor, data)
+            memory = self._memory_of(name, tensor)
+            data, stamp = memory.data, self._stamps.stamp(tensor, memory)
             if apart:
-                mine = tensor.untyped_storage()._cdata in owned and name not in self._restless
+                mine = memory.storage in owned and name not in self._restless
                 if mine or (stamp is not None and stamp == self._last.get(name)):
                     shared[name] = (tensor, stamp)
                 else:
                     data = memoryview(bytearray(data))
-            self._last[name] = stamp
-            dtype, shape = layout_of(tensor)
-            tensors.append(TensorBytes(name, dtype, shape, data, order=order, stamp=stamp))
+                self._last[name] = stamp
+            tensors.append(
+                TensorBytes(name, memory.dtype, memory.shape, data, order=memory.order, stamp=stamp)
+            )
+        self._memories = {name: self._memories[name] for name in tree.tensors}
         return Taken(tuple(tensors), tree.json, shared)
 
     def moved(self, taken: Taken) -> list[str]:
@@ -69,7 +72,7 @@ class State:
         moved = [
             name
             for name, (tensor, stamp) in taken.shared.items()
-            if stamp is not None and self._stamps.stamp(tensor, memory_of(tensor)[1]) != stamp
+            if self._stamps.stamp(tensor, self._memory_of(name, tensor)) != stamp
         ]
         self._restless.update(moved)
         return moved
@@ -94,10 +97,11 @@ class State:
             else:
                 own.add(spec.name)
                 tensors[spec.name] = into = mine
-                if not is_own_memory(mine) or order_of(mine) != spec.order:
+                memory = Memory(mine)
+                if not memory.own or memory.order != spec.order:
                     into = empty(spec)
                     late.append((mine, into))
-            outs.append(memory_of(into)[1])
+            outs.append(Memory(into).data)
         read(outs)
         for mine, into in late:
             copy_items(mine, into)
@@ -115,6 +119,13 @@ class State:
     def close(self) -> None:
         """Let go of the optimizers."""
         self._stamps.close()
+
+    def _memory_of(self, name: str, tensor: torch.Tensor) -> Memory:
+        """A tensor's memory; the one known under its name if it is still the tensor's."""
+        memory = self._memories.get(name)
+        if memory is None or not memory.is_of(tensor):
+            memory = self._memories[name] = Memory(tensor)
+        return memory
 
     def _tree(self) -> Tree:
         return take_apart({_STATE: self._parts, _RNG: _generators()})

@@ -23,22 +23,33 @@ def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
     return order if tensor.permute(order).is_contiguous() else None
 
 
-def memory_of(tensor: torch.Tensor) -> tuple[tuple[int, ...] | None, memoryview]:
-    """The order of a tensor and its items as bytes in that order.
+class Memory:
+    """The items of a tensor as bytes, in the order of its memory.
 
-    They are its own memory, unless it has gaps or overlaps itself: then a copy, row by row.
+    `data` is the tensor's own memory if `own`; or else, for one that has gaps or overlaps itself,
+    a copy, row by row. `storage` names what it lies in. It keeps that alive, so two that are in
+    use at once are of one place only if they are the same object.
     """
-    order = order_of(tensor)
-    laid = tensor.detach() if order is None else tensor.detach().permute(order)
-    flat = laid.resolve_conj().resolve_neg().contiguous().reshape(-1)
-    return order, flat.view(torch.uint8).numpy().data
+
+    __slots__ = ("_place", "data", "dtype", "order", "own", "shape", "storage")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.dtype, self.shape = layout_of(tensor)
+        self.order = order_of(tensor)
+        laid = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
+        flat = laid.resolve_conj().resolve_neg().contiguous().reshape(-1)
+        self.data = flat.view(torch.uint8).numpy().data
+        self.own = flat.data_ptr() == tensor.data_ptr()
+        self.storage: int = tensor.untyped_storage()._cdata
+        self._place = _place(tensor)
+
+    def is_of(self, tensor: torch.Tensor) -> bool:
+        """Whether it shows this tensor's items, now and after every write to it."""
+        return self.own and self._place == _place(tensor)
 
 
-def is_own_memory(tensor: torch.Tensor) -> bool:
-    """Whether `memory_of` gives the tensor's own memory."""
-    if tensor.is_conj() or tensor.is_neg():
-        return False
-    return tensor.is_contiguous() or order_of(tensor) is not None
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:
@@ -53,7 +64,7 @@ def empty(spec: TensorSpec) -> torch.Tensor:
 def tensor_of(stored: TensorBytes) -> torch.Tensor:
     """A new tensor with the items of a stored one."""
     tensor = empty(stored)
-    memory_of(tensor)[1][:] = stored.data
+    Memory(tensor).data[:] = stored.data
     return tensor
 
 

@@ -193,7 +193,7 @@ class _Taken:
         while name in self.tensors:  # a key 1 and a key "1" of one dict
             name += "~"
         self._names[place] = name
-        self.tensors[name] = tensor.detach()
+        self.tensors[name] = tensor
         return name
 
 

@@ -3,7 +3,7 @@
 A writer lends memory (`room`), takes it back filled (`put`), and lends the next while the last may
 still be on its way. To memory a block is copied at once. To a device, blocks go round a ring of
 aligned buffers: one is filled while another is written, past the page cache (O_DIRECT) where the
-file system has it, and the device is told to keep what it has while more is coming.
+file system has it.
 """
 
 import mmap
@@ -16,10 +16,6 @@ PAGE = mmap.PAGESIZE
 MEMORY_BLOCK_BYTES = 2 << 20  # stays in the processor's cache
 DEVICE_BLOCK_BYTES = 4 << 20
 _RING = 3
-_FLUSH_BYTES = 16 << 20  # the device keeps what it has got, while more is on its way
-
-Writing = Future[Future[None] | None]
-"""A block under way; when it is written, the flush that was begun with it, if one was."""
 
 
 class Writer(Protocol):
@@ -55,7 +51,7 @@ class RingWriter:
 
     def __init__(self, device: "Device", check: Callable[[int, int], None]) -> None:
         self._device, self._check = device, check
-        self._ring: list[tuple[memoryview, Writing | None]] = []
+        self._ring: list[tuple[memoryview, Future[None] | None]] = []
 
     def room(self, length: int) -> memoryview:
         """See Writer. Waits while all of its blocks are under way; raises what failed of them."""
@@ -84,12 +80,10 @@ class Device:
         self._fd = fd
         self._direct_fd = _reopen_direct(fd)
         self._writes = ThreadPoolExecutor(1, "plinius-write")
-        self._flushes = ThreadPoolExecutor(1, "plinius-flush")
-        self._under_way: list[Writing] = []
-        self._unflushed = 0
+        self._under_way: list[Future[None]] = []
         self.dirty = False
 
-    def begin(self, offset: int, block: memoryview) -> Writing:
+    def begin(self, offset: int, block: memoryview) -> Future[None]:
         """Have a block written; the buffer is free again when the future is done."""
         self.dirty = True
         writing = self._writes.submit(self._write_block, offset, block)
@@ -99,8 +93,7 @@ class Device:
     def sync(self) -> None:
         """Wait for all blocks, then until the disk has them and everything else of the file."""
         waiting, self._under_way = self._under_way, []
-        failed = [error for error in map(_outcome, waiting) if error]
-        self._unflushed = 0
+        failed = [error for error in (writing.exception() for writing in waiting) if error]
         if failed:
             raise failed[0]
         os.fdatasync(self._fd)
@@ -109,31 +102,16 @@ class Device:
     def close(self) -> None:
         """End its threads, and close what it opened."""
         self._writes.shutdown()
-        self._flushes.shutdown()
         if self._direct_fd is not None:
             os.close(self._direct_fd)
             self._direct_fd = None
 
-    def _write_block(self, offset: int, block: memoryview) -> Future[None] | None:
+    def _write_block(self, offset: int, block: memoryview) -> None:
         whole = offset % PAGE == 0 and len(block) % PAGE == 0
         if self._direct_fd is not None and whole:
             write_all(self._direct_fd, block, offset)
         else:
             write_all(self._fd, block, offset)
-        self._unflushed += len(block)
-        if self._unflushed < _FLUSH_BYTES:
-            return None
-        self._unflushed = 0
-        return self._flushes.submit(os.fdatasync, self._fd)
-
-
-def _outcome(writing: Writing) -> BaseException | None:
-    """Wait for a block and the flush begun with it: what failed of them."""
-    try:
-        flushing = writing.result()
-    except OSError as error:
-        return error
-    return flushing.exception() if flushing else None
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:

@@ -89,6 +89,8 @@ class MappedMedium:
                 raise _not_read(error.errno) from None
             if not got:
                 self._check_whole()
+            # Kept in the page cache, it would be in the way of the next direct write.
+            os.posix_fadvise(self._fd, offset, got, os.POSIX_FADV_DONTNEED)
             out, offset = out[got:], offset + got
 
     @property

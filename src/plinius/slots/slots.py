@@ -35,7 +35,7 @@ from plinius.slots.layout import (
 )
 from plinius.slots.manifest import Manifest
 from plinius.slots.pieces import Piece, cut, room_for
-from plinius.snapshot import Snapshot, TensorBytes, TensorSpec
+from plinius.snapshot import Snapshot, TensorBytes
 
 MAX_MANIFEST_BYTES = 64 << 20
 _PURPOSE = "mirror"
@@ -85,7 +85,7 @@ class Slots:
         self._digests = {0: _DIGEST_OF_NONE}
         self._settled = False
         self._lanes = Lanes(region.medium, threads)
-        self._specs: list[TensorSpec] = []
+        self._specs: list[tuple[object, ...]] = []
         self._pieces: list[Piece] = []
         self._held: list[dict[int, _Held]] = [{}, {}]
 
@@ -199,10 +199,12 @@ class Slots:
 
     def _lay_out(self, snapshot: Snapshot) -> None:
         """Cut the tensors into pieces; what lies in the slots is of use in the same layout only."""
-        specs = [TensorSpec(t.name, t.dtype, t.shape, order=t.order) for t in snapshot.tensors]
+        specs: list[tuple[object, ...]] = [
+            (t.name, t.dtype, t.shape, t.order) for t in snapshot.tensors
+        ]
         if specs != self._specs:
             self._specs, self._held = specs, [{}, {}]
-            self._pieces = cut([spec.nbytes for spec in specs])
+            self._pieces = cut([tensor.nbytes for tensor in snapshot.tensors])
 
     def _planned(self, snapshot: Snapshot, old: dict[int, _Held]) -> _Commit:
         """The next commit; what `old` says to lie in its slot unchanged is not sealed again."""
