@@ -11,7 +11,7 @@ from plinius.environment import show
 from plinius.errors import MismatchError
 from plinius.slots import Manifest
 from plinius.snapshot import Json, Snapshot
-from plinius.tensors import copy_items, layout_of, tensor_of
+from plinius.tensors import Memory, copy_items, layout_of, tensor_of
 from plinius.tree import (
     Generator,
     Stateful,
@@ -131,16 +131,16 @@ def differences(mine: Json, theirs: Json, name: str) -> Iterator[str]:
 def _put_back_dict(
     value: MutableMapping[Any, Any], mine: Json, theirs: Json, tensors: Tensors, own: set[str]
 ) -> Any:
-    before, stored = dict(_items(mine)), dict(_items(theirs))
-    for key in [key for key in value if key not in stored]:
-        del value[key]
-    for key, node in stored.items():
-        if key in value:
-            restored = put_back(value[key], before[key], node, tensors, own)
-            if restored is not value[key]:
-                value[key] = restored
-        else:
-            value[key] = put_together(node, tensors)
+    before = dict(_items(mine))
+    restored = {
+        key: put_back(value[key], before[key], node, tensors, own)
+        if key in value
+        else put_together(node, tensors)
+        for key, node in _items(theirs)
+    }
+    if list(value) != list(restored):
+        value.clear()  # so that the order of its keys comes back as well
+    value.update(restored)
     return value
 
 

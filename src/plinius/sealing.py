@@ -75,7 +75,7 @@ class Sealer:
 
     def _take(self, number: int) -> bytes:
         if not self._next <= number < self._end:
-            raise ValueError("a piece number may be sealed once only, where it belongs")
+            raise ValueError("a piece number may be sealed once only")
         self._next = number + 1
         return _nonce(number)
 

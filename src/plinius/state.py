@@ -36,7 +36,7 @@ class State:
 
     def __init__(self, parts: MutableMapping[str, Any], *, checked: bool) -> None:
         self._parts = parts
-        self.optimizers = [*_optimizers(parts)]
+        self.optimizers = [*_optimizers(parts, set())]
         self._stamps = Stamps(self.optimizers, checked=checked)
         self._last: dict[str, Hashable] = {}
         self._restless: set[str] = set()
@@ -140,13 +140,13 @@ def _generators() -> dict[str, Generator]:
     }
 
 
-def _optimizers(value: object) -> Iterator[torch.optim.Optimizer]:
+def _optimizers(value: object, seen: set[int]) -> Iterator[torch.optim.Optimizer]:
     """The optimizers among the parts of a state."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
     if isinstance(value, torch.optim.Optimizer):
         yield value
-    elif isinstance(value, MutableMapping):
-        for item in value.values():
-            yield from _optimizers(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _optimizers(item)
+    elif isinstance(value, MutableMapping | list | tuple):
+        for item in value.values() if isinstance(value, MutableMapping) else value:
+            yield from _optimizers(item, seen)

@@ -1,28 +1,32 @@
 """A host that writes to the mirror: everything it can change is refused."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import plinius.mirror
+import plinius.slots.pieces
+from crash.mirrors import newest
 from crash.simulated import SimulatedMedium
 from plinius.errors import FormatError, KeyFileError, PliniusError, RegionError, SealError
 from plinius.keys import OwnerKey
-from plinius.mirror import EXTENT, Mirror, newest_snapshot
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.slots import Slots, newest_snapshot
+from plinius.slots.layout import EXTENT
+from plinius.slots.pieces import cut
 from plinius.snapshot import Snapshot, TensorBytes
 
 KEY = OwnerKey(bytes(range(32)))
-SLOT_HEADER = 128
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 256 bytes, so that a small tensor has several."""
-    monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 256 bytes, so that a small tensor has several."""
+    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
 
 
 def state(iteration: int, size: int = 512) -> Snapshot:
@@ -37,16 +41,16 @@ def mirrored(commits: int = 3, key: OwnerKey = KEY, size: int = 512) -> bytearra
     """The image of a region whose mirror holds this many commits."""
     medium = SimulatedMedium(PAGE + 2 * 16384)
     format_region(medium, 16384)
-    mirror = Mirror.create(Region(medium, "r"), key, state(0, size))
+    mirror = Slots.create(Region(medium, "r"), key, state(0, size))
     for iteration in range(commits):
-        mirror.mirror_out(state(iteration, size))
+        mirror.write(state(iteration, size))
     return bytearray(medium.images(0, 0)[1])
 
 
 def mirror_in(image: bytes | bytearray, key: OwnerKey = KEY, **how: bool) -> Snapshot | None:
-    mirror = Mirror.open(Region(SimulatedMedium(image=bytes(image)), "r"), key)
+    mirror = Slots.open(Region(SimulatedMedium(image=bytes(image)), "r"), key)
     assert mirror is not None
-    return mirror.mirror_in(**how)
+    return newest(mirror, **how)
 
 
 def slots(image: bytes | bytearray) -> tuple[int, int, int]:
@@ -57,9 +61,20 @@ def slots(image: bytes | bytearray) -> tuple[int, int, int]:
     return span.offset + PAGE, span.offset + PAGE + length, length
 
 
-def used_bytes(image: bytes | bytearray, slot: int) -> int:
-    lengths = image[slot + 96 : slot + 112]
-    return SLOT_HEADER + sum(int.from_bytes(lengths[i : i + 8], "little") for i in (0, 8))
+def pieces_at(image: bytes | bytearray, slot: int) -> int:
+    """Where the sealed pieces of a slot begin."""
+    header = slots(image)[0] - PAGE
+    return slot + PAGE + int.from_bytes(image[header + 48 : header + 56], "little")
+
+
+def used_bytes(image: bytes | bytearray, slot: int, size: int = 512) -> Iterator[int]:
+    """The offsets of what a slot says, its sealed manifest and its sealed pieces."""
+    yield from range(slot, slot + 128)
+    manifest = int.from_bytes(image[slot + 96 : slot + 104], "little")
+    yield from range(slot + PAGE, slot + PAGE + manifest)
+    for piece in cut([size, size]):
+        start = pieces_at(image, slot) + piece.at
+        yield from range(start, start + piece.sealed_bytes)
 
 
 def test_the_untouched_mirror_opens() -> None:
@@ -73,7 +88,7 @@ def test_every_flipped_byte_of_the_committed_slot_and_its_manifest_is_refused() 
     """All of them, one bit at a time, at every offset."""
     image = mirrored()
     at = slots(image)[1]  # commit 3 lies in slot 1
-    for offset in range(at, at + used_bytes(image, at)):
+    for offset in used_bytes(image, at):
         image[offset] ^= 1 << offset % 8
         with pytest.raises((SealError, RegionError)):
             mirror_in(image)
@@ -99,15 +114,15 @@ def test_flipped_bytes_of_a_large_state_are_refused(monkeypatch: pytest.MonkeyPa
     at = slots(image)[0]  # commit 2
     rng = random.Random(5)
     medium = SimulatedMedium(image=bytes(image))
-    mirror = Mirror.open(Region(medium, "r"), KEY)
+    mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
-    for offset in rng.sample(range(at + 64, at + used_bytes(image, at)), 300):
+    for offset in rng.sample([*used_bytes(image, at, 1 << 20)][64:], 300):
         byte = medium.read(offset, 1)[0]
         medium.store(offset, bytes([byte ^ 1 << rng.randrange(8)]))
         with pytest.raises(SealError):
-            mirror.mirror_in()
+            newest(mirror)
         medium.store(offset, bytes([byte]))
-    assert mirror.mirror_in() is not None
+    assert newest(mirror) is not None
 
 
 def swapped(image: bytearray, a: int, b: int, length: int) -> bytearray:
@@ -119,19 +134,64 @@ def test_swapped_tensors_of_equal_size_are_refused() -> None:
     """Each chunk is bound to its tensor."""
     image = mirrored()
     at = slots(image)[1]
-    first = at + SLOT_HEADER + int.from_bytes(image[at + 96 : at + 104], "little")
-    sealed = 512 + 2 * 16
+    first, half = pieces_at(image, at), len(cut([512])) * PAGE
     with pytest.raises(SealError, match="Commit 3 in the mirror of r does not open"):
-        mirror_in(swapped(image, first, first + sealed, sealed))
+        mirror_in(swapped(image, first, first + half, half))
 
 
 def test_swapped_chunks_of_one_tensor_are_refused() -> None:
     """Each chunk is bound to its place in the tensor."""
     image = mirrored()
     at = slots(image)[1]
-    first = at + SLOT_HEADER + int.from_bytes(image[at + 96 : at + 104], "little")
+    first = pieces_at(image, at)
     with pytest.raises(SealError):
-        mirror_in(swapped(image, first, first + 272, 272))
+        mirror_in(swapped(image, first, first + PAGE, PAGE))
+
+
+def test_an_older_piece_put_back_in_its_own_place_is_refused() -> None:
+    """Each piece is bound to the commit that sealed it, which the manifest names."""
+    medium = SimulatedMedium(image=bytes(mirrored(3)))
+    mirror = Slots.open(Region(medium, "r"), KEY)
+    assert mirror is not None
+    newest(mirror)
+    old = bytearray(medium.images(0, 0)[1])
+    for iteration in (3, 4):
+        mirror.write(state(iteration))
+    image = bytearray(medium.images(0, 0)[1])
+    at = pieces_at(image, slots(image)[1])
+    for piece in cut([512, 512]):
+        forged, start = bytearray(image), at + piece.at
+        forged[start : start + PAGE] = old[start : start + PAGE]
+        with pytest.raises(SealError, match="Commit 5"):
+            mirror_in(forged)
+
+
+def test_a_piece_that_rests_cannot_be_changed_for_another() -> None:
+    """What lies in a slot since an older commit is opened under that commit, and no other."""
+    rests = [state(0).tensors[0], state(0).tensors[1]]
+
+    def resting(iteration: int) -> Snapshot:
+        frozen = replace(rests[0], stamp="never written to")
+        moving = replace(rests[1], data=memoryview(bytes([iteration]) * 512))
+        return Snapshot(iteration, (frozen, moving), {}, {}, {})
+
+    images = []
+    for _ in range(2):
+        medium = SimulatedMedium(PAGE + 2 * 16384)
+        format_region(medium, 16384)
+        mirror = Slots.create(Region(medium, "r"), KEY, resting(0))
+        for iteration in range(6):
+            mirror.write(resting(iteration))
+        images.append(bytearray(medium.images(0, 0)[1]))
+    image, other = images
+    zero, one, _ = slots(image)
+    newest_slot = pieces_at(image, zero)  # commit 6
+    for source in (other[newest_slot:], image[pieces_at(image, one) :]):
+        forged = bytearray(image)
+        forged[newest_slot : newest_slot + PAGE] = source[:PAGE]
+        with pytest.raises(SealError, match="Commit 6"):
+            mirror_in(forged)
+    assert mirror_in(image) is not None
 
 
 def test_a_slot_from_another_run_with_the_same_key_is_refused() -> None:
@@ -149,12 +209,12 @@ def test_a_slot_from_another_run_with_the_same_key_is_refused() -> None:
 def test_a_slot_from_an_older_commit_of_the_run_is_refused_under_a_newer_word() -> None:
     """Each commit is bound to its counter."""
     medium = SimulatedMedium(image=bytes(mirrored(3)))
-    mirror = Mirror.open(Region(medium, "r"), KEY)
+    mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
-    mirror.mirror_in()
+    newest(mirror)
     old = bytearray(medium.images(0, 0)[1])
     for iteration in (3, 4):
-        mirror.mirror_out(state(iteration))
+        mirror.write(state(iteration))
     image = bytearray(medium.images(0, 0)[1])
     at, length = slots(image)[1], slots(image)[2]
     image[at + 8 : at + length] = old[at + 8 : at + length]
@@ -195,7 +255,7 @@ def test_a_huge_declared_manifest_is_refused_before_memory_is_taken() -> None:
     """Lengths are bounded by the slot."""
     image = mirrored()
     at = slots(image)[1]
-    for field in (96, 104):
+    for field in (96, 97, 100):
         forged = bytearray(image)
         forged[at + field : at + field + 8] = (2**62).to_bytes(8, "little")
         with pytest.raises(SealError):
@@ -205,16 +265,16 @@ def test_a_huge_declared_manifest_is_refused_before_memory_is_taken() -> None:
 def test_a_newest_commit_that_does_not_open_is_left_only_on_demand() -> None:
     """Accepting the commit before is a decision, and the run then goes on from it."""
     image = mirrored()
-    image[slots(image)[1] + SLOT_HEADER] ^= 1
+    image[pieces_at(image, slots(image)[1])] ^= 1
     with pytest.raises(SealError, match="train with --accept-previous"):
         mirror_in(image)
     medium = SimulatedMedium(image=bytes(image))
-    mirror = Mirror.open(Region(medium, "r"), KEY)
+    mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
-    found = mirror.mirror_in(accept_previous=True)
+    found = newest(mirror, accept_previous=True)
     assert found is not None
     assert found.digest() == state(1).digest()
-    mirror.mirror_out(state(9))
+    mirror.write(state(9))
     after = mirror_in(medium.images(0, 0)[1])
     assert after is not None
     assert after.digest() == state(9).digest()
@@ -224,7 +284,7 @@ def test_truncated_regions_are_refused(tmp_path: Path) -> None:
     """At every page and at odd lengths, never with an error of another kind."""
     path = tmp_path / "r"
     with Region.create(path, 0) as region:
-        Mirror.create(region, KEY, state(0)).mirror_out(state(0))
+        Slots.create(region, KEY, state(0)).write(state(0))
     whole = path.read_bytes()
     for length in [*range(0, len(whole), PAGE), 7, 100, len(whole) - 1]:
         path.write_bytes(whole[:length])

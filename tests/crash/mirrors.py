@@ -10,23 +10,33 @@ from crash.simulated import PlainMedium
 from plinius.data.extent import EXTENT, open_dataset
 from plinius.data.records import Array, Part, Source
 from plinius.data.sealed import seal_dataset
+from plinius.errors import SealError
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
 from plinius.pm.medium import PAGE, Medium
 from plinius.pm.region import Region, format_region
-from plinius.snapshot import Snapshot, TensorBytes
+from plinius.slots import Slots
+from plinius.snapshot import Json, Snapshot, TensorBytes
 
 KEY = OwnerKey(bytes(range(32)))
 TWIN = 16 * 1024
 
 
-def state(iteration: int, *, larger: int = 0) -> Snapshot:
-    """A small run state; `larger` adds bytes to one of its tensors."""
+def state(
+    iteration: int, *, larger: int = 0, frozen: bool = False, of: int = 0x77, told: int = 0
+) -> Snapshot:
+    """A small run state; `larger` adds bytes to one of its tensors, `told` to its values.
+
+    With `frozen`, another tensor is the same for every iteration, and says what it is `of`.
+    """
     tensors = [
         TensorBytes(name, "uint8", (size,), memoryview(bytes([iteration + 1]) * size))
-        for name, size in (("w", 640), ("v", 640 + larger), ("b", 4), ("e", 0))
+        for name, size in (("w", 640), ("v", 640 + larger), ("b", 4), ("c", 5), ("e", 0))
     ]
-    return Snapshot(iteration, tuple(tensors), {"average_loss": 0.5}, {}, {})
+    if frozen:
+        rests = memoryview(bytes([of]) * 700)
+        tensors[0] = TensorBytes("w", "uint8", (700,), rests, stamp=of)
+    values: dict[str, Json] = {"average_loss": 0.5, "told": "x" * told}
+    return Snapshot(iteration, tuple(tensors), values, {}, {})
 
 
 @functools.cache
@@ -40,17 +50,31 @@ def empty_region() -> bytes:
 def mirrored(commits: int) -> bytes:
     """A region whose mirror holds states 0 to commits - 1."""
     medium = PlainMedium(empty_region())
-    mirror = Mirror.create(Region(medium, "r"), KEY, state(0))
+    slots = Slots.create(Region(medium, "r"), KEY, state(0))
     for iteration in range(commits):
-        mirror.mirror_out(state(iteration))
+        slots.write(state(iteration))
     return bytes(medium.bytes)
 
 
-def opened(medium: Medium, key: OwnerKey = KEY) -> tuple[Mirror, Snapshot | None]:
-    """The mirror of a region that must have one, and its newest state."""
-    mirror = Mirror.open(Region(medium, "r"), key)
-    assert mirror is not None
-    return mirror, mirror.mirror_in()
+def newest(slots: Slots, *, accept_previous: bool = False) -> Snapshot | None:
+    """The newest state, opened whole; the slots go on from it."""
+    about = slots.newest()
+    if about is None:
+        return None
+    try:
+        return slots.snapshot(about)
+    except SealError:
+        before = slots.before_newest() if accept_previous else None
+        if before is None:
+            raise
+        return slots.snapshot(before)
+
+
+def opened(medium: Medium, key: OwnerKey = KEY) -> tuple[Slots, Snapshot | None]:
+    """The slots of a region that must have them, and their newest state."""
+    slots = Slots.open(Region(medium, "r"), key)
+    assert slots is not None
+    return slots, newest(slots)
 
 
 def digest_in(image: bytes) -> str | None:

@@ -19,7 +19,7 @@ CALLS = {
     "flush", "fence", "store", "store_word", "store_words", "write", "copy", "resize", "grow_to",
     "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
     "_set", "_begin", "_end", "_commit", "_roll_back", "_copy", "_finish", "_recover",
-    "_seal_tensors", "_grow_for",
+    "_grow_for", "replace_extent", "_fill", "_put_word", "put", "seal", "recover",
 }  # fmt: skip
 STATES = ("IDLE", "MUTATING", "COPYING")
 _HALVED = {"flush": 1, "copy": 2}  # which argument is the length
@@ -119,21 +119,21 @@ def _changes(function: ast.FunctionDef) -> Iterator[tuple[str, Change]]:
         elif isinstance(node, ast.IfExp) and "TwinState" in ast.unparse(node.test):
             turned = ast.IfExp(node.test, node.orelse, node.body)
             yield f"turn `{_text(node)}`", _replacing(number, turned)
-        elif isinstance(node, ast.BinOp) and ast.unparse(node) == "commit % 2":
-            other = ast.parse("(commit + 1) % 2", mode="eval").body
+        elif isinstance(node, ast.BinOp) and ast.unparse(node) == "(self._counter + 1) % 2":
+            other = ast.parse("self._counter % 2", mode="eval").body
             yield "the other slot", _replacing(number, other)
 
 
 def _block_changes(number: int, field: str, block: list[ast.stmt]) -> Iterator[tuple[str, Change]]:
     for i, statement in enumerate(block):
-        if not _is_protocol(statement):
+        if not _is_protocol(statement) and not _forgets(statement):
             continue
         if isinstance(statement, ast.Expr | ast.Assign | ast.Return):
 
             def drop(function: ast.FunctionDef, i: int = i) -> None:
                 getattr(_node(function, number), field)[i] = ast.Pass()
 
-            if isinstance(statement, ast.Expr):
+            if isinstance(statement, ast.Expr) or _forgets(statement):
                 yield f"drop `{_text(statement)}`", drop
         later = next((j for j in range(i + 1, len(block)) if _is_protocol(block[j])), None)
         if later is not None and not isinstance(block[later], ast.Return):
@@ -143,6 +143,13 @@ def _block_changes(number: int, field: str, block: list[ast.stmt]) -> Iterator[t
                 there.insert(later, there.pop(i))
 
             yield f"`{_text(statement)}` after `{_text(block[later])}`", delay
+
+
+def _forgets(statement: ast.stmt) -> bool:
+    """Whether it says of what lies in a slot that none of it is relied on."""
+    return isinstance(statement, ast.Assign) and ast.unparse(statement).startswith(
+        ("self._held = [{}", "self._held[commit.number % 2] = {}")
+    )
 
 
 def _call_changes(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:

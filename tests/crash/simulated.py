@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plinius.errors import RegionError
+from plinius.pm.blocks import CopyWriter
 from plinius.pm.medium import LINE, PAGE, WORD, Granularity
 
 SECTOR = 512
@@ -44,6 +45,14 @@ class PlainMedium:
     def read(self, offset: int, length: int) -> memoryview:
         self._check(offset, length)
         return self._shown[offset : offset + length]
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        out[:] = self.read(offset, len(out))
+
+    block_bytes = 2 * PAGE  # small, so that a little state is written in several blocks
+
+    def writer(self) -> CopyWriter:
+        return CopyWriter(self.write)
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
         self._check(offset, len(data))
@@ -124,6 +133,14 @@ class SimulatedMedium:
     def read(self, offset: int, length: int) -> memoryview:
         self._check(offset, length)
         return self._shown[offset : offset + length]
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        out[:] = self.read(offset, len(out))
+
+    block_bytes = PlainMedium.block_bytes
+
+    def writer(self) -> CopyWriter:
+        return CopyWriter(self.write)
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
         self._operation("store")

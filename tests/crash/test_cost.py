@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from crash.regions import fresh_image
 from crash.simulated import SimulatedMedium
 from crash.test_full_size import state
 from plinius.data.extent import load_dataset
-from plinius.mirror import Mirror
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.slots import Slots
 
 TWIN = 16 * 1024
 PAGE_DOC = Path(__file__).parents[2] / "docs" / "persistence.md"
@@ -80,15 +81,17 @@ def costs(folder: Path) -> dict[str, tuple[int, int, int]]:
         lambda: load_dataset(one.region, path, KEY)
     )
     found["making a mirror, where there is room"] = one.of(
-        lambda: Mirror.create(one.region, KEY, state(0))
+        lambda: Slots.create(one.region, KEY, state(0))
     )
-    mirror = Mirror.open(one.region, KEY)
+    mirror = Slots.open(one.region, KEY)
     assert mirror is not None
-    mirror.mirror_out(state(0))
-    found["opening a mirror"] = one.of(lambda: Mirror.open(one.region, KEY))
-    found["mirror commit of 101,000 bytes in 2 tensors"] = one.of(
-        lambda: mirror.mirror_out(state(1))
-    )
+    mirror.write(state(0))
+    again = Slots.open(one.region, KEY)
+    assert again is not None
+    found["opening a mirror and its newest manifest"] = one.of(again.newest)
+    found["mirror commit of 101,000 bytes in 2 tensors"] = one.of(lambda: mirror.write(state(1)))
+    longer = replace(state(2), values={"told": "x" * 100_000})
+    found["the same, with larger slots for it"] = one.of(lambda: mirror.write(longer))
     return found
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from crash.mirrors import KEY
+from crash.mirrors import KEY, newest
 from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, SEED, cut_everywhere, rng_of
-from plinius.mirror import Mirror
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import DEFAULT_TWIN_BYTES, Region, format_region
+from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
 
 IMAGES = 10_000
@@ -106,16 +106,16 @@ def test_a_cut_of_a_large_mirror_commit_leaves_it_or_the_one_before(
     """Whatever of 100 KB of sealed bytes had reached the medium."""
     rng = rng_of(f"mirror {granularity.value}")
     medium, region = full_region(granularity)
-    mirror = Mirror.create(region, KEY, state(0))
-    mirror.mirror_out(state(0))
+    mirror = Slots.create(region, KEY, state(0))
+    mirror.write(state(0))
 
     def one_commit(number: int) -> int:
         seen = set()
 
         def check(image: bytes, ended: bool) -> None:
-            opened = Mirror.open(Region(PlainMedium(image), "r"), KEY)
+            opened = Slots.open(Region(PlainMedium(image), "r"), KEY)
             assert opened is not None
-            found = opened.mirror_in()
+            found = newest(opened)
             assert found is not None
             assert found.iteration == number or (not ended and found.iteration == number - 1)
             true = values_of(found.iteration)
@@ -124,7 +124,7 @@ def test_a_cut_of_a_large_mirror_commit_leaves_it_or_the_one_before(
 
         new = state(number)
         tally = cut_everywhere(
-            medium, lambda _: mirror.mirror_out(new), check, samples=12, limit=1, rng=rng
+            medium, lambda _: mirror.write(new), check, samples=12, limit=1, rng=rng
         )
         assert seen == {number - 1, number}
         return tally.distinct

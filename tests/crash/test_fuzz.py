@@ -9,17 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-import plinius.mirror
-from crash.mirrors import KEY, state
+import plinius.slots.pieces
+from crash.mirrors import KEY, newest, state
 from crash.regions import holds_together
 from crash.simulated import PlainMedium
 from crash.stops import SEED, rng_of
 from plinius.errors import PliniusError
-from plinius.mirror import EXTENT, Mirror, describe_mirror
 from plinius.pm.heap import ARENA_AT, Span
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.pm.romulus import TwinState
+from plinius.slots import Slots, describe_mirror
+from plinius.slots.layout import EXTENT
 
 IMAGES = 100_000
 TWIN = 16 * 1024
@@ -33,7 +34,8 @@ STATES = [one.word for one in TwinState]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the mirror's own scratch memory does not hide what a number asks for."""
-    monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
 
 
 def true_image() -> bytes:
@@ -50,9 +52,9 @@ def true_image() -> bytes:
         region.heap.set_root("last", region.heap.allocate(1000), 1000)
         region.heap.free(hole)
     region.add_extent("bulk", 5000, lambda m, at: m.write(at, b"b" * 5000))
-    mirror = Mirror.create(region, KEY, state(0))
-    mirror.mirror_out(state(0))
-    mirror.mirror_out(state(1))
+    mirror = Slots.create(region, KEY, state(0))
+    mirror.write(state(0))
+    mirror.write(state(1))
     return bytes(medium.bytes)
 
 
@@ -96,7 +98,7 @@ class Target:
                 places += [twin + at, twin + at + 8]
                 at += struct.unpack_from("<Q", self.true, PAGE + at)[0]
         slots = (PAGE, PAGE + (mirror.length - PAGE) // 2)
-        return places + [mirror.offset + at for at in (0, 8, 16, 32, 40, 48, *slots)]
+        return places + [mirror.offset + at for at in (0, 8, 16, 32, 40, 48, 56, *slots)]
 
     def mutated(self, rng: np.random.Generator) -> None:
         """Change one to four things of the true image."""
@@ -160,8 +162,8 @@ def examined(target: Target) -> str:
     holds_together(target.medium.bytes)
     try:
         describe_mirror(region)
-        mirror = Mirror.open(region, KEY)
-        snapshot = mirror.mirror_in() if mirror else None
+        mirror = Slots.open(region, KEY)
+        snapshot = newest(mirror) if mirror else None
     except PliniusError:
         return "region opens, mirror is refused"
     assert snapshot is None or snapshot.digest() in (state(0).digest(), state(1).digest())

@@ -2,23 +2,24 @@
 
 import pytest
 
-import plinius.mirror
-from crash.mirrors import KEY, digest_in, empty_region, mirrored, opened, state
+import plinius.slots.pieces
+from crash.mirrors import KEY, digest_in, empty_region, mirrored, newest, opened, state
 from crash.regions import owned_once
 from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
-from plinius.errors import RegionFullError
-from plinius.mirror import EXTENT, Mirror
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
+from plinius.slots import Slots
+from plinius.slots.layout import EXTENT
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 256 bytes, so that a small tensor has several."""
-    monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
+    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
 
 
 @each_granularity
@@ -38,10 +39,10 @@ def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(
         assert found == after if ended else found in (before, after)
         seen.add(found)
         again = PlainMedium(image)
-        opened(again)[0].mirror_out(state(7))
+        opened(again)[0].write(state(7))
         assert digest_in(bytes(again.bytes)) == state(7).digest()
 
-    tally = cut_everywhere(medium, lambda _: mirror.mirror_out(state(commits)), check, samples=6)
+    tally = cut_everywhere(medium, lambda _: mirror.write(state(commits)), check, samples=6)
     assert seen == {before, after}
     assert tally.all_at_fence[1:] == [True, True]  # the commit word: all of its images
 
@@ -56,7 +57,7 @@ def test_a_commit_of_a_grown_state_that_still_fits_is_as_safe(granularity: Granu
     def check(image: bytes, ended: bool) -> None:
         assert digest_in(image) in wanted
 
-    cut_everywhere(medium, lambda _: mirror.mirror_out(state(3, larger=1000)), check, samples=6)
+    cut_everywhere(medium, lambda _: mirror.write(state(3, larger=1000)), check, samples=6)
 
 
 @each_granularity
@@ -65,29 +66,19 @@ def test_a_cut_after_going_back_one_commit_is_not_refused(granularity: Granulari
     image = bytearray(mirrored(3))
     span = Region(PlainMedium(bytes(image)), "r").extent(EXTENT)
     assert span is not None
-    newest = span.offset + PAGE + (span.length - PAGE) // 2  # commit 3 lies in slot 1
-    image[newest + 128] ^= 1
+    slot = span.offset + PAGE + (span.length - PAGE) // 2  # commit 3 lies in slot 1
+    image[slot + (span.length - PAGE) // 2 - PAGE] ^= 1  # in its last piece
     medium = SimulatedMedium(image=image, granularity=granularity)
-    mirror = Mirror.open(Region(medium, "r"), KEY)
+    mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
-    mirror.mirror_in(accept_previous=True)
+    newest(mirror, accept_previous=True)
     before, after = state(1).digest(), state(9).digest()
 
     def check(image: bytes, ended: bool) -> None:
         found = digest_in(image)
         assert found == after if ended else found in (before, after)
 
-    cut_everywhere(medium, lambda _: mirror.mirror_out(state(9)), check, samples=6)
-
-
-def test_a_state_that_outgrew_its_slot_changes_nothing() -> None:
-    """It is refused before the first store."""
-    medium = SimulatedMedium(image=mirrored(2))
-    mirror, _ = opened(medium)
-    medium.operations.clear()
-    with pytest.raises(RegionFullError):
-        mirror.mirror_out(state(2, larger=100_000))
-    assert medium.operations == []
+    cut_everywhere(medium, lambda _: mirror.write(state(9)), check, samples=6)
 
 
 @each_granularity
@@ -98,7 +89,7 @@ def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
     """A commit word that shows, but did not last, must not cost the commit before it too."""
 
     def commit(medium: SimulatedMedium) -> None:
-        opened(medium)[0].mirror_out(state(commits))
+        opened(medium)[0].write(state(commits))
 
     def then(killed: SimulatedMedium) -> None:
         _, shown = opened(killed.killed())
@@ -109,7 +100,7 @@ def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
         def go_on(medium: SimulatedMedium) -> None:
             mirror, _ = opened(medium)
             ready.append(True)
-            mirror.mirror_out(state(9))
+            mirror.write(state(9))
 
         def check(image: bytes, ended: bool) -> None:
             if ready:
@@ -135,13 +126,13 @@ def test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one(
 
     def check(image: bytes, ended: bool) -> None:
         again = PlainMedium(image)
-        mirror = Mirror.open(Region(again, "r"), KEY)
+        mirror = Slots.open(Region(again, "r"), KEY)
         owned_once(again.bytes)
-        assert mirror is None or (mirror.commits == 0 and mirror.mirror_in() is None)
+        assert mirror is None or (mirror.commits == 0 and newest(mirror) is None)
         assert mirror is not None or not ended
         seen.add(mirror is None)
 
-    cut_everywhere(medium, lambda _: Mirror.create(region, KEY, state(0)), check, samples=12)
+    cut_everywhere(medium, lambda _: Slots.create(region, KEY, state(0)), check, samples=12)
     assert seen == {True, False}
 
 
@@ -153,12 +144,12 @@ def test_from_nothing_to_the_second_commit_each_stop_leaves_what_was_committed(
     allowed = [None, state(0).digest(), state(1).digest()]
 
     def begin(medium: SimulatedMedium) -> None:
-        mirror = Mirror.create(Region(medium, "r"), KEY, state(0))
-        mirror.mirror_out(state(0))
-        mirror.mirror_out(state(1))
+        mirror = Slots.create(Region(medium, "r"), KEY, state(0))
+        mirror.write(state(0))
+        mirror.write(state(1))
 
     def check(image: bytes, ended: bool) -> None:
-        mirror = Mirror.open(Region(PlainMedium(image), "r"), KEY)
+        mirror = Slots.open(Region(PlainMedium(image), "r"), KEY)
         found = digest_in(image) if mirror else None
         assert found == allowed[2] if ended else found in allowed
 

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 import plinius.data.extent
-import plinius.mirror
 import plinius.pm.region
 import plinius.pm.romulus
+import plinius.slots.lanes
+import plinius.slots.pieces
+import plinius.slots.slots
 from crash import mirrors, regions, stops
 from crash import test_dataset_stops as dataset
 from crash import test_mirror_stops as mirror
 from crash import test_region_stops as region
+from crash import test_slot_stops as slots
 from crash.mutants import Mutant, mutants_of
 from plinius.pm.medium import Granularity
 
@@ -28,6 +31,14 @@ commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_thi
 making = mirror.test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one
 mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
 back = mirror.test_a_cut_after_going_back_one_commit_is_not_refused
+skipping = slots.test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two
+growing = slots.test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new
+grown_restart = slots.test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing
+spoiling = slots.test_a_spoiled_commit_is_none_and_the_next_one_counts
+outgrown = slots.test_slots_that_grow_for_their_manifest_hold_nothing_yet
+retried = slots.test_what_a_failed_write_touched_is_sealed_again
+reused = slots.test_the_space_of_outgrown_slots_is_used_again
+failing = slots.test_after_a_failure_anywhere_the_next_write_commits
 load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
@@ -41,14 +52,21 @@ EQUIVALENT = {
     "pm.romulus.Twins._finish: `self._lines.clear()` after `self._medium.fence()`": _VOLATILE,
     "pm.region.format_region: `for at in (_MAIN_AT, _MAIN_AT + twin_bytes):` after "
     "`medium.store(8, head[8:])`": _NO_ORDER,
-    "mirror.Mirror.create: `medium.write(at, header.ljust(PAGE, b'\\x00'))` after "
-    "`for slot in (0, 1):`": _NO_ORDER,
-    "mirror.Mirror.create: half of `medium.write(at + PAGE + slot * slot_bytes, "
+    "slots.slots.Slots.create: `medium.write(at, header)` after `for slot in (0, 1):`": _NO_ORDER,
+    "slots.slots.Slots.create: half of `medium.write(layout._replace(offset=at).slot(slot), "
     "bytes(_SLOT.size))`": _LATER,
-    "mirror.Mirror.mirror_out: `self._medium.write(at + 8, _SLOT.pack(0, salt, len(manifest), "
-    "data_bytes)[8:])` after `self._medium.write(at + _SLOT.size, manifest)`": _NO_ORDER,
-    "mirror.Mirror.mirror_out: `self._medium.write(at + _SLOT.size, manifest)` after "
-    "`self._seal_tensors(sealer, commit, snapshot, at + _SLOT.size + len(manifest))`": _NO_ORDER,
+    "slots.slots.Slots._write_larger: `medium.write(at, header_bytes(self._run_id, self._key.id, "
+    "layout))` after `for number in (self._counter, commit.number):`": _NO_ORDER,
+    "slots.slots.Slots._write_larger: `for number in (self._counter, commit.number):` after "
+    "`self._fill(there, commit, snapshot, spoiled)`": _NO_ORDER,
+    "slots.slots.Slots._fill: `self._medium.write(layout.slot(number) + 8, _SLOT.pack(0, "
+    "commit.salt, len(sealed))[8:])` after `self._medium.write(layout.manifest(number), "
+    "sealed)`": _NO_ORDER,
+    "slots.slots.Slots._fill: `self._medium.write(layout.manifest(number), sealed)` after "
+    "`self._lanes.seal(commit.todo, [tensor.data for tensor in snapshot.tensors], sealer, "
+    "...`": _NO_ORDER,
+    "slots.slots.Slots._fill: drop `self._medium.fence()`": "what is given up need not last: "
+    "the fence waits until the writers' memory is free",
 }
 """Mutants that change nothing that was promised, and why."""
 
@@ -79,16 +97,26 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
             of(stop, regions.new_extent, LINES),
             of(stop, regions.extent_that_grows_the_region, LINES),
             of(stop, regions.dropped_extent, LINES),
+            of(failing, 2, slots.LARGER, LINES),
         ]
-    if module.startswith("mirror"):
+    if module.startswith("slots"):
         return [
             of(commit, 0, LINES), of(commit, 2, LINES), of(making, LINES),
-            of(mirror_restart, 1, LINES), of(back, LINES),
+            of(skipping, 3, LINES), of(mirror_restart, 1, LINES), of(back, LINES),
+            of(growing, 2, LINES), of(spoiling), of(outgrown, LINES), of(retried, LINES),
+            of(reused, LINES), of(failing, 2, 0, LINES), of(grown_restart, 1, LINES),
+            of(failing, 2, slots.LARGER, LINES),
         ]  # fmt: skip
     return [of(load, LINES, folder)]
 
 
-MODULES = (plinius.pm.romulus, plinius.pm.region, plinius.mirror, plinius.data.extent)
+MODULES = (
+    plinius.pm.romulus,
+    plinius.pm.region,
+    plinius.slots.slots,
+    plinius.slots.lanes,
+    plinius.data.extent,
+)
 ALL = [mutant for module in MODULES for mutant in mutants_of(module)]
 
 
@@ -107,7 +135,8 @@ def caught(mutant: Mutant, proofs: list[Proof]) -> bool:
 def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same images in every run, and what to compare with made by the true code."""
     monkeypatch.setattr(stops, "SEED", 1)
-    monkeypatch.setattr(plinius.mirror, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
     monkeypatch.setattr(plinius.data.extent, "_PIECE_BYTES", 1000)
     for change in regions.CHANGES:
         regions.states_of(change)
@@ -128,7 +157,7 @@ def test_the_proofs_hold_while_no_mutant_lives(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Otherwise they would catch anything."""
-    for module in ("pm.romulus", "pm.region", "mirror", "data.extent"):
+    for module in ("pm.romulus", "pm.region", "slots", "data.extent"):
         folder = tmp_path / module
         folder.mkdir()
         for proof in proofs_for(module, request, folder):

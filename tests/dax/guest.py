@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from plinius.errors import RegionError, SealError
 from plinius.keys import OwnerKey, load_key
-from plinius.mirror import Mirror
-from plinius.pm.medium import pwb_names
+from plinius.pm.mapped import pwb_names
 from plinius.pm.region import Region
+from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
 
 if TYPE_CHECKING:
@@ -103,8 +103,9 @@ def engine(folder: Path, *, every: bool = False) -> int:
     tell(began=twins)
     with Region.open(path) if path.exists() else Region.create(path, 0) as region:
         region.consistency_check()
-        mirror = Mirror.open(region, _KEY)
-        stored = mirror.mirror_in() if mirror else None
+        mirror = Slots.open(region, _KEY)
+        about = mirror.newest() if mirror else None
+        stored = mirror.snapshot(about) if mirror and about else None
         state = stored or snapshot(0, np.arange(WORDS, dtype=np.uint64))
         tally = tally_of(region, state.iteration)
         grown_are_whole(region, state.iteration)
@@ -114,9 +115,9 @@ def engine(folder: Path, *, every: bool = False) -> int:
             where=where_it_fell(twins, mirror),
         )
         if mirror is None:
-            mirror = Mirror.create(region, _KEY, state)
+            mirror = Slots.create(region, _KEY, state)
         if stored is None:
-            mirror.mirror_out(state)
+            mirror.write(state)
         while state.iteration < ENGINE_UNTIL:
             state = evolved(state)
             number = state.iteration
@@ -124,7 +125,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
                 add_grown(region, number)
             with region.twins.transaction():
                 region.twins.store(tally, number.to_bytes(8, "little") * _TALLY_WORDS)
-            mirror.mirror_out(state)
+            mirror.write(state)
             digests = every or number == ENGINE_UNTIL  # the commits take most of the time then
             tell(iteration=number, digest=state.digest() if digests else None)
         region.consistency_check()
@@ -185,7 +186,7 @@ def grown_are_whole(region: Region, iteration: int) -> None:
         assert held == grown(int(name.partition("-")[2])), f"{name} is damaged"
 
 
-def where_it_fell(twins: str, mirror: Mirror | None) -> str:
+def where_it_fell(twins: str, mirror: Slots | None) -> str:
     """Where the cut fell, by what it left: the twins' state as found, and the older slot."""
     if twins == "NONE":
         return "before the region"
@@ -193,13 +194,10 @@ def where_it_fell(twins: str, mirror: Mirror | None) -> str:
         return f"in a transaction ({twins})"
     if mirror is None or mirror.commits < 2:
         return "before the second commit"
-    kept = mirror.commits
     try:
-        mirror._open(kept - 1)
+        mirror.before_newest()
     except (SealError, RegionError):
         return "in a commit"
-    finally:
-        mirror._open(kept)  # which the next commit follows
     return "between commits"
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crash.mirrors import newest
 from dax.guest import evolved, mapped_sync, snapshot
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
-from plinius.pm.medium import Granularity, MappedMedium, pwb_names
+from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
+from plinius.slots import Slots
 
 pytestmark = pytest.mark.skipif(
     "PLINIUS_DAX" not in os.environ,
@@ -71,17 +73,17 @@ def test_mirrored_states_come_back_with_each_write_back_instruction(
     monkeypatch.setenv("PLINIUS_PWB", pwb)
     state = snapshot(0, np.arange(1000, dtype=np.uint64))
     with Region.create(tmp_path / "r", 0) as region:
-        Mirror.create(region, KEY, state).mirror_out(state)
+        Slots.create(region, KEY, state).write(state)
     for _ in range(4):
         with Region.open(tmp_path / "r") as region:
             assert region.granularity is Granularity.CACHE_LINE
-            mirror = Mirror.open(region, KEY)
+            mirror = Slots.open(region, KEY)
             assert mirror is not None
-            found = mirror.mirror_in()
+            found = newest(mirror)
             assert found is not None
             assert found.digest() == state.digest()
             state = evolved(state)
-            mirror.mirror_out(state)
+            mirror.write(state)
             region.consistency_check()
 
 

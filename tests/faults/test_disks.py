@@ -14,8 +14,9 @@ from cli.world import ITERATIONS, Told, World, call, digest_of
 from faults.disks import Disk, ext4, full
 from plinius.errors import RegionFullError, StorageError
 from plinius.keys import load_key
-from plinius.mirror import Mirror, newest_snapshot
+from plinius.mirror import Mirror
 from plinius.pm.region import Region
+from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.trainer import Run, Settings
 
@@ -37,8 +38,8 @@ def digests(world: World, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     """The digest after each iteration of a run that nothing disturbs."""
     region, found = tmp_path_factory.mktemp("undisturbed") / "run.region", []
     with opened(world, region) as run:
-        found.append(run.state.snapshot().digest())
-        run.train(ITERATIONS, 1, lambda _: found.append(run.state.snapshot().digest()))
+        found.append(run.mirror.digest(run.iteration))
+        run.train(ITERATIONS, 1, lambda _: found.append(run.mirror.digest(run.iteration)))
     return found
 
 
@@ -66,10 +67,10 @@ def at_commit(
     """Something happens just before the commit of an iteration."""
     mirror_out = Mirror.mirror_out
 
-    def watched(mirror: Mirror, snapshot: Snapshot) -> int:
-        if snapshot.iteration == iteration:
+    def watched(mirror: Mirror, number: int) -> int:
+        if number == iteration:
             happens()
-        return mirror_out(mirror, snapshot)
+        return mirror_out(mirror, number)
 
     monkeypatch.setattr(Mirror, "mirror_out", watched)
 
@@ -194,7 +195,7 @@ def test_the_api_leaves_with_the_sentence_too(world: World, digests: list[str]) 
         assert newest(world, region).digest() == digests[4]
         with opened(world, region) as run:
             run.train(ITERATIONS, 1, lambda _: None)
-            assert run.state.snapshot().digest() == digests[-1]
+            assert run.mirror.digest(run.iteration) == digests[-1]
 
 
 def test_a_disk_made_read_only_between_runs(world: World, digests: list[str]) -> None:

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import pytest
 
-import plinius.pm.medium as medium_module
+import plinius.pm.blocks as blocks_module
+import plinius.pm.mapped as mapped_module
 from cli.world import CFG, PLINIUS, World, call, digest_of, memory_folder
+from crash.mirrors import newest
 from plinius.errors import RegionError, StorageError
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror, newest_snapshot
-from plinius.pm.medium import Granularity, MappedMedium
+from plinius.pm.mapped import MappedMedium
+from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
 from plinius.pm.romulus import TwinState
+from plinius.slots import Slots, newest_snapshot
 from plinius.snapshot import Snapshot, TensorBytes
 
 KEY = OwnerKey(bytes(range(32)))
@@ -46,33 +49,52 @@ def region(tmp_path: Path) -> Path:
     with Region.create(path, 0) as made:
         if made.granularity is not Granularity.PAGE:
             pytest.skip("the tests' folder is not on a disk that msync writes to")
-        mirror = Mirror.create(made, KEY, state(0))
-        mirror.mirror_out(state(0))
-        mirror.mirror_out(state(1))
+        mirror = Slots.create(made, KEY, state(0))
+        mirror.write(state(0))
+        mirror.write(state(1))
     return path
 
 
-class FailingMsync:
-    """The native calls, of which msync number `fail_at` fails as a disk's error makes it."""
+class Failing:
+    """What writes to the disk, of which call number `fail_at` fails as a disk's error makes it."""
 
     def __init__(self, number: int, fail_at: int) -> None:
-        self.lib, self.calls, self.number, self.fail_at = medium_module.lib, 0, number, fail_at
+        self.lib, self.calls, self.number, self.fail_at = mapped_module.lib, 0, number, fail_at
+        self._fdatasync, self._write_all = os.fdatasync, blocks_module.write_all
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.lib, name)
 
+    def _fails(self) -> bool:
+        self.calls += 1
+        return self.calls == self.fail_at
+
     def pl_msync(self, at: object, length: int) -> int:
         """Succeed but once. What the failed one should have written is not written later."""
-        self.calls += 1
-        return self.number if self.calls == self.fail_at else self.lib.pl_msync(at, length)
+        return self.number if self._fails() else self.lib.pl_msync(at, length)
+
+    def fdatasync(self, fd: int) -> None:
+        """The same for what went past the page cache."""
+        if self._fails():
+            raise OSError(self.number, os.strerror(self.number))
+        self._fdatasync(fd)
+
+    def write_all(self, fd: int, data: memoryview, offset: int) -> None:
+        """A block that fails half-way."""
+        if self._fails():
+            self._write_all(fd, data[: len(data) // 8192 * 4096], offset)
+            raise OSError(self.number, os.strerror(self.number))
+        self._write_all(fd, data, offset)
 
 
 @contextmanager
-def failing(monkeypatch: pytest.MonkeyPatch, number: int, fail_at: int) -> Iterator[FailingMsync]:
-    """One msync fails meanwhile."""
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, fail_at: int) -> Iterator[Failing]:
+    """One write or write-back fails meanwhile."""
     with monkeypatch.context() as patched:
-        lib = FailingMsync(number, fail_at)
-        patched.setattr(medium_module, "lib", lib)
+        lib = Failing(number, fail_at)
+        patched.setattr(mapped_module, "lib", lib)
+        patched.setattr(os, "fdatasync", lib.fdatasync)
+        patched.setattr(blocks_module, "write_all", lib.write_all)
         yield lib
 
 
@@ -88,10 +110,10 @@ def refused(act: Callable[[], object]) -> str | None:
 def commit(region: Path, iteration: int) -> None:
     """Open the mirror of a region and commit a state to it."""
     with Region.open(region) as opened:
-        mirror = Mirror.open(opened, KEY)
+        mirror = Slots.open(opened, KEY)
         assert mirror is not None
-        mirror.mirror_in()
-        mirror.mirror_out(state(iteration))
+        newest(mirror)
+        mirror.write(state(iteration))
 
 
 def add(region: Region, data: bytes) -> None:
@@ -107,7 +129,7 @@ def test_each_write_back_of_a_commit_may_fail(
     whole = region.read_bytes()
     for fail_at in itertools.count(1):
         region.write_bytes(whole)
-        with failing(monkeypatch, number, fail_at) as lib:
+        with failing(monkeypatch, number, fail_at):
             refusal = refused(lambda: commit(region, 2))
         if refusal is None:
             break
@@ -115,7 +137,6 @@ def test_each_write_back_of_a_commit_may_fail(
             f"The disk refused a write: {os.strerror(number)}. "
             "Check the disk and its space; the last committed state is kept."
         )
-        assert lib.calls == fail_at, "it went on after the failure"
         left = newest_snapshot(region, KEY)
         assert left.digest() in (state(1).digest(), state(2).digest())
         commit(region, 3)
@@ -171,6 +192,8 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, stop: int, *, after: bool) -> li
 
     for name in OPERATIONS:
         monkeypatch.setattr(MappedMedium, name, watch(name, getattr(MappedMedium, name)))
+    put = blocks_module.RingWriter.put
+    monkeypatch.setattr(blocks_module.RingWriter, "put", watch("put", put))
     return seen
 
 
@@ -199,34 +222,23 @@ def interrupted_twice(
 ) -> tuple[int, str]:
     """The iteration that showed after the first interrupt, and which commit was not interrupted."""
     with Region.open(region) as opened:
-        mirror = Mirror.open(opened, KEY)
+        mirror = Slots.open(opened, KEY)
         assert mirror is not None
-        mirror.mirror_in()
+        newest(mirror)
         shown = 1
         for which, stop in (("first", first), ("second", second)):
             with monkeypatch.context() as patched:
                 stopped_at(patched, stop, after=after)
                 try:
-                    commit_anyhow(mirror, 2 if which == "first" else 3)
+                    mirror.write(state(2 if which == "first" else 3))
                 except Stopped:
-                    shown = max(shown, newest(region))
+                    shown = max(shown, iteration_in(region))
                 else:
-                    return newest(region), which
+                    return iteration_in(region), which
     return shown, "neither"
 
 
-def commit_anyhow(mirror: Mirror, iteration: int) -> None:
-    """As a program goes on after Ctrl-C: the mirror may ask to look what was committed first."""
-    try:
-        mirror.mirror_out(state(iteration))
-    except RuntimeError as asked:
-        if "mirror_in comes before" not in str(asked):
-            raise
-        mirror.mirror_in()
-        mirror.mirror_out(state(iteration))
-
-
-def newest(region: Path) -> int:
+def iteration_in(region: Path) -> int:
     """What another process would open now."""
     copy = region.with_suffix(".copy")
     shutil.copy(region, copy)

@@ -8,12 +8,13 @@ from random import Random
 
 import numpy as np
 
+from crash.mirrors import newest
 from plinius.data.extent import EXTENT, load_dataset, open_dataset
 from plinius.data.records import Part, Source
 from plinius.data.sealed import seal_dataset
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
 from plinius.pm.region import Region
+from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
 from resume.forks import creating, wait_until
 from soak.kinds import Fall, Kind, recovered
@@ -271,18 +272,18 @@ class Commit(Kind):
 
     def _go_on(self, until: int) -> None:
         with Region.open(self.region) as region:
-            mirror = Mirror.open(region, KEY)
-            state = mirror.mirror_in() if mirror else None
-            mirror = mirror or Mirror.create(region, KEY, state_after(None))
+            mirror = Slots.open(region, KEY)
+            state = newest(mirror) if mirror else None
+            mirror = mirror or Slots.create(region, KEY, state_after(None))
             while self.told[0] <= until:
                 state = state_after(state)
-                mirror.mirror_out(state)
+                mirror.write(state)
                 self.told[0] = state.iteration + 1
 
 
 def _mirrored(region: Region) -> tuple[int, str] | str:
-    mirror = Mirror.open(region, KEY)
-    snapshot = mirror.mirror_in() if mirror else None
+    mirror = Slots.open(region, KEY)
+    snapshot = newest(mirror) if mirror else None
     if snapshot is None:
         return "before the first commit" if mirror else "making the mirror"
     return snapshot.iteration, snapshot.digest()

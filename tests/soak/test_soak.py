@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 import soak.bare
-from plinius.mirror import Mirror
 from plinius.pm.region import Region
+from plinius.slots import Slots
 from soak.bare import KEY, Commit, Create, Grow, Load, directory_after, state_after
 from soak.kinds import SHARES, Fall, Kind
 
@@ -58,10 +58,10 @@ def made(kind: type[Kind], folder: Path) -> Kind:
 def commit(region: Path, states: int) -> None:
     """Mirror so many states."""
     with Region.open(region) as opened:
-        mirror, state = Mirror.create(opened, KEY, state_after(None)), None
+        mirror, state = Slots.create(opened, KEY, state_after(None)), None
         for _ in range(states):
             state = state_after(state)
-            mirror.mirror_out(state)
+            mirror.write(state)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from plinius.cli import main
 from plinius.data.sealed import seal_dataset
 from plinius.data.sources import idx_source
 from plinius.keys import load_key
+from plinius.pm.region import Region
+from plinius.slots import read_snapshot
 from resume.forks import Shared, forked, wait_until
 from resume.killer import Job, killed_run, train, uninterrupted
 from soak.kinds import Fall, Kind, recovered, was_killed
@@ -164,10 +166,10 @@ class CtrlC(_Trained):
         """Train, telling where commits begin and end."""
         mirror_out = plinius.mirror.Mirror.mirror_out
 
-        def watched(mirror: plinius.mirror.Mirror, snapshot: plinius.mirror.Snapshot) -> int:
+        def watched(mirror: plinius.mirror.Mirror, iteration: int) -> int:
             self.inside[0] += 1
-            written = mirror_out(mirror, snapshot)
-            self.told[0] = snapshot.iteration + 1
+            written = mirror_out(mirror, iteration)
+            self.told[0] = iteration + 1
             self.inside[0] += 1
             return written
 
@@ -225,9 +227,8 @@ class CtrlC(_Trained):
             fall.wrong.append(f"it did not say that it is mirrored: {self.said()}")
         return status
 
-    def _mirrored(self, region: plinius.mirror.Region) -> tuple[int, str] | None:
-        mirror = plinius.mirror.Mirror.open(region, self.key)
-        snapshot = mirror.mirror_in() if mirror else None
+    def _mirrored(self, region: Region) -> tuple[int, str] | None:
+        snapshot = read_snapshot(region, self.key)
         return (snapshot.iteration, snapshot.digest()) if snapshot else None
 
 

@@ -9,7 +9,8 @@ import pytest
 from plinius.pm._persist import ffi, lib
 
 from plinius.errors import RegionError, RegionFullError, StorageError
-from plinius.pm.medium import PAGE, Granularity, MappedMedium, merge_ranges, pwb_name
+from plinius.pm.mapped import MappedMedium, pwb_name
+from plinius.pm.medium import PAGE, Granularity, merge_ranges
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}

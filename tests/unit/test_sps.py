@@ -13,7 +13,8 @@ from plinius.benchmarks import sps
 from plinius.benchmarks.counting import CountingMedium
 from plinius.benchmarks.sps_report import PAPER, sps_plot, sps_table
 from plinius.errors import StorageError
-from plinius.pm.medium import Granularity, MappedMedium, pwb_names
+from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
 from plinius.pm.structures import PersistentArray
 

@@ -33,12 +33,12 @@ class CopyWriter:
 
     def __init__(self, write: Callable[[int, memoryview], None]) -> None:
         self._write = write
-        self._buffer = _buffer(MEMORY_BLOCK_BYTES)
+        self._buffer = private_memory(MEMORY_BLOCK_BYTES)
 
     def room(self, length: int) -> memoryview:
         """See Writer."""
         if length > len(self._buffer):
-            self._buffer = _buffer(length)
+            self._buffer = private_memory(length)
         return self._buffer[:length]
 
     def put(self, offset: int, block: memoryview) -> None:
@@ -56,13 +56,13 @@ class RingWriter:
     def room(self, length: int) -> memoryview:
         """See Writer. Waits while all of its blocks are under way; raises what failed of them."""
         if len(self._ring) < _RING:
-            self._ring.append((_buffer(max(length, DEVICE_BLOCK_BYTES)), None))
+            self._ring.append((private_memory(max(length, DEVICE_BLOCK_BYTES)), None))
             return self._ring[-1][0][:length]
         buffer, writing = self._ring.pop(0)
         if writing:
             writing.exception()  # the fence raises it
         if length > len(buffer):
-            buffer = _buffer(length)
+            buffer = private_memory(length)
         self._ring.append((buffer, None))
         return buffer[:length]
 
@@ -129,6 +129,6 @@ def _reopen_direct(fd: int) -> int | None:
         return None
 
 
-def _buffer(length: int) -> memoryview:
+def private_memory(length: int) -> memoryview:
     """Private memory that begins on a page, as direct writing needs."""
     return memoryview(mmap.mmap(-1, length))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
+from plinius.pm.blocks import private_memory
 from plinius.pm.medium import Medium
 from plinius.sealing import TAG_BYTES, Sealer
 from plinius.slots import pieces
@@ -87,8 +88,8 @@ class _Lane:
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
         self._writer = medium.writer()
-        self._plain = memoryview(bytearray(pieces.PIECE_BYTES))
-        self._sealed = memoryview(bytearray(pieces.PIECE_BYTES))
+        self._plain = private_memory(pieces.PIECE_BYTES)
+        self._sealed = private_memory(pieces.PIECE_BYTES)
 
     def seal(
         self, todo: list[Piece], tensors: Sequence[memoryview], sealer: Sealer, aad: Aad, at: int

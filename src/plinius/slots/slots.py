@@ -193,6 +193,16 @@ class Slots:
             self._forget_newest()
         self._digests = {about.commit: about.digest}
 
+    def snapshot(self, about: Manifest) -> Snapshot:
+        """Open a whole commit into fresh memory; as `read`."""
+        outs = [memoryview(bytearray(spec.nbytes)) for spec in about.tensors]
+        self.read(about, outs)
+        tensors = tuple(
+            TensorBytes(spec.name, spec.dtype, spec.shape, data, order=spec.order)
+            for spec, data in zip(about.tensors, outs, strict=True)
+        )
+        return Snapshot(about.iteration, tensors, about.values, about.identity, about.environment)
+
     def close(self) -> None:
         """End its threads."""
         self._lanes.close()
@@ -245,9 +255,7 @@ class Slots:
             there = layout._replace(offset=at)
             medium.write(at, header_bytes(self._run_id, self._key.id, layout))
             for number in (self._counter, commit.number):
-                medium.write(there.slot(number), bytes(_SLOT.size))
-                if number:
-                    self._put_word(there, number)
+                self._put_word(there, number)
             self._fill(there, commit, snapshot, spoiled)
 
         self._held = [{}, {}]
@@ -307,7 +315,7 @@ class Slots:
             self._medium.fence()
 
     def _put_word(self, layout: Layout, counter: int, slot: int | None = None) -> None:
-        """Store and flush the word of a commit in its slot (or in `slot`, for 0: no commit)."""
+        """Store and flush a commit's word in its slot (or in `slot`); 0 says there is none."""
         at = layout.slot(counter if slot is None else slot)
         self._medium.store_word(at, commit_word(self._run_id, counter) if counter else 0)
         self._medium.flush(at, 8)
@@ -358,14 +366,9 @@ def read_snapshot(region: Region, key: OwnerKey) -> Snapshot | None:
     about = slots.newest() if slots else None
     if slots is None or about is None:
         return None
-    outs = [memoryview(bytearray(spec.nbytes)) for spec in about.tensors]
-    slots.read(about, outs)
+    snapshot = slots.snapshot(about)
     slots.close()
-    tensors = tuple(
-        TensorBytes(spec.name, spec.dtype, spec.shape, data, order=spec.order)
-        for spec, data in zip(about.tensors, outs, strict=True)
-    )
-    return Snapshot(about.iteration, tensors, about.values, about.identity, about.environment)
+    return snapshot
 
 
 def _digest(salt: bytes, sealed_manifest: bytes) -> str:

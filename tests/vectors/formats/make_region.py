@@ -10,8 +10,9 @@ from pathlib import Path
 from unittest import mock
 
 from plinius.keys import OwnerKey
-from plinius.mirror import EXTENT, Mirror
 from plinius.pm.region import Region
+from plinius.slots import Slots
+from plinius.slots.layout import EXTENT
 from plinius.snapshot import Snapshot, TensorBytes
 
 FOLDER = Path(__file__).parent / "region"
@@ -43,9 +44,9 @@ def main() -> None:
                 block = region.heap.allocate(16)
                 region.twins.store(block, b"sixteen bytes ok")
                 region.heap.set_root("words", block, 16)
-            mirror = Mirror.create(region, KEY, state(0))
+            mirror = Slots.create(region, KEY, state(0))
             for iteration in range(3):
-                mirror.mirror_out(state(iteration))
+                mirror.write(state(iteration))
             span = region.extent(EXTENT)
             assert span is not None
             cases = list(_cases(span.offset, (span.length - 4096) // 2))
@@ -76,13 +77,16 @@ def _cases(mirror: int, slot: int):
     yield case("bad-entry-name", "that cannot be read", (main + 2112, b"\xff"))
     yield case("mirror-bad-magic", "its header", (mirror, b"X"))
     yield case("mirror-bad-version", "is of version 9", (mirror + 8, b"\x09"))
+    yield case("mirror-of-the-past", "is of version 1, and this", (mirror + 8, b"\x01"))
+    yield case("mirror-bad-room", "its header", (mirror + 48, b"\1"))
+    yield case("mirror-bad-base", "do not follow each other", (mirror + 56, b"\3"))
     yield case("mirror-other-key", "was sealed with key", (mirror + 32, b"\0" * 8))
     yield case("mirror-bad-word", "the commit word of slot 1", (newest, b"\5"))
     yield case("mirror-hidden-commit", "do not follow each other", (newest, b"\0" * 8))
     yield case("mirror-bad-salt", "Commit 3 in the mirror", (newest + 64, b"\0"))
-    yield case("mirror-bad-manifest", "Commit 3 in the mirror", (newest + 128, b"\0\0\0"))
+    yield case("mirror-bad-manifest", "Commit 3 in the mirror", (newest + 4096, b"\0\0\0"))
     yield case("mirror-huge-manifest", "Commit 3 in the mirror", (newest + 96, b"\xff" * 8))
-    yield case("mirror-older-slot-damaged", "opens", (older + 128, b"\0\0\0"))
+    yield case("mirror-older-slot-damaged", "opens", (older + 4096, b"\0\0\0"))
 
 
 if __name__ == "__main__":

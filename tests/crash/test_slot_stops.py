@@ -1,0 +1,310 @@
+"""A stop at every operation of commits that skip what rests, that grow, that failed before."""
+
+from collections.abc import Callable
+
+import pytest
+
+import plinius.slots.pieces
+from crash.mirrors import KEY, digest_in, empty_region, mirrored, newest, opened, state
+from crash.regions import owned_once
+from crash.simulated import PlainMedium, SimulatedMedium
+from crash.stops import BOTH, cut_everywhere, kill_everywhere
+from plinius.errors import StorageError
+from plinius.pm.medium import PAGE, Granularity
+from plinius.pm.region import Region
+from plinius.slots import Slots
+from plinius.slots.layout import EXTENT
+from plinius.snapshot import Snapshot
+
+each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
+LARGER = 3 * PAGE
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
+    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
+
+
+def goes_on(image: bytes) -> None:
+    """Whatever a cut left, the run can go on from it, and everything has one owner."""
+    medium = PlainMedium(image)
+    slots, _ = opened(medium)
+    slots.write(state(7))
+    slots.write(state(8, larger=2 * LARGER))
+    assert digest_in(bytes(medium.bytes)) == state(8, larger=2 * LARGER).digest()
+    owned_once(medium.bytes)
+
+
+def with_frozen(commits: int) -> tuple[PlainMedium, Slots]:
+    medium = PlainMedium(empty_region())
+    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    for iteration in range(commits):
+        slots.write(state(iteration, frozen=True))
+    return medium, slots
+
+
+def test_what_rests_is_not_sealed_again_and_opens_all_the_same() -> None:
+    """Both slots hold it after two commits; from then on only the rest is written."""
+    medium, slots = with_frozen(0)
+    written = [slots.write(state(i, frozen=True)) for i in range(5)]
+    assert written[0] > written[2] > 0
+    assert written[0] - written[2] > 600
+    assert {w - written[2] for w in written[2:]} <= set(range(-8, 9))  # numbers in the manifest
+    assert digest_in(bytes(medium.bytes)) == state(4, frozen=True).digest()
+
+
+def test_what_rests_is_sealed_again_by_another_process() -> None:
+    """What lies in a slot is known only to the process that sealed it there."""
+    medium, first = with_frozen(5)
+    full = first.write(state(5, frozen=True)), opened(medium)[0].write(state(6, frozen=True))
+    assert full[1] - full[0] > 600
+
+
+@each_granularity
+@pytest.mark.parametrize("commits", [1, 2, 3, 4])
+def test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two(
+    commits: int, granularity: Granularity
+) -> None:
+    """The piece left in place is opened under the commit that sealed it."""
+    medium = SimulatedMedium(image=empty_region(), granularity=granularity)
+    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    for iteration in range(commits):
+        slots.write(state(iteration, frozen=True))
+    before = state(commits - 1, frozen=True).digest()
+    after = state(commits, frozen=True).digest()
+    seen = set()
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == after if ended else found in (before, after)
+        seen.add(found)
+        goes_on(image)
+
+    new = state(commits, frozen=True)
+    cut_everywhere(medium, lambda _: slots.write(new), check, samples=3, limit=64)
+    assert seen == {before, after}
+
+
+@each_granularity
+@pytest.mark.parametrize("commits", [0, 1, 2, 3])
+def test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new(
+    commits: int, granularity: Granularity
+) -> None:
+    """Larger slots take the place of outgrown ones in one transaction, with the commit in them."""
+    medium = SimulatedMedium(image=mirrored(commits), granularity=granularity)
+    slots, _ = opened(medium)
+    before = state(commits - 1).digest() if commits else None
+    grown = state(commits, larger=LARGER)
+    seen = set()
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == grown.digest() if ended else found in (before, grown.digest())
+        if found not in seen:
+            goes_on(image)
+        seen.add(found)
+
+    cut_everywhere(medium, lambda _: slots.write(grown), check, samples=4, limit=256)
+    assert seen == {before, grown.digest()}
+    slots.write(state(commits + 1, larger=LARGER))
+    assert digest_in(bytes(medium.read(0, medium.size))) == (
+        state(commits + 1, larger=LARGER).digest()
+    )
+
+
+@each_granularity
+def test_slots_that_grow_for_their_manifest_hold_nothing_yet(granularity: Granularity) -> None:
+    """The pieces are those of before, but nothing lies in the new slots; also after a fault."""
+    number = 0
+    while True:
+        medium = SimulatedMedium(image=empty_region(), granularity=granularity)
+        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        for iteration in range(3):
+            slots.write(state(iteration, frozen=True))
+        medium.watch = refuse_at(medium, number)
+        try:
+            slots.write(state(3, frozen=True, told=30_000))
+            ended = True
+        except StorageError:
+            ended = False
+        medium.watch = None
+        for iteration in (4, 5, 6):
+            slots.write(state(iteration, frozen=True, told=30_000))
+            assert digest_in(bytes(medium.read(0, medium.size))) == (
+                state(iteration, frozen=True, told=30_000).digest()
+            )
+        if ended:
+            break
+        number += 1
+    assert number > 8
+
+
+@each_granularity
+def test_what_a_failed_write_touched_is_sealed_again(granularity: Granularity) -> None:
+    """A tensor that is as it was two commits ago, while a write that failed had put another."""
+    number = 0
+    while True:
+        medium = SimulatedMedium(image=empty_region(), granularity=granularity)
+        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        for iteration in range(3):
+            slots.write(state(iteration, frozen=True))
+        medium.watch = refuse_at(medium, number)
+        try:
+            slots.write(state(3, frozen=True, of=0x55))
+            ended = True
+        except StorageError:
+            ended = False
+        medium.watch = None
+        slots.write(state(4, frozen=True))
+        assert digest_in(bytes(medium.read(0, medium.size))) == state(4, frozen=True).digest()
+        if ended:
+            break
+        number += 1
+    assert number > 8
+
+
+@each_granularity
+@pytest.mark.parametrize("commits", [1, 2])
+def test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing(
+    commits: int, granularity: Granularity
+) -> None:
+    """What the next process saw stays, whichever slots it saw it in."""
+    grown = state(commits, larger=LARGER)
+
+    def grow(medium: SimulatedMedium) -> None:
+        opened(medium)[0].write(grown)
+
+    def then(killed: SimulatedMedium) -> None:
+        _, shown = opened(killed.killed())
+        assert shown is not None
+        seen, after = shown.digest(), state(9).digest()
+        ready: list[bool] = []
+
+        def go_on(medium: SimulatedMedium) -> None:
+            slots, _ = opened(medium)
+            ready.append(True)
+            slots.write(state(9))
+
+        def check(image: bytes, ended: bool) -> None:
+            if ready:
+                assert digest_in(image) in ((after,) if ended else (seen, after))
+
+        cut_everywhere(killed, go_on, check, limit=64, samples=1)
+
+    assert kill_everywhere(mirrored(commits), grow, then, granularity) > 10
+
+
+@each_granularity
+def test_the_space_of_outgrown_slots_is_used_again(granularity: Granularity) -> None:
+    """Growing over and over does not take more than a few times what the state needs."""
+    medium = SimulatedMedium(image=mirrored(2), granularity=granularity)
+    region, dirty = Region(medium, "r"), b"\xff" * 60 * PAGE  # free space is not zero
+    region.add_extent("past", len(dirty), lambda m, at: m.write(at, dirty))
+    region.drop_extent("past")
+    slots, _ = opened(medium)
+    for iteration in range(2, 30):
+        slots.write(state(iteration, larger=iteration * 1000))
+        assert digest_in(bytes(medium.read(0, medium.size))) == (
+            state(iteration, larger=iteration * 1000).digest()
+        )
+    span = Region(medium, "r").extent(EXTENT)
+    assert span is not None
+    assert medium.size < 4 * span.length + len(dirty)
+
+
+def test_the_commit_before_growing_is_gone_and_the_next_one_is_kept() -> None:
+    """Going back one commit ends where the slots grew."""
+    medium = PlainMedium(mirrored(3))
+    slots, _ = opened(medium)
+    slots.write(state(3, larger=LARGER))
+    assert slots.before_newest() is None
+    slots.write(state(4, larger=LARGER))
+    assert slots.before_newest() is not None
+    again, _ = opened(medium)
+    before = again.before_newest()
+    assert before is not None
+    assert before.iteration == 3
+
+
+def refuse_at(medium: SimulatedMedium, number: int) -> Callable[[str], None]:
+    """The operation of that number fails, and so does every one until the write gives up."""
+    start = len(medium.operations)
+
+    def watch(_: str) -> None:
+        if len(medium.operations) - start >= number:
+            raise StorageError("The disk refused a write: Input/output error", "Check the disk")
+
+    return watch
+
+
+def wrecked(
+    granularity: Granularity, commits: int, new: Snapshot, number: int
+) -> tuple[SimulatedMedium, Slots, bool]:
+    """A write whose operation `number` failed; whether it did not get that far."""
+    medium = SimulatedMedium(image=mirrored(commits), granularity=granularity)
+    slots, _ = opened(medium)
+    medium.watch = refuse_at(medium, number)
+    try:
+        slots.write(new)
+    except StorageError:
+        return medium, slots, False
+    finally:
+        medium.watch = None
+    return medium, slots, True
+
+
+@each_granularity
+@pytest.mark.parametrize(("commits", "larger"), [(0, 0), (2, 0), (2, LARGER)])
+def test_after_a_failure_anywhere_the_next_write_commits(
+    commits: int, larger: int, granularity: Granularity
+) -> None:
+    """At every operation that fails; a cut in the second write leaves nothing but known states."""
+    new, next_one = state(commits, larger=larger), state(commits + 1, larger=larger)
+    known = {state(commits - 1).digest() if commits else None, new.digest(), next_one.digest()}
+    number = 0
+    while True:
+        medium, slots, ended = wrecked(granularity, commits, new, number)
+        if ended:
+            break
+
+        def check(image: bytes, ended: bool) -> None:
+            found = digest_in(image)
+            assert found == next_one.digest() if ended else found in known
+
+        cut_everywhere(
+            medium, lambda _, slots=slots: slots.write(next_one), check, samples=1, limit=16
+        )
+        number += 1
+    assert number > 8
+
+
+def test_a_spoiled_commit_is_none_and_the_next_one_counts() -> None:
+    """What turned out to be no state is given up, in the slots and while they grow."""
+    for larger in (0, LARGER):
+        medium = SimulatedMedium(image=mirrored(3))
+        slots, _ = opened(medium)
+        new, stored = state(3, larger=larger), []
+        medium.stored_bytes = 0
+
+        def spoiled(medium: SimulatedMedium = medium, stored: list[int] = stored) -> bool:
+            stored.append(medium.stored_bytes)
+            return True
+
+        assert slots.write(new, spoiled) == 0
+        assert stored[0] > sum(tensor.nbytes for tensor in new.tensors)  # asked when all is sealed
+        assert slots.commits == 3
+        assert digest_in(bytes(medium.read(0, medium.size))) == state(2).digest()
+        slots.write(state(4, larger=larger))
+        assert digest_in(bytes(medium.read(0, medium.size))) == state(4, larger=larger).digest()
+
+
+def test_the_newest_commit_is_read_before_the_first_write() -> None:
+    """Slots with commits do not let them be written over unseen."""
+    slots = Slots.open(Region(PlainMedium(mirrored(2)), "r"), KEY)
+    assert slots is not None
+    with pytest.raises(RuntimeError, match="the newest commit is read before the first write"):
+        slots.write(state(2))
+    newest(slots)
+    slots.write(state(2))
