@@ -1,5 +1,6 @@
 """A medium that counts what passes through it to another one."""
 
+from plinius.pm.blocks import CopyWriter, Writer
 from plinius.pm.medium import LINE, WORD, Granularity, Int64s, Medium, Uint64s
 from plinius.pm.words import lists_of
 
@@ -37,6 +38,19 @@ class CountingMedium:
     def read(self, offset: int, length: int) -> memoryview:
         """See Medium."""
         return self._medium.read(offset, length)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """See Medium."""
+        self._medium.read_into(offset, out)
+
+    @property
+    def block_bytes(self) -> int:
+        """See Medium."""
+        return self._medium.block_bytes
+
+    def writer(self) -> Writer:
+        """See Medium."""
+        return CopyWriter(self.write)
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
         """See Medium."""
