@@ -13,14 +13,17 @@ from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
 
 if TYPE_CHECKING:
+    from plinius.loader import ResumableLoader
     from plinius.mirror import Mirror
 
 __version__ = "0.1.0"
-__all__ = ["Mirror", "load_key", "OwnerKey", "PliniusError"]
+__all__ = ["Mirror", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
+
+_WITH_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.loader"}
 
 
 def __getattr__(name: str) -> Any:
-    """`Mirror` when it is first asked for: it takes torch, which the trusted core does without."""
-    if name == "Mirror":
-        return importlib.import_module("plinius.mirror").Mirror
+    """What takes torch, when it is first asked for: the trusted core does without."""
+    if name in _WITH_TORCH:
+        return getattr(importlib.import_module(_WITH_TORCH[name]), name)
     raise AttributeError(f"module plinius has no attribute {name}")

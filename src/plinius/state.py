@@ -146,7 +146,8 @@ def _optimizers(value: object, seen: set[int]) -> Iterator[torch.optim.Optimizer
         return
     seen.add(id(value))
     if isinstance(value, torch.optim.Optimizer):
-        yield value
+        inner = getattr(value, "optimizer", None)  # of a wrapper (Accelerate's), which has no hooks
+        yield inner if isinstance(inner, torch.optim.Optimizer) else value
     elif isinstance(value, MutableMapping | list | tuple):
         for item in value.values() if isinstance(value, MutableMapping) else value:
             yield from _optimizers(item, seen)

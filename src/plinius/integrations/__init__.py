@@ -1,0 +1,1 @@
+"""What ties the mirror to other people's training loops; each needs its extra installed."""

@@ -1,0 +1,95 @@
+"""Every example, killed and run again, ends as one that nobody stopped."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from plinius.errors import PliniusError
+from plinius.keys import load_key
+from plinius.pm.region import Region
+from plinius.slots import describe_mirror, newest_snapshot
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NEEDS = {
+    "cnn": "sklearn",
+    "tabular": "sklearn",
+    "language_model": "torch",
+    "lora": "torch",
+    "checkpoint": "torch",
+    "lightning_fit": "lightning",
+    "hugging_face": "transformers",
+    "accelerate_loop": "accelerate",
+}
+REGIONS = {"lightning_fit": "lightning", "accelerate_loop": "accelerate"}
+ITERATIONS, KILLED_AFTER = 40, 12
+
+
+def start(example: str, work: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, EXAMPLES / f"{example}.py", "--work", work, "--iterations", str(ITERATIONS)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+
+
+def commits(region: Path) -> int:
+    """How many commits the mirror in a region has that a running process holds."""
+    seen = region.with_suffix(".seen")
+    try:
+        shutil.copy(region, seen)
+        with Region.open(seen, writable=False) as opened:
+            mirror = describe_mirror(opened)
+    except (PliniusError, FileNotFoundError):
+        return 0
+    return int(str(mirror["commits"])) if mirror else 0
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    return out
+
+
+def digest(example: str, work: Path) -> str:
+    """Of all but the generators that nothing seeded: no two processes have them alike."""
+    region = work / f"{REGIONS.get(example, example)}.region"
+    snapshot = newest_snapshot(region, load_key(work / "owner.key"))
+    assert snapshot.iteration == ITERATIONS
+    kept = [t for t in snapshot.tensors if not t.name.startswith(("~rng/python", "~rng/numpy"))]
+    values = {name: value for name, value in snapshot.values.items() if name != "~rng"}
+    return replace(snapshot, tensors=tuple(kept), values=values).digest()
+
+
+def test_every_example_is_tried() -> None:
+    """A script in the folder is an example, or a part that the examples share."""
+    scripts = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert scripts - set(NEEDS) == {"place", "model", "text"}
+
+
+@pytest.mark.parametrize("example", NEEDS)
+def test_an_example_that_is_killed_ends_as_one_that_is_not(example: str, tmp_path: Path) -> None:
+    """SIGKILL after some commits; run again it goes on, and the digests are equal."""
+    pytest.importorskip(NEEDS[example], reason=f"{NEEDS[example]} is not installed")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    running = start(example, whole)
+    victim = start(example, killed)
+    region = killed / f"{REGIONS.get(example, example)}.region"
+    enough = 1 if example == "checkpoint" else KILLED_AFTER
+    deadline = time.monotonic() + 120
+    while commits(region) < enough:
+        assert victim.poll() is None, victim.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim.kill()
+    victim.communicate()
+    before = newest_snapshot(region, load_key(killed / "owner.key")).iteration
+    assert 0 < before < ITERATIONS
+    finished(start(example, killed))
+    finished(running)
+    assert digest(example, killed) == digest(example, whole)

@@ -1,0 +1,117 @@
+"""The Lightning callback: stopped anywhere in an epoch, it goes on as if nothing had been."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from plinius.errors import MismatchError, StateError, StorageError
+from plinius.loader import ResumableLoader
+from plinius.slots import newest_snapshot
+from unit.mirroring import KEY
+
+lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+from plinius.integrations.lightning import MirrorCallback  # noqa: E402
+
+EPOCH, STEPS = 5, 13
+
+
+class Stop(Exception):
+    pass
+
+
+class Module(lightning.LightningModule):
+    def __init__(self, stop: int | None) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+        self.stop = stop
+        self.steps: list[int] = []
+        self.validated = 0
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        if self.global_step == self.stop:
+            raise Stop
+        self.steps.append(self.global_step)
+        return self.layer(batch[0]).square().mean()
+
+    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
+        self.validated += 1
+
+    def configure_optimizers(self) -> tuple[list[object], list[object]]:
+        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
+
+
+def fit(region: Path, stop: int | None = None, *, accumulate: int = 1, **options: object) -> Module:
+    """Train a small module for STEPS steps, in epochs of EPOCH batches; Stop before one step."""
+    lightning.seed_everything(3, verbose=False)
+    dataset = torch.utils.data.TensorDataset(torch.randn(EPOCH * 2, 4))
+    loader = ResumableLoader(dataset, 2, seed=1)
+    callback = MirrorCallback(region, KEY, state={"loader": loader}, **options)  # type: ignore[arg-type]
+    trainer = lightning.Trainer(
+        max_steps=STEPS, accelerator="cpu", callbacks=[callback], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=accumulate, default_root_dir=region.parent,
+    )  # fmt: skip
+    module = Module(stop)
+    trainer.fit(module, loader, torch.utils.data.DataLoader(dataset))
+    return module
+
+
+@pytest.mark.parametrize("options", [{}, {"overlap": True}, {"every": 3}], ids=str)
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    stop: int, options: dict[str, object], tmp_path: Path
+) -> None:
+    """In the midst of an epoch, at its last batch, at the first of the next: equal digests."""
+    whole, region = tmp_path / "whole.region", tmp_path / "run.region"
+    assert fit(whole, **options).steps == [*range(STEPS)]
+    with pytest.raises(Stop):
+        fit(region, stop, **options)
+    again = fit(region, **options)
+    every = int(str(options.get("every", 1)))
+    assert again.steps == [*range(stop // every * every, STEPS)]
+    assert newest_snapshot(region, KEY).digest() == newest_snapshot(whole, KEY).digest()
+
+
+def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
+    """The same script again: no step is made, and the state is what it was."""
+    region = tmp_path / "run.region"
+    fit(region)
+    before = newest_snapshot(region, KEY).digest()
+    assert fit(region).steps == []
+    assert newest_snapshot(region, KEY).digest() == before
+
+
+def test_another_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its names and shapes are compared before anything is changed."""
+    fit(tmp_path / "run.region")
+
+    def other(self: Module, stop: int | None) -> None:
+        super(Module, self).__init__()
+        self.layer, self.stop, self.steps = torch.nn.Linear(4, 5), stop, []
+
+    monkeypatch.setattr(Module, "__init__", other)
+    with pytest.raises(MismatchError, match="does not fit: model/layer.weight is missing there"):
+        fit(tmp_path / "run.region")
+
+
+def test_what_is_not_mirrored_in_the_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that refuses lets training go on to its end, and then the reason is raised."""
+    from plinius.slots import Slots
+
+    def refused(*_: object) -> int:
+        raise StorageError("The disk is full", "Free some space")
+
+    monkeypatch.setattr(Slots, "write", refused)
+    with pytest.raises(StorageError, match="The disk is full"):
+        fit(tmp_path / "run.region")
+
+
+def test_a_group_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region has one writer."""
+    monkeypatch.setattr(lightning.Trainer, "world_size", 2)
+    with pytest.raises(StateError, match="written by one process, not by a group of 2"):
+        fit(tmp_path / "run.region")
