@@ -12,7 +12,9 @@ class Text(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, length: int) -> None:
         whole = "\n".join(pydoc_data.topics.topics.values())
-        self._text = torch.frombuffer(bytearray(whole.encode("ascii", "replace")), dtype=torch.uint8)
+        self._text = torch.frombuffer(
+            bytearray(whole.encode("ascii", "replace")), dtype=torch.uint8
+        )
         self._length = length
 
     def __len__(self) -> int:

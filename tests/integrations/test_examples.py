@@ -31,8 +31,9 @@ ITERATIONS, KILLED_AFTER = 40, 12
 
 
 def start(example: str, work: Path) -> subprocess.Popen[str]:
+    script, end = EXAMPLES / f"{example}.py", str(ITERATIONS)
     return subprocess.Popen(
-        [sys.executable, EXAMPLES / f"{example}.py", "--work", work, "--iterations", str(ITERATIONS)],
+        [sys.executable, script, "--work", work, "--iterations", end],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip

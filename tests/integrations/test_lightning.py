@@ -16,7 +16,7 @@ from plinius.integrations.lightning import MirrorCallback  # noqa: E402
 EPOCH, STEPS = 5, 13
 
 
-class Stop(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -30,7 +30,7 @@ class Module(lightning.LightningModule):
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
         if self.global_step == self.stop:
-            raise Stop
+            raise StoppedError
         self.steps.append(self.global_step)
         return self.layer(batch[0]).square().mean()
 
@@ -43,7 +43,7 @@ class Module(lightning.LightningModule):
 
 
 def fit(region: Path, stop: int | None = None, *, accumulate: int = 1, **options: object) -> Module:
-    """Train a small module for STEPS steps, in epochs of EPOCH batches; Stop before one step."""
+    """Train a small module for STEPS steps, in epochs of EPOCH batches; raise before one."""
     lightning.seed_everything(3, verbose=False)
     dataset = torch.utils.data.TensorDataset(torch.randn(EPOCH * 2, 4))
     loader = ResumableLoader(dataset, 2, seed=1)
@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     """In the midst of an epoch, at its last batch, at the first of the next: equal digests."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
     assert fit(whole, **options).steps == [*range(STEPS)]
-    with pytest.raises(Stop):
+    with pytest.raises(StoppedError):
         fit(region, stop, **options)
     again = fit(region, **options)
     every = int(str(options.get("every", 1)))

@@ -15,10 +15,10 @@ from typing import Any, Self, cast
 
 import torch
 from torch import distributed
-from torch.distributed.checkpoint import StorageReader, StorageWriter, metadata, planner
-from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint import metadata, planner
+from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from plinius.environment import environment
@@ -120,11 +120,11 @@ class RegionStorage(StorageWriter, StorageReader):
                 "Give checkpoint_id the iteration's number, or leave it out",
             )
         self._iteration = None if checkpoint_id is None else int(str(checkpoint_id))
-        self._tensors, self._objects = [], {}
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Raises StateError in a group of more than one process."""
+        """Begin to gather. Raises StateError in a group of more than one process."""
         _require_one_process()
+        self._tensors, self._objects = [], {}
 
     def prepare_local_plan(self, plan: Any) -> Any:
         """The plan as it is."""
@@ -158,7 +158,7 @@ class RegionStorage(StorageWriter, StorageReader):
 
     def finish(self, metadata: metadata.Metadata, results: list[list[WriteResult]]) -> None:
         """Seal what was gathered and commit it. Raises RegionFullError and StorageError."""
-        number = self._iteration
+        number, self._iteration = self._iteration, None
         if number is None:
             number = (self.iteration or 0) + 1
         values: dict[str, Json] = {_METADATA: _to_json(metadata), _OBJECTS: self._objects}

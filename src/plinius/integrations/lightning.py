@@ -1,7 +1,7 @@
 """Lightning: a callback that mirrors a Trainer's run, and resumes it.
 
-    trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": loader})])
-    trainer.fit(module, loader)
+trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": loader})])
+trainer.fit(module, loader)
 """
 
 from collections.abc import MutableMapping
@@ -68,7 +68,7 @@ class MirrorCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
         """Count the epoch that Lightning forgets when it resumes behind the last batch of one."""
-        progress = trainer.fit_loop.epoch_progress
+        progress: Any = trainer.fit_loop.epoch_progress
         for counts in (progress.total, progress.current):
             counts.ready = counts.started = max(counts.ready, counts.processed + 1)
 

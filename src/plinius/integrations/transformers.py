@@ -1,7 +1,7 @@
 """Hugging Face Trainer: a callback that mirrors a run, and resumes it.
 
-    trainer = Trainer(model, arguments, train_dataset=..., callbacks=[MirrorCallback(path, key)])
-    trainer.train()
+trainer = Trainer(model, arguments, train_dataset=..., callbacks=[MirrorCallback(path, key)])
+trainer.train()
 """
 
 from collections.abc import MutableMapping
@@ -17,12 +17,13 @@ from plinius.mirror import Mirror
 _COUNTS = ("global_step", "epoch", "total_flos", "num_input_tokens_seen", "best_metric")
 
 
-class MirrorCallback(TrainerCallback):  # type: ignore[misc]
+class MirrorCallback(TrainerCallback):
     """Mirrors model, optimizer, scheduler and the Trainer's counts every `every` steps.
 
     A killed script, run again, goes on at the step after the last mirrored one: the loader skips
-    what was seen. `state` holds what else belongs to the run; `options` are those of
-    `Mirror.open`.
+    what was seen (random numbers that a dataset draws are not the same again). `state` holds what
+    else belongs to the run; `options` are those of `Mirror.open`. In one process, `close` it first
+    if training raised.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class MirrorCallback(TrainerCallback):  # type: ignore[misc]
         self._mirrored = self.mirror.mirror_in()
         self._epoch, self._steps_in_epoch = -1, len(loader) // accumulated
         self._epochs, steps = divmod(self._mirrored, self._steps_in_epoch)
+        if state.global_step >= state.max_steps:  # all is done, but the Trainer begins an epoch
+            steps, control.should_training_stop = self._steps_in_epoch, True
         self._batches = loader.skip_batches = steps * accumulated
-        control.should_training_stop = state.global_step >= state.max_steps
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         """The Trainer counts epochs from 0 again: have the loader shuffle as in the true one."""
@@ -95,11 +97,17 @@ class MirrorCallback(TrainerCallback):  # type: ignore[misc]
 
         Raises StorageError if the last step is not mirrored.
         """
-        mirror = self.mirror
+        if self.mirror and (state.global_step != self._mirrored or self.mirror.failure):
+            self._mirror_out(state)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the region: the Trainer does not tell of exceptions.
+
+        Raises StorageError if the last step is not mirrored.
+        """
+        mirror, self.mirror = self.mirror, None
         if mirror:
-            if state.global_step != self._mirrored or mirror.failure:
-                self._mirror_out(state)
-            self.mirror = None
             mirror.close()
 
     def _mirror_out(self, state: Any) -> None:
