@@ -45,4 +45,4 @@ soak: setup
 	@$(BIN)/python -m pytest tests/crash tests/resume --soak
 
 clean:
-	rm -rf .venv build demo/work bench/work tests/dax/work
+	rm -rf .venv build demo/work bench/work examples/work tests/dax/work

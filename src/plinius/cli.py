@@ -3,7 +3,6 @@
 What needs torch is imported by the commands that use it: the others answer at once.
 """
 
-import json
 import os
 import signal
 import threading
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from rich.console import Console
 
 from plinius import __version__
+from plinius.benchmarks.commands import bench
 from plinius.console import Refusals, answer, counting, say, training
 from plinius.darknet.cfg import read_cfg
 from plinius.data.extent import EXTENT as DATASET_EXTENT
@@ -23,14 +22,13 @@ from plinius.data.legacy import legacy_source
 from plinius.data.records import Source
 from plinius.data.sealed import SealedDataset, seal_dataset
 from plinius.data.sources import idx_source, npz_source
-from plinius.files import publish
 from plinius.inspection import describe_region, inspect_file
 from plinius.keys import OwnerKey, load_key
 from plinius.pm.mapped import refuse_sigbus
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot, read_snapshot
 from plinius.snapshot import Json
-from plinius.telemetry import IterationMetrics, metrics_file
+from plinius.telemetry import IterationMetrics, metrics_file, tensorboard
 
 if TYPE_CHECKING:
     from plinius.trainer import Run
@@ -145,6 +143,8 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.option("--iterations", "wanted", type=click.IntRange(0), help="Default: max_batches.")
 @click.option("--mirror-every", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--metrics", type=PATH, help="Append one JSON line an iteration.")
+@click.option("--tensorboard", "board", type=PATH, help="Write them for TensorBoard, too.")
+@click.option("--weights", type=PATH, help="Begin with these parameters (.weights, .safetensors).")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option(
     "--accept-previous",
@@ -162,6 +162,8 @@ def train(
     wanted: int | None,
     mirror_every: int,
     metrics: Path | None,
+    board: Path | None,
+    weights: Path | None,
     precision: Literal["fp32", "bf16"],
     accept_previous: bool,
     as_json: bool,
@@ -178,17 +180,22 @@ def train(
 
     key = load_key(key_path)
     until = iterations(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, seed, precision, threads)
+    settings = Settings(cfg, data, seed, precision, threads, weights)
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
         _tell_start(run)
         started = run.iteration
-        with training(until) as show, metrics_file(metrics) as write:
+        with (
+            training(until) as show,
+            metrics_file(metrics) as write,
+            tensorboard(board, started) as draw,
+        ):
 
             def tell(told: IterationMetrics) -> None:
                 show(told)
                 write(told)
+                draw(told)
 
             last = run.train(until, mirror_every, tell, stop.is_set)
         done = run.iteration >= until
@@ -259,31 +266,37 @@ def digest(region: Path, key_path: Path, as_json: bool) -> None:
 
 
 @main.command()
-@_cfg
+@click.argument("cfg", type=PATH, required=False)
 @_region
 @_key
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
+@click.option("--part", default="model", show_default=True, help="Which part of the state.")
 @_json
-def export(cfg: Path, region: Path, key_path: Path, output: Path, as_json: bool) -> None:
-    """Write the mirrored parameters, in clear, as Darknet .weights or as .safetensors."""
-    from plinius.darknet.weights import save_weights
-    from plinius.evaluation import trained_network
+def export(
+    cfg: Path | None, region: Path, key_path: Path, output: Path, part: str, as_json: bool
+) -> None:
+    """Write mirrored parameters, in clear: of any run as .safetensors, of a CFG's as .weights."""
+    from plinius.parameters import export_safetensors
 
     if output.suffix not in (".weights", ".safetensors"):
         raise click.UsageError("-o ends in .weights or .safetensors")
+    if output.suffix == ".weights" and cfg is None:
+        raise click.UsageError("a .weights file needs the CFG of its network")
     snapshot = newest_snapshot(region, load_key(key_path))
-    network = trained_network(cfg, snapshot)
-    seen = snapshot.iteration * read_cfg(cfg).net.batch
-    if output.suffix == ".weights":
+    told: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
+    if cfg:
+        from plinius.darknet.weights import save_weights
+        from plinius.evaluation import trained_network
+
+        network = trained_network(cfg, snapshot)
+        told["seen"] = seen = snapshot.iteration * read_cfg(cfg).net.batch
+    if cfg and output.suffix == ".weights":
         save_weights(network, output, seen)
     else:
-        from safetensors.torch import save as to_safetensors
-
-        with publish(output) as file:
-            tensors = {name: t.contiguous() for name, t in network.state_dict().items()}
-            file.write(to_safetensors(tensors, {"seen": str(seen)}))
+        about = {name: str(told[name]) for name in ("iteration", "seen") if name in told}
+        export_safetensors(snapshot, part, output, **about)
     say(f"{output} holds the parameters in clear: whoever has it has the model.")
-    answer({"exported": str(output), "iteration": snapshot.iteration, "seen": seen}, as_json)
+    answer(told, as_json)
 
 
 @main.group()
@@ -323,28 +336,7 @@ def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
         answer({"ok": True, **result}, as_json)
 
 
-@main.group()
-def bench() -> None:
-    """Measure on this machine what the paper measured on its own."""
-
-
-@bench.command()
-@click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.6, show_default=True)
-@click.option("--plot", type=PATH, help="Also draw a picture (needs matplotlib).")
-@_json
-def sps(seconds: float, plot: Path | None, as_json: bool) -> None:
-    """Random swaps in persistent memory, beside the paper's Fig. 6; SECONDS for each point."""
-    from plinius.benchmarks.sps import run_sps
-    from plinius.benchmarks.sps_report import sps_plot, sps_table
-
-    with counting("measuring") as progress:
-        report = run_sps(seconds, progress=progress)
-    if plot:
-        sps_plot(report, plot)
-    if as_json:
-        click.echo(json.dumps(report))
-    else:
-        Console(width=150).print(sps_table(report))
+main.add_command(bench)
 
 
 @main.command(name="doctor")

@@ -13,6 +13,7 @@ from plinius.data.sealed import SealedDataset
 from plinius.mirror import require_same_run
 from plinius.restoration import load_tensors
 from plinius.snapshot import Snapshot
+from plinius.tensors import tensor_of
 
 _BATCH = 256
 
@@ -24,7 +25,8 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
     cfg = read_cfg(cfg_path)
     require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
     network = Network(cfg)
-    load_tensors(network, "model", snapshot)
+    stored = {t.name: tensor_of(t) for t in snapshot.tensors if t.name.startswith("model/")}
+    load_tensors(network, "model", stored)
     network.eval()
     return network
 

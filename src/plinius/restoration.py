@@ -10,8 +10,8 @@ from torch import nn
 from plinius.environment import show
 from plinius.errors import MismatchError
 from plinius.slots import Manifest
-from plinius.snapshot import Json, Snapshot
-from plinius.tensors import Memory, copy_items, layout_of, tensor_of
+from plinius.snapshot import Json
+from plinius.tensors import Memory, copy_items, layout_of
 from plinius.tree import (
     Generator,
     Stateful,
@@ -45,19 +45,18 @@ def require_fit(parts: Mapping[str, Any], mine: Tree, about: Manifest) -> None:
             _require_layouts(_under(root, now), _under(root, then))
 
 
-def load_tensors(model: nn.Module, part: str, snapshot: Snapshot) -> None:
-    """Put the parameters and buffers of one part of a snapshot into a model, and nothing else.
+def load_tensors(model: nn.Module, part: str, stored: Tensors) -> None:
+    """Put stored parameters and buffers into a model that is `part` of a state, in place.
 
     Raises MismatchError, changing nothing, if their names, dtypes or shapes differ.
     """
     mine = take_apart({part: model}).tensors
-    stored = {t.name: t for t in snapshot.tensors if t.name.startswith(part + "/")}
     _require_layouts(
         {name: layout_of(tensor) for name, tensor in mine.items()},
-        {name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()},
+        {name: layout_of(tensor) for name, tensor in stored.items()},
     )
     for name, tensor in mine.items():
-        copy_items(tensor, tensor_of(stored[name]))
+        copy_items(tensor, stored[name])
 
 
 def put_back(value: Any, mine: Json, theirs: Json, tensors: Tensors, own: set[str]) -> Any:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plinius.errors import StorageError
+from plinius.errors import PliniusError, StorageError
 
 
 @dataclass(frozen=True)
@@ -53,3 +53,38 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
 
     with file:
         yield write
+
+
+@contextmanager
+def tensorboard(folder: Path | None, after: int) -> Iterator[Listener]:
+    """Writes the numbers of each iteration for TensorBoard; to None, nothing.
+
+    `after` is where the run goes on: TensorBoard then passes over what an earlier process wrote of
+    the iterations behind it. Raises StorageError, and PliniusError if TensorBoard is not installed.
+    """
+    if folder is None:
+        yield lambda metrics: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise PliniusError(
+            "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
+        ) from None
+    try:
+        writer = SummaryWriter(str(folder), purge_step=after + 1)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write metrics to {folder}: {error.strerror}",
+            "Name a folder that you can write to (--tensorboard)",
+        ) from None
+
+    def write(metrics: IterationMetrics) -> None:
+        for name, value in asdict(metrics).items():
+            if name != "iteration":
+                writer.add_scalar(name, value, metrics.iteration)
+
+    try:
+        yield write
+    finally:
+        writer.close()

@@ -1,6 +1,7 @@
 """The trainer: opens sealed batches, steps a Darknet network, mirrors out every iteration."""
 
 import ctypes
+import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
+from plinius.darknet.weights import load_weights
 from plinius.data.extent import Progress, load_dataset
 from plinius.data.sampler import Sampler
 from plinius.data.sealed import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
+from plinius.parameters import import_safetensors
 from plinius.pm.region import Region
 from plinius.snapshot import Json
 from plinius.telemetry import IterationMetrics, Listener
@@ -34,7 +37,8 @@ class Settings:
     """What decides a run.
 
     `precision` is what the passes compute in, parameters being float32 in both. `threads` None
-    takes the mirrored run's, or all cores for a new one.
+    takes the mirrored run's, or all cores for a new one. `weights` is a .weights or .safetensors
+    file that a new run begins with.
     """
 
     cfg: Path
@@ -42,6 +46,7 @@ class Settings:
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int | None = None
+    weights: Path | None = None
 
 
 class Run:
@@ -61,6 +66,8 @@ class Run:
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
+        if settings.weights:
+            _load(self.network, settings.weights)
         if not region.exists():
             self._batches_of(SealedDataset.from_file(settings.data, key))
         self.region = Region.open(region) if region.exists() else Region.create(region, 0)
@@ -226,13 +233,23 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _load(network: Network, weights: Path) -> None:
+    if weights.suffix == ".safetensors":
+        import_safetensors(network, weights)
+    else:
+        load_weights(network, weights)
+
+
 def _identity(cfg: Cfg, settings: Settings, dataset_id: bytes) -> dict[str, Json]:
-    return {
+    identity: dict[str, Json] = {
         "cfg": cfg.sha256,
         "dataset": dataset_id.hex(),
         "seed": settings.seed,
         "precision": settings.precision,
     }
+    if settings.weights:
+        identity["weights"] = hashlib.sha256(settings.weights.read_bytes()).hexdigest()
+    return identity
 
 
 def _packed(x: torch.Tensor) -> torch.Tensor:

@@ -270,6 +270,45 @@ def export_would_overwrite_weights(p: Place) -> tuple[list[object], str]:
 
 
 @case
+def export_of_a_part_that_is_not_there(p: Place) -> tuple[list[object], str]:
+    """The parts that are there are named."""
+    return p.read("export", "-o", p.folder / "net.safetensors", "--part", "net"), (
+        "The mirrored state has no tensors in net. Name one of its parts (--part): dropout, model, "
+        "optimizer."
+    )
+
+
+@case
+def weights_that_are_no_safetensors(p: Place) -> tuple[list[object], str]:
+    """A foreign file to begin with."""
+    weights = p.file("net.safetensors", b"foreign")
+    return p.train("--weights", weights, region=p.folder / "new.region"), (
+        f"{weights} is no .safetensors file. Name one that plinius export or others wrote."
+    )
+
+
+@case
+def weights_given_to_a_run_that_began_without(p: Place) -> tuple[list[object], str]:
+    """They belong to what a run is."""
+    call(*p.read("export", "-o", p.folder / "own.safetensors"))
+    weights = p.folder / "own.safetensors"
+    return p.train("--weights", weights), (
+        f"This is not the run in the region: weights is {sha(weights)}… but was unknown. "
+        f"{GIVE_ITS_RUN}"
+    )
+
+
+@case
+def tensorboard_in_a_file(p: Place) -> tuple[list[object], str]:
+    """A folder is needed."""
+    board = p.file("board", b"")
+    return p.train("--tensorboard", board), (
+        f"Cannot write metrics to {board}: File exists. "
+        "Name a folder that you can write to (--tensorboard)."
+    )
+
+
+@case
 def metrics_in_no_folder(p: Place) -> tuple[list[object], str]:
     """Metrics that cannot be written stop nothing half-way."""
     metrics = p.folder / "no" / "m.jsonl"

@@ -162,6 +162,37 @@ def test_exported_safetensors_load_back(world: World, trained: Path, tmp_path: P
     _assert_parameters(load_file(file), trained, world.key)
 
 
+def test_the_parameters_of_any_run_go_out_and_begin_another(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    """Without a cfg; a run that begins with them is at its iteration 0 where the other ended."""
+    file, region = tmp_path / "net.safetensors", tmp_path / "new.region"
+    told = _with(world, trained, "export", "-o", file, "--json")
+    assert told.json == {"exported": str(file), "iteration": ITERATIONS}
+    call(*world.train(region, "--weights", file, "--iterations", 0))
+    _assert_parameters(load_file(file), region, world.key)
+    again = call(*world.train(region, "--weights", file, "--iterations", 2, "--json"))
+    assert (again.code, again.json["resumed_at"], again.json["iteration"]) == (0, 0, 2)
+
+
+def test_tensorboard_shows_every_iteration_once(world: World, tmp_path: Path) -> None:
+    """Stopped and gone on: what was trained again is passed over."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    region, board, lines = tmp_path / "r", tmp_path / "board", tmp_path / "m.jsonl"
+    for until in (3, 7):
+        more = ("--iterations", until, "--tensorboard", board, "--metrics", lines)
+        assert call(*world.train(region, *more)).code == 0
+    shown = EventAccumulator(str(board))
+    shown.Reload()
+    metrics = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {*shown.Tags()["scalars"]} == {*metrics[0]} - {"iteration"}
+    losses = shown.Scalars("loss")
+    assert [event.step for event in losses] == [*range(1, 8)]
+    assert [event.value for event in losses] == pytest.approx([m["loss"] for m in metrics])
+
+
 def test_rerunning_a_finished_run_says_so(world: World, trained: Path, tmp_path: Path) -> None:
     """The same command after the end trains nothing, says it is done, and exits 0."""
     region, metrics = tmp_path / "run.region", tmp_path / "m.jsonl"
