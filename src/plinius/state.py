@@ -93,15 +93,17 @@ class State:
             # What shows at one place in two states that live side by side is no copy of it.
             lives = mine is not None and other is not None and mine.data_ptr() == other.data_ptr()
             if mine is None or not lives or layout_of(mine) != (spec.dtype, spec.shape):
-                tensors[spec.name] = into = empty(spec)
+                tensors[spec.name] = fresh = empty(spec)
+                memory = Memory(fresh)
             else:
                 own.add(spec.name)
-                tensors[spec.name] = into = mine
-                memory = Memory(mine)
+                tensors[spec.name] = mine
+                memory = self._memory_of(spec.name, mine)
                 if not memory.own or memory.order != spec.order:
-                    into = empty(spec)
-                    late.append((mine, into))
-            outs.append(Memory(into).data)
+                    fresh = empty(spec)
+                    late.append((mine, fresh))
+                    memory = Memory(fresh)
+            outs.append(memory.data)
         read(outs)
         for mine, into in late:
             copy_items(mine, into)

@@ -11,7 +11,6 @@ own through a medium that counts, so that counting costs no time.
 """
 
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ from typing import TypedDict
 import numpy as np
 
 from plinius.benchmarks.counting import CountingMedium
+from plinius.benchmarks.machine import Machine, describe_machine
 from plinius.pm.mapped import MappedMedium, pwb_names
 from plinius.pm.medium import WORD, Granularity
 from plinius.pm.region import Region
@@ -49,7 +49,7 @@ class Report(TypedDict):
     """What run_sps() found, as it goes into JSON."""
 
     rows: list[Row]
-    machine: dict[str, str | int]
+    machine: Machine
 
 
 @dataclass
@@ -107,7 +107,7 @@ def run_sps(
         for _, array, _ in places:
             if not np.array_equal(np.sort(array[:]), np.arange(ELEMENTS)):
                 raise RuntimeError("the swaps lost an element")
-    return {"rows": [point.row() for point in points], "machine": _machine()}
+    return {"rows": [point.row() for point in points], "machine": describe_machine()}
 
 
 def transaction(form: str, region: Region, array: PersistentArray) -> Transaction:
@@ -187,22 +187,3 @@ def _opened(path: Path, pwb: str) -> tuple[Region, PersistentArray, str]:
     medium = MappedMedium(fd, pwb=None if pwb == "msync" else pwb)
     region = Region(medium, str(path))
     return region, PersistentArray.open(region, "sps"), pwb
-
-
-def _machine() -> dict[str, str | int]:
-    return {
-        "cpu": _cpu(),
-        "cpus": os.cpu_count() or 0,
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"

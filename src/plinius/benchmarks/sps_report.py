@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from plinius.benchmarks.machine import in_words
 from plinius.benchmarks.sps import SIZES, Report, Row
 from plinius.errors import StorageError
 
@@ -27,7 +28,7 @@ _STYLES = {"native": "-", "SGX-Romulus": "--", "SCONE": ":"}
 
 def sps_table(report: Report) -> Table:
     """Each point: median and span of its slices, and what a transaction costs."""
-    title = f"SPS, swaps/us ({_machine(report)})"
+    title = f"SPS, swaps/us ({in_words(report['machine'])})"
     table = Table(title=title, caption="A transaction's costs are counted, not estimated.")
     for name in ("granularity", "write-back", "form"):
         table.add_column(name)
@@ -75,7 +76,7 @@ def sps_plot(report: Report, path: Path) -> None:
             colour = "tab:blue" if "OPT" in flushes else "tab:orange"
             label = f"{flushes}, {name}"
             paper.plot(SIZES, rates, label=label, linestyle=_STYLES[name], color=colour)
-    here.set_title(f"measured: {_machine(report)}")
+    here.set_title(f"measured: {in_words(report['machine'])}")
     paper.set_title("paper, Fig. 6: Xeon Gold 5215, Optane")
     for axes in (here, paper):
         axes.set_xscale("log", base=2)
@@ -88,11 +89,6 @@ def sps_plot(report: Report, path: Path) -> None:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: no such picture format
         raise StorageError(f"Cannot write {path}: {error}", "Name another file (.png)") from None
-
-
-def _machine(report: Report) -> str:
-    machine = report["machine"]
-    return f"{machine['cpu']}, {machine['cpus']} CPUs, Python {machine['python']}"
 
 
 def _paper(row: Row) -> str:
