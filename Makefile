@@ -38,6 +38,7 @@ test-dax: setup
 bench: setup
 	@$(BIN)/python bench/bench.py
 	@$(BIN)/plinius bench sps --plot bench/work/sps.png
+	@$(BIN)/plinius bench all --short --cfg demo/mnist.cfg --data bench/work/mnist.sealed --key bench/work/owner.key -o bench/work
 
 # A thousand kills, or KILLS=5000, or SECONDS=3600; then the long form of the proofs.
 soak: setup

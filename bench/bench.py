@@ -9,8 +9,6 @@ nothing: it always exits with 0.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -31,6 +29,8 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
+from plinius.benchmarks.figures import Bar, ratio
+from plinius.benchmarks.machine import describe_with_torch
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
@@ -77,20 +77,6 @@ class Contestant:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One claim: a figure and the most it may be."""
-
-    what: str
-    value: float
-    most: float
-
-    @property
-    def met(self) -> bool:
-        """Whether the claim holds."""
-        return self.value <= self.most
-
-
-@dataclass(frozen=True)
 class Plain:
     """MNIST in clear, in memory: what the loops by hand train on."""
 
@@ -106,7 +92,7 @@ def main() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     torch.set_num_threads(1)
-    machine = describe_machine()
+    machine = describe_with_torch()
     console.print("  ".join(f"{name}: {value}" for name, value in machine.items()))
     with ExitStack() as stack:
         tmpfs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=TMPFS)))
@@ -129,6 +115,7 @@ def build(
     )
     images, labels = mnist / "train-images-idx3-ubyte", mnist / "train-labels-idx1-ubyte"
     sealed, key = WORK / "mnist.sealed", OwnerKey.generate()
+    key.save(WORK / "owner.key")
     seal_dataset(idx_source(images, labels), key, sealed)
 
     contestants, told = {}, {}
@@ -295,25 +282,20 @@ def judge(
     by_hand_ratio = ratios[f"{TRAINER} / {PLAIN}"]["time"]
     norm_ratio = ratios[f"{DARKNET_NORM} / {TORCH_NORM}"]["time"]
     bars = [
-        Bar("an iteration, against the same by hand", by_hand_ratio, 1.05),
-        Bar("mirror_out on tmpfs", parts["mirror_out on tmpfs"]["share"], 0.01),
-        Bar("mirror_out on disk", parts["mirror_out on disk"]["share"], 0.03),
-        Bar("opening a batch", parts["opening a batch"]["share"], 0.005),
-        Bar("Darknet's batch norm, to be the default", norm_ratio, 1.05),
+        Bar("an iteration, against the same by hand", by_hand_ratio, 1.05, False),
+        Bar("mirror_out on tmpfs", parts["mirror_out on tmpfs"]["share"], 0.01, False),
+        Bar("mirror_out on disk", parts["mirror_out on disk"]["share"], 0.03, False),
+        Bar("opening a batch", parts["opening a batch"]["share"], 0.005, False),
+        Bar("Darknet's batch norm, to be the default", norm_ratio, 1.05, False),
     ]
     return {
         "ratios": ratios,
         "parts": parts,
-        "bars": [{"what": b.what, "value": b.value, "most": b.most, "met": b.met} for b in bars],
+        "bars": [bar.row() for bar in bars],
         "mirror_bytes": measured[TRAINER][-1].mirror_bytes,
         "seconds": {name: one.seconds for name, one in c.items()},
         "cpu_seconds": {name: one.cpu_seconds for name, one in c.items()},
     }
-
-
-def ratio(ones: list[float], others: list[float]) -> float:
-    """The median over the rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(ones, others, strict=True))
 
 
 def part(metrics: list[IterationMetrics], name: str) -> dict[str, float]:
@@ -338,30 +320,12 @@ def show(contestants: dict[str, Contestant], result: dict[str, Any]) -> None:
     console.print(table)
     for bar in result["bars"]:
         met = "[green]met[/]" if bar["met"] else "[bold red]NOT met[/]"
-        console.print(f"{met}: {bar['what']}, {bar['value']:.4f}, may be {bar['most']}")
+        console.print(f"{met}: {bar['what']}, {bar['value']:.4f}, may be {bar['bound']}")
 
 
 def computes_bf16() -> bool:
     """Whether convolutions in bf16 are fast here; without oneDNN they take 20 times as long."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def describe_machine() -> dict[str, str | int | float]:
-    """What the figures depend on; the load tells whether the machine was shared."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "cpu": models[0] if models else platform.machine(),
-        "cores": os.cpu_count() or 1,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 2),
-    }
 
 
 if __name__ == "__main__":
