@@ -41,15 +41,17 @@ class Memory:
         self.data = flat.view(torch.uint8).numpy().data
         self.own = flat.data_ptr() == tensor.data_ptr()
         self.storage: int = tensor.untyped_storage()._cdata
-        self._place = _place(tensor)
+        self._place = place_of(tensor)
 
     def is_of(self, tensor: torch.Tensor) -> bool:
         """Whether it shows this tensor's items, now and after every write to it."""
-        return self.own and self._place == _place(tensor)
+        return self.own and self._place == place_of(tensor)
 
 
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+def place_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Where a tensor's items lie, and how: equal ones that are in use at once show the same."""
+    lazy = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, lazy
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:

@@ -23,7 +23,7 @@ import torch
 
 from plinius.errors import StateError
 from plinius.snapshot import Json
-from plinius.tensors import NAMES, bytes_of_array
+from plinius.tensors import NAMES, bytes_of_array, place_of
 
 _MAX_DEPTH = 64
 _MAX_INT_BITS = 4096
@@ -90,7 +90,9 @@ def put_together(node: Json, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 def pointer(name: str, key: object) -> str:
     """The name of what lies under `key` in what has this name; the root's name is empty."""
-    escaped = str(key).replace("~", "~0").replace("/", "~1")
+    escaped = str(key)
+    if "~" in escaped or "/" in escaped:
+        escaped = escaped.replace("~", "~0").replace("/", "~1")
     return f"{name}/{escaped}" if name else escaped
 
 
@@ -156,7 +158,10 @@ class _Taken:
         if isinstance(value, Mapping):
             return {
                 "dict": [
-                    [self.node(key, name, depth + 1), self.node(v, pointer(name, key), depth + 1)]
+                    [
+                        key if type(key) is str else self.node(key, name, depth + 1),
+                        self.node(v, pointer(name, key), depth + 1),
+                    ]
                     for key, v in value.items()
                 ]
             }
@@ -176,19 +181,13 @@ class _Taken:
         raise _refused(name, f"is a {type(value).__name__}")
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> str:
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        if tensor.layout is not torch.strided or not tensor.is_cpu:
             raise _refused(name, f"is a {tensor.layout} tensor on {tensor.device}")
         if tensor.dtype not in NAMES:
             raise _refused(name, f"is a tensor of {tensor.dtype}")
-        place = (
-            tensor.untyped_storage()._cdata,
-            tensor.storage_offset(),
-            tensor.dtype,
-            tensor.shape,
-            tensor.stride(),
-        )
+        place = place_of(tensor)
         known = self._names.get(place)
-        if known is not None:
+        if known is not None and tensor.numel():  # empty ones are all at one place
             return known
         while name in self.tensors:  # a key 1 and a key "1" of one dict
             name += "~"

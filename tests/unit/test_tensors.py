@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from plinius.mirror import Mirror
+from plinius.slots import newest_snapshot
 from plinius.tensors import DTYPES, Memory, empty, order_of
 from unit.mirroring import KEY
 
@@ -118,3 +119,14 @@ def test_an_empty_tensor_is_made_as_it_is_asked_for() -> None:
 
     made = empty(Spec)  # type: ignore[arg-type]
     assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_tensor_and_its_conjugate_are_two(tmp_path: Path) -> None:
+    """Though they lie at one place, and empty ones do not lie anywhere."""
+    z = torch.tensor([1 + 2j, 3 - 4j])
+    state = {"z": z, "conjugate": z.conj(), "none": [torch.empty(0), torch.empty(0)]}
+    with Mirror.open(tmp_path / "r", KEY, state) as mirror:
+        mirror.mirror_out(1)
+    stored = {t.name: bytes(t.data) for t in newest_snapshot(tmp_path / "r", KEY).tensors}
+    assert stored["z"] != stored["conjugate"]
+    assert {"none/0", "none/1"} <= {*stored}
