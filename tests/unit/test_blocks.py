@@ -1,0 +1,188 @@
+"""Blocks on a real disk: what goes past the page cache is what the mapping shows."""
+
+import errno
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import plinius.pm.blocks
+from plinius.errors import RegionError, StorageError
+from plinius.mirror import Mirror
+from plinius.pm.blocks import PAGE, CopyWriter, Device, RingWriter
+from plinius.pm.mapped import MappedMedium
+from plinius.pm.medium import Granularity
+from plinius.slots import newest_snapshot
+from unit.mirroring import KEY
+
+SIZE = 24 << 20
+
+
+@pytest.fixture
+def medium(tmp_path: Path) -> Iterator[MappedMedium]:
+    """A file on a disk, mapped."""
+    path = tmp_path / "m"
+    path.write_bytes(bytes(SIZE))
+    opened = MappedMedium(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    if opened.granularity is not Granularity.PAGE:
+        opened.close()
+        pytest.skip("the temporary folder is not on a disk")
+    yield opened
+    opened.close()
+
+
+def fill(medium: MappedMedium, pieces: list[tuple[int, bytes]]) -> None:
+    writer = medium.writer()
+    for offset, data in pieces:
+        room = writer.room(len(data))
+        room[:] = data
+        writer.put(offset, room)
+    medium.fence()
+
+
+def cut(random_: random.Random) -> list[tuple[int, bytes]]:
+    """Pieces that do not overlap: whole pages and parts of them, some larger than a block."""
+    pieces, at = [], 0
+    while at < SIZE - (7 << 20):
+        length = random_.choice([1, 100, PAGE, 3 * PAGE, PAGE + 1, 2 << 20, 6 << 20])
+        at += random_.choice([0, 1, PAGE - at % PAGE])
+        pieces.append((at, random_.randbytes(length)))
+        at += length
+    return pieces
+
+
+def test_the_mapping_and_the_file_show_what_was_written(
+    medium: MappedMedium, tmp_path: Path
+) -> None:
+    """Aligned or not, past the cache or not; also where the mapping had shown older bytes."""
+    chance = random.Random(1)
+    for _ in range(3):
+        pieces = cut(chance)
+        for offset, data in pieces:
+            assert len(bytes(medium.read(offset, len(data)))) == len(data)  # now in the page cache
+        fill(medium, pieces)
+        raw = (tmp_path / "m").read_bytes()
+        for offset, data in pieces:
+            assert medium.read(offset, len(data)) == data
+            assert raw[offset : offset + len(data)] == data
+            out = bytearray(len(data))
+            medium.read_into(offset, memoryview(out))
+            assert out == data
+
+
+def test_stores_beside_blocks_are_not_lost(medium: MappedMedium) -> None:
+    """A word stored through the mapping, on a page that a block is then written next to."""
+    medium.store(PAGE - 8, b"the word")
+    medium.flush(PAGE - 8, 8)
+    fill(medium, [(PAGE, b"b" * (3 * PAGE)), (4 * PAGE + 8, b"c" * 100)])
+    medium.store(4 * PAGE, b"beside c")
+    medium.flush(4 * PAGE, 8)
+    medium.fence()
+    assert medium.read(PAGE - 8, 8) == b"the word"
+    assert medium.read(4 * PAGE, 8) == b"beside c"
+    assert medium.read(4 * PAGE + 8, 100) == b"c" * 100
+
+
+def test_without_direct_writing_blocks_go_through_the_cache(
+    medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that has no O_DIRECT."""
+    monkeypatch.setattr(plinius.pm.blocks, "_reopen_direct", lambda fd: None)
+    pieces = cut(random.Random(2))
+    fill(medium, pieces)
+    assert all(medium.read(offset, len(data)) == data for offset, data in pieces)
+
+
+def test_where_direct_writing_is_refused_there_is_none(tmp_path: Path) -> None:
+    """Told from the open, as file systems do it."""
+    path = tmp_path / "m"
+    path.write_bytes(b"")
+
+    def refused(*_: object) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    fd = os.open(path, os.O_RDWR)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "open", refused)
+            assert plinius.pm.blocks._reopen_direct(fd) is None
+    finally:
+        os.close(fd)
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pwrite(2) may write less than it was given."""
+    path, whole = tmp_path / "m", os.pwrite
+    path.write_bytes(bytes(100))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data[:7], at))
+    fd = os.open(path, os.O_RDWR)
+    plinius.pm.blocks.write_all(fd, memoryview(b"x" * 50), 25)
+    os.close(fd)
+    assert path.read_bytes() == bytes(25) + b"x" * 50 + bytes(25)
+
+
+def test_a_block_outside_is_refused(medium: MappedMedium) -> None:
+    """Before anything is written."""
+    writer = medium.writer()
+    with pytest.raises(RegionError):
+        writer.put(SIZE - 10, writer.room(PAGE))
+
+
+def test_what_fails_beside_is_raised_by_the_fence(
+    medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once; the next blocks begin afresh."""
+    whole = plinius.pm.blocks.write_all
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(plinius.pm.blocks, "write_all", full)
+    with pytest.raises(StorageError):
+        fill(medium, [(0, b"a" * PAGE)])
+    monkeypatch.setattr(plinius.pm.blocks, "write_all", whole)
+    fill(medium, [(0, b"b" * PAGE)])
+    assert medium.read(0, PAGE) == b"b" * PAGE
+
+
+@pytest.mark.parametrize("kind", ["copy", "ring"])
+def test_room_is_private_and_as_large_as_asked(
+    kind: str, tmp_path: Path, medium: MappedMedium
+) -> None:
+    """Also larger than a block, and on a page's edge, as direct writing needs."""
+    if kind == "copy":
+        writer = CopyWriter(lambda offset, data: None)
+        device = None
+    else:
+        device = Device(os.open(tmp_path / "m", os.O_RDWR))
+        writer = RingWriter(device, lambda offset, length: None)  # type: ignore[assignment]
+    for length in (1, PAGE, 5 << 20, 3, 9 << 20):
+        room = writer.room(length)
+        assert len(room) == length
+        room[-1:] = b"x"
+        assert torch.frombuffer(room, dtype=torch.uint8).data_ptr() % PAGE == 0
+    if device:
+        device.close()
+
+
+def test_two_threads_write_the_same_as_one(tmp_path: Path) -> None:
+    """A state of many pieces, on disk: equal digests, and both open."""
+    torch.manual_seed(0)
+    state = {f"t{number}": torch.rand(700_001) for number in range(8)}
+    digests = []
+    for threads in (1, 2, 3):
+        path = tmp_path / f"{threads}.region"
+        with Mirror.open(path, KEY, state, threads=threads) as mirror:
+            for iteration in (1, 2, 3):
+                for tensor in state.values():
+                    tensor.add_(0)
+                mirror.mirror_out(iteration)
+            expected = mirror.digest(3)
+        assert newest_snapshot(path, KEY).digest() == expected
+        with Mirror.open(path, KEY, state, threads=4 - threads) as mirror:
+            assert mirror.mirror_in() == 3
+            digests.append(mirror.digest(3))
+    assert len({*digests}) == 1
