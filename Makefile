@@ -31,6 +31,9 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest
 
+lint: setup
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
 # Real DAX in an emulated machine; says what to install where QEMU is absent.
 test-dax: setup
 	@$(BIN)/python tests/dax/run.py
