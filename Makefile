@@ -29,7 +29,7 @@ demo: setup
 	@$(BIN)/python demo/demo.py
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -46,7 +46,7 @@ bench: setup
 # A thousand kills, or KILLS=5000, or SECONDS=3600; then the long form of the proofs.
 soak: setup
 	@$(BIN)/python tests/soak/soak.py $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS))
-	@$(BIN)/python -m pytest tests/crash tests/resume --soak
+	@$(BIN)/python -m pytest -n auto --dist worksteal tests/crash tests/resume --soak
 
 clean:
 	rm -rf .venv build demo/work bench/work examples/work tests/dax/work
