@@ -189,6 +189,7 @@ class Mirror:
         in `failure`, and tried again by the next call. Raises StateError; RuntimeError on a mirror
         with commits that were not mirrored in.
         """
+        self._region.require_held()
         self._wait()
         if self._beside is None:
             self._commit(self._snapshot(iteration, self._state.take()), None)

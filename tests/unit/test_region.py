@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crash.simulated import SimulatedMedium
-from plinius.errors import FormatError, RegionBusyError, RegionError, RegionFullError, StorageError
+from plinius.errors import FormatError, RegionError, RegionFullError, StorageError
 from plinius.pm.heap import ENTRIES, Heap
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
@@ -103,34 +101,6 @@ def test_a_creation_killed_after_publishing_does_not_lose_the_region(path: Path)
         Region.create(path, 0)
     with Region.open(path) as region:
         assert content(region, "bulk") == b"b" * 100
-
-
-def test_a_second_process_is_refused_and_let_in_when_the_first_dies(path: Path) -> None:
-    """The lock goes with its process, however that ends."""
-    Region.create(path, 0).close()
-    code = f"""from plinius.pm.region import Region
-held = Region.open({str(path)!r})
-print(flush=True)
-input()"""
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        holder.stdout.readline()
-        for writable in (True, False):
-            with pytest.raises(RegionBusyError, match=f"{path} is in use by another process"):
-                Region.open(path, writable=writable)
-        holder.kill()
-        holder.wait()
-        Region.open(path).close()
-
-
-def test_readers_share_a_region(path: Path) -> None:
-    """Looking does not keep others from looking, but keeps writers out."""
-    Region.create(path, 0).close()
-    with Region.open(path, writable=False), Region.open(path, writable=False):
-        with pytest.raises(RegionBusyError):
-            Region.open(path)
 
 
 def test_a_foreign_file_is_refused(path: Path) -> None:

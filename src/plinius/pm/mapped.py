@@ -1,7 +1,6 @@
 """A file mapped as a medium: DAX, a memory file system, or an ordinary disk."""
 
 import errno
-import fcntl
 import mmap
 import os
 
@@ -219,12 +218,11 @@ class MappedMedium:
         self._map, _ = self._open_map()
 
     def close(self) -> None:
-        """Close the file, which also ends its lock. The mapping goes with its last view."""
+        """Close the file. The mapping goes with its last view."""
         if self._fd >= 0:
             if self._device:
                 self._device.close()
             del self._address, self._view, self._map
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # a view that lives on holds a copy of fd
             os.close(self._fd)
             self._fd = -1
 

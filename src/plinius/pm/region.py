@@ -16,7 +16,6 @@ Offsets only, so a region can be copied and mapped anywhere. Nothing here is sec
 authenticated: whatever the extents hold is sealed, and proves itself when it is opened.
 """
 
-import fcntl
 import hashlib
 import os
 import struct
@@ -26,6 +25,7 @@ from pathlib import Path
 from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
 from plinius.files import sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
+from plinius.pm.lock import FileLock
 from plinius.pm.mapped import MappedMedium, allocate
 from plinius.pm.medium import PAGE, Granularity, Medium
 from plinius.pm.romulus import Twins, TwinState
@@ -47,9 +47,12 @@ Writer = Callable[[Medium, int], None]
 class Region:
     """An open region. Opening checks everything and recovers; `writable=False` writes nothing."""
 
-    def __init__(self, medium: Medium, name: str, *, writable: bool = True) -> None:
+    def __init__(
+        self, medium: Medium, name: str, *, writable: bool = True, lock: FileLock | None = None
+    ) -> None:
         self.name = name
         self.medium = medium
+        self._lock = lock
         self.id, twin_bytes = _read_header(medium, name)
         back_at = _MAIN_AT + twin_bytes
         self._extents_at = back_at + twin_bytes
@@ -83,7 +86,7 @@ class Region:
         path = Path(path)
         start = _first_name(path)
         size = _MAIN_AT + 2 * twin_bytes + _pages(extent_bytes)
-        fd = _lock(_open(start, os.O_RDWR | os.O_CREAT, path), path, fcntl.LOCK_EX)
+        fd, lock = _opened(start, path, os.O_RDWR | os.O_CREAT)
         try:
             taken = f"{path} exists already"
             if path.exists() or os.fstat(fd).st_nlink != 1:
@@ -99,10 +102,11 @@ class Region:
                 raise RegionError(taken, "Open it, or name another file (--region)") from None
             sync_folder(path.parent)
             start.unlink()
-            return cls(medium, str(path))
+            return cls(medium, str(path), lock=lock)
         except BaseException as error:
             _discard(start, path)
-            _release(fd)
+            lock.release()
+            os.close(fd)
             if isinstance(error, OSError):
                 raise _storage(error, path) from None
             raise
@@ -115,19 +119,19 @@ class Region:
         and StorageError.
         """
         path = Path(path)
-        fd = _open(path, os.O_RDWR if writable else os.O_RDONLY, path)
-        _lock(fd, path, fcntl.LOCK_EX if writable else fcntl.LOCK_SH)
+        fd, lock = _opened(path, path, os.O_RDWR if writable else os.O_RDONLY)
         try:
             if os.fstat(fd).st_size < PAGE:
                 raise _foreign(str(path))
             medium = MappedMedium(fd, writable=writable)
-            region = cls(medium, str(path), writable=writable)
+            region = cls(medium, str(path), writable=writable, lock=lock)
             start = _first_name(path)
             if writable and start.exists() and path.samefile(start):
                 start.unlink()  # its creator was killed between giving it its name and this
             return region
         except BaseException as error:
-            _release(fd)
+            lock.release()
+            os.close(fd)
             if isinstance(error, OSError):
                 raise _storage(error, path) from None
             raise
@@ -179,6 +183,11 @@ class Region:
         """Give an extent's space back."""
         self.heap.set_extent(name, None)
 
+    def require_held(self) -> None:
+        """Raise RegionBusyError in a child of the process that opened it."""
+        if self._lock:
+            self._lock.require()
+
     def recover(self) -> None:
         """Bring a transaction that failed to an end, as opening does; nothing otherwise."""
         self.twins.recover()
@@ -195,6 +204,8 @@ class Region:
     def close(self) -> None:
         """Unmap and unlock."""
         self.medium.close()
+        if self._lock:
+            self._lock.release()
 
     def _grow_for(self, length: int) -> None:
         extents = self.heap.extents().values()
@@ -249,29 +260,18 @@ def _foreign(name: str) -> FormatError:
     )
 
 
-def _open(path: Path, flags: int, region: Path) -> int:
+def _opened(path: Path, region: Path, flags: int) -> tuple[int, FileLock]:
+    """A file, open and locked: to write, or to read if that is all the flags say."""
+    fd = -1
     try:
-        return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)  # a FIFO would wait
-    except OSError as error:
-        raise _storage(error, region) from None
-
-
-def _lock(fd: int, path: Path, how: int) -> int:
-    try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise RegionBusyError(
-            f"{path} is in use by another process",
-            "Wait until it is done, or stop it; then run the same command again",
-        ) from None
-    return fd
-
-
-def _release(fd: int) -> None:
-    """Unlock and close: a mapping that lives on would keep the lock with its copy of fd."""
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    os.close(fd)
+        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)  # a FIFO would wait
+        return fd, FileLock(fd, region, exclusive=bool(flags & os.O_RDWR))
+    except (OSError, RegionBusyError) as error:
+        if fd >= 0:
+            os.close(fd)
+        if isinstance(error, OSError):
+            raise _storage(error, region) from None
+        raise
 
 
 def _first_name(path: Path) -> Path:

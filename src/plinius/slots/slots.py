@@ -132,6 +132,7 @@ class Slots:
         is committed and 0 returned. Raises RegionFullError and StorageError; the next write
         starts afresh.
         """
+        self._region.require_held()
         if not self._settled:  # interrupted, the last write may have left a commit, or none
             self._counter = self._settle()
         if self._counter not in self._digests:
@@ -294,6 +295,7 @@ class Slots:
         kernel takes for clean, so both words are stored again before they are flushed. They must
         last before the next commit writes over the slot of the one before.
         """
+        self._region.require_held()
         if self._region.writable:
             self._region.recover()  # larger slots may have been half-way to their name
         span = self._region.extent(EXTENT)
