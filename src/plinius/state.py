@@ -11,7 +11,7 @@ from plinius.restoration import differences, put_back, require_fit, require_rest
 from plinius.slots import Manifest
 from plinius.snapshot import Json, TensorBytes
 from plinius.stamps import Stamps
-from plinius.tensors import Memory, copy_items, empty, layout_of
+from plinius.tensors import Memory, Place, copy_items, empty, layout_of, place_of
 from plinius.tree import Generator, Tree, put_together, set_generator_state, take_apart
 
 _STATE, _RNG = "", "~rng"  # the roots of the tree; no name of a user's begins with a tilde
@@ -52,7 +52,7 @@ class State:
         owned = self._stamps.owned() if apart else set()
         tensors, shared = [], {}
         for name, tensor in tree.tensors.items():
-            memory = self._memory_of(name, tensor)
+            memory = self._memory_of(name, tensor, tree.places[name])
             data, stamp = memory.data, self._stamps.stamp(tensor, memory)
             if apart:
                 mine = memory.storage in owned and name not in self._restless
@@ -72,7 +72,7 @@ class State:
         moved = [
             name
             for name, (tensor, stamp) in taken.shared.items()
-            if self._stamps.stamp(tensor, self._memory_of(name, tensor)) != stamp
+            if self._stamps.stamp(tensor, self._memory_of(name, tensor, place_of(tensor))) != stamp
         ]
         self._restless.update(moved)
         return moved
@@ -84,48 +84,58 @@ class State:
         MismatchError, changing nothing, if names, shapes or dtypes differ; and what `read`
         raises, which leaves the tensors without meaning.
         """
-        now, again = self._tree(), self._tree()
+        now = self._tree()
         require_fit(self._parts, now, about)
         tensors: dict[str, torch.Tensor] = {}
-        own, outs, late = set(), [], []
+        outs, late = [], []
         for spec in about.tensors:
-            mine, other = now.tensors.get(spec.name), again.tensors.get(spec.name)
-            # What shows at one place in two states that live side by side is no copy of it.
-            lives = mine is not None and other is not None and mine.data_ptr() == other.data_ptr()
-            if mine is None or not lives or layout_of(mine) != (spec.dtype, spec.shape):
-                tensors[spec.name] = fresh = empty(spec)
-                memory = Memory(fresh)
+            mine = now.tensors.get(spec.name)
+            if mine is None or layout_of(mine) != (spec.dtype, spec.shape):
+                memory = Memory(mine := empty(spec))
             else:
-                own.add(spec.name)
-                tensors[spec.name] = mine
-                memory = self._memory_of(spec.name, mine)
+                memory = self._memory_of(spec.name, mine, now.places[spec.name])
                 if not memory.own or memory.order != spec.order:
-                    fresh = empty(spec)
-                    late.append((mine, fresh))
+                    late.append((spec.name, mine, fresh := empty(spec)))
                     memory = Memory(fresh)
+            tensors[spec.name] = mine
             outs.append(memory.data)
         read(outs)
-        for mine, into in late:
-            copy_items(mine, into)
-        put_back(self._parts, now.json[_STATE], about.values[_STATE], tensors, own)
+        for _, mine, fresh in late:
+            copy_items(mine, fresh)
+        # What an object shows elsewhere by now was a copy of its own, and is to be loaded.
         after = self._tree()
-        for name, tensor in tensors.items():
-            if not name.startswith(_RNG):
-                require_restored(name, tensor, after.tensors.get(name))
+        own = {name for name in tensors if now.places.get(name) == after.places.get(name, ())}
+        tensors |= {name: fresh for name, _, fresh in late if name not in own}
+        if self._loaded(after, about, tensors, own):
+            after = self._tree()
+            for name, tensor in tensors.items():
+                if not name.startswith(_RNG):
+                    require_restored(name, tensor, after.tensors.get(name))
         states = put_together(about.values[_RNG], tensors)
         for name, generator in _generators().items():
             set_generator_state(generator, states[name])
         self._last = {}
         return [*differences(after.json[_STATE], about.values[_STATE], _STATE)]
 
+    def _loaded(
+        self, now: Tree, about: Manifest, tensors: dict[str, torch.Tensor], own: set[str]
+    ) -> bool:
+        """Put back what did not come back in place; whether there was any such thing."""
+        mine, theirs = now.json[_STATE], about.values[_STATE]
+        whole = all(name in own or name.startswith(_RNG) for name in tensors)
+        if whole and mine == theirs:
+            return False
+        put_back(self._parts, mine, theirs, tensors, own)
+        return True
+
     def close(self) -> None:
         """Let go of the optimizers."""
         self._stamps.close()
 
-    def _memory_of(self, name: str, tensor: torch.Tensor) -> Memory:
+    def _memory_of(self, name: str, tensor: torch.Tensor, place: Place) -> Memory:
         """A tensor's memory; the one known under its name if it is still the tensor's."""
         memory = self._memories.get(name)
-        if memory is None or not memory.is_of(tensor):
+        if memory is None or not memory.lies_at(place):
             memory = self._memories[name] = Memory(tensor)
         return memory
 

@@ -9,6 +9,7 @@ from plinius.snapshot import ITEM_BYTES, TensorBytes, TensorSpec
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Place = tuple[object, ...]
 
 
 def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
@@ -43,12 +44,12 @@ class Memory:
         self.storage: int = tensor.untyped_storage()._cdata
         self._place = place_of(tensor)
 
-    def is_of(self, tensor: torch.Tensor) -> bool:
-        """Whether it shows this tensor's items, now and after every write to it."""
-        return self.own and self._place == place_of(tensor)
+    def lies_at(self, place: Place) -> bool:
+        """Whether it shows the items of a tensor there, now and after every write to it."""
+        return self.own and self._place == place
 
 
-def place_of(tensor: torch.Tensor) -> tuple[object, ...]:
+def place_of(tensor: torch.Tensor) -> Place:
     """Where a tensor's items lie, and how: equal ones that are in use at once show the same."""
     lazy = tensor.is_conj(), tensor.is_neg()
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, lazy

@@ -23,7 +23,7 @@ import torch
 
 from plinius.errors import StateError
 from plinius.snapshot import Json
-from plinius.tensors import NAMES, bytes_of_array, place_of
+from plinius.tensors import NAMES, Place, bytes_of_array, place_of
 
 _MAX_DEPTH = 64
 _MAX_INT_BITS = 4096
@@ -46,10 +46,11 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 
 
 class Tree(NamedTuple):
-    """The JSON of a state, and its tensors by name."""
+    """The JSON of a state, its tensors by name, and where each of them lies (`place_of`)."""
 
     json: dict[str, Json]
     tensors: dict[str, torch.Tensor]
+    places: dict[str, Place]
 
 
 def take_apart(roots: Mapping[str, object]) -> Tree:
@@ -58,7 +59,8 @@ def take_apart(roots: Mapping[str, object]) -> Tree:
     Raises StateError for what a mirror cannot hold.
     """
     taken = _Taken()
-    return Tree({name: taken.node(root, name, 0) for name, root in roots.items()}, taken.tensors)
+    json = {name: taken.node(root, name, 0) for name, root in roots.items()}
+    return Tree(json, taken.tensors, taken.places)
 
 
 def put_together(node: Json, tensors: Mapping[str, torch.Tensor]) -> Any:
@@ -126,7 +128,8 @@ class _Taken:
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        self._names: dict[tuple[object, ...], str] = {}
+        self.places: dict[str, Place] = {}
+        self._names: dict[Place, str] = {}
 
     def node(self, value: object, name: str, depth: int) -> Json:
         if depth > _MAX_DEPTH:
@@ -192,7 +195,7 @@ class _Taken:
         while name in self.tensors:  # a key 1 and a key "1" of one dict
             name += "~"
         self._names[place] = name
-        self.tensors[name] = tensor
+        self.tensors[name], self.places[name] = tensor, place
         return name
 
 
