@@ -1,11 +1,11 @@
 """Plots of what was measured, beside the paper's."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from plinius.benchmarks import paper
-from plinius.benchmarks.figures import Report, Row
+from plinius.benchmarks.figures import Report
 from plinius.benchmarks.machine import in_words
 from plinius.errors import StorageError
 
@@ -33,24 +33,29 @@ def plot(report: Report, path: Path) -> None:
 
 def _mirror(report: Report, figure: Any) -> None:
     places = sorted({row["place"] for row in report["rows"]}, reverse=True)
+    everyone = [*dict.fromkeys(row["who"] for row in report["rows"])]
     grid = figure.subplots(2, len(places) + 1, squeeze=False)
+    lines: dict[str, Any] = {}
     for line, what in enumerate(("save", "restore")):
         for column, place in enumerate(places):
             axes = grid[line][column]
-            for who in _names(report["rows"], place):
+            for number, who in enumerate(everyone):
                 rows = [r for r in report["rows"] if (r["place"], r["who"]) == (place, who)]
                 points = [(r["bytes"] / 1e6, 1e3 * r[what][1]) for r in rows if what in r]
                 if points:
                     style = "-" if who.startswith("plinius") else ":"
-                    axes.plot(*zip(*points, strict=True), style, marker="o", ms=3, label=who)
+                    color = f"C{number}" if number < 10 else ("black", "gold", "teal")[number % 3]
+                    (lines[who],) = axes.plot(
+                        *zip(*points, strict=True), style, marker="o", ms=3, color=color
+                    )
             _dress(axes, f"{what}, {place}")
         axes = grid[line][-1]
         for name, times in paper.FIG_7.items():
             if name.startswith(what):
                 axes.plot(paper.FIG_7_MB, times, marker="o", ms=3, label=name)
+        axes.legend(fontsize=6)
         _dress(axes, f"{what}, the paper's Fig. 7")
-    grid[0][0].legend(fontsize=5)
-    grid[0][-1].legend(fontsize=6)
+    figure.legend(lines.values(), lines.keys(), fontsize=7, ncols=5, loc="outside lower center")
 
 
 def _dress(axes: Any, title: str) -> None:
@@ -85,12 +90,12 @@ def _batch(report: Report, figure: Any) -> None:
 
 def _crash(report: Report, figure: Any) -> None:
     axes = figure.subplots()
-    for row in report["rows"]:
-        if "losses" in row:
-            steps = range(1, len(row["losses"]) + 1)
-            (line,) = axes.plot(steps, row["losses"], label=row["way"], alpha=0.8)
-            for at in row["kills"]:
-                axes.axvline(at, color=line.get_color(), alpha=0.25, linestyle="--")
+    runs = [row for row in report["rows"] if "losses" in row]
+    for row, width in zip(runs, (6, 2, 1.2), strict=False):  # two of them are to be equal
+        steps = range(1, len(row["losses"]) + 1)
+        (line,) = axes.plot(steps, row["losses"], label=row["way"], lw=width, alpha=0.7)
+        for at in row["kills"]:
+            axes.axvline(at, color=line.get_color(), alpha=0.25, linestyle="--")
     axes.set_xlabel("iterations run, over all starts (dashed: SIGKILL)")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
@@ -114,7 +119,3 @@ _DRAWERS: dict[str, Callable[[Report, Any], None]] = {
     "crash": _crash,
     "overhead": _overhead,
 }
-
-
-def _names(rows: Iterable[Row], place: str) -> list[str]:
-    return [*dict.fromkeys(row["who"] for row in rows if row["place"] == place)]
