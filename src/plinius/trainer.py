@@ -98,7 +98,9 @@ class Run:
         }
         _seed_all(settings.seed)
         identity = _identity(self.cfg, settings, dataset.header.id)
-        self.mirror = Mirror.open(self.region, key, self._state, identity=identity)
+        self.mirror = Mirror.open(
+            self.region, key, self._state, threads=settings.threads, identity=identity
+        )
         self.resumed = self.mirror.commits > 0
         threads = settings.threads or self.mirror.threads()
         if threads:

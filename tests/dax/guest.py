@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plinius.trainer import Run  # imports torch, which only one task needs
 
 TESTS = Path(__file__).parents[1]
+WORLD = TESTS / "dax/work/world"
 ENGINE_UNTIL, TORCH_UNTIL = 220, 24
 WORDS = 128 * 1024
 _GROW_EVERY, _GROWN_BYTES = 16, 300_000
@@ -205,21 +206,20 @@ def torch(folder: Path) -> int:
     """Train the small network of the tests: whole, if that was not yet done, and to be cut."""
     from plinius.trainer import Run, Settings
 
-    world = TESTS / "dax/work/world"
-    key = load_key(world / "owner.key")
-    settings = Settings(world / "small.cfg", world / "train.sealed", threads=1)
+    key = load_key(WORLD / "owner.key")
+    settings = Settings(WORLD / "small.cfg", WORLD / "train.sealed", threads=1)
     whole, path = folder / "whole.region", folder / "cut.region"
     if not whole.exists():
         with Run(whole, key, settings) as run:
-            tell(whole=0, digest=run.state.snapshot().digest())
+            tell(whole=0, digest=run.mirror.digest(run.iteration))
             run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("whole", run))
     twins = twins_of(path)
     tell(began=twins)
     with Run(path, key, settings) as run:
         tell(
             resumed=None if twins == "NONE" else run.iteration,
-            digest=run.state.snapshot().digest(),
-            where=where_it_fell(twins, run._mirror),
+            digest=run.mirror.digest(run.iteration),
+            where=where_it_fell(twins, run.mirror._slots),
         )
         run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("iteration", run))
         run.region.consistency_check()
@@ -228,7 +228,7 @@ def torch(folder: Path) -> int:
 
 def tell_iteration(name: str, run: "Run") -> None:
     """What a training run has committed."""
-    tell(**{name: run.iteration, "digest": run.state.snapshot().digest()})
+    tell(**{name: run.iteration, "digest": run.mirror.digest(run.iteration)})
 
 
 def twins_of(path: Path) -> str:

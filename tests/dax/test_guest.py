@@ -1,0 +1,40 @@
+"""What runs in the emulated machine also runs here, where a mistake in it shows at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.world import World
+from dax import guest
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    lines = capsys.readouterr().out.splitlines()
+    return [json.loads(line.removeprefix("plinius: ")) for line in lines]
+
+
+@pytest.mark.parametrize("task", ["engine", "torch"])
+def test_a_task_that_is_begun_again_goes_on_and_ends_alike(
+    task: str,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A part of its way, then to its end; what it tells is what run.py compares."""
+    monkeypatch.setattr(guest, "WORLD", world.folder)
+    until = {"engine": "ENGINE_UNTIL", "torch": "TORCH_UNTIL"}[task]
+    for folder, ends in (("whole", (12,)), ("parts", (5, 12))):
+        (tmp_path / folder).mkdir()
+        for end in ends:
+            monkeypatch.setattr(guest, until, end)
+            assert guest.TASKS[task](tmp_path / folder) == 0
+    lines = told(capsys)
+    assert [line["resumed"] for line in lines if "resumed" in line] == [None, None, 5]
+    ends = [line["digest"] for line in lines if line.get("iteration") == 12]
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
+    if task == "torch":
+        assert [line["digest"] for line in lines if line.get("whole") == 12][-1] == ends[0]
