@@ -43,10 +43,9 @@ def test_a_dead_process_holds_nothing_though_its_children_live(path: Path) -> No
     code = f"""import os, time
 from plinius.pm.region import Region
 held = Region.open({str(path)!r})
-worker = os.fork()
-if worker == 0:
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
     time.sleep(300)
-print(worker, flush=True)
 input()"""
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
