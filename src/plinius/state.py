@@ -102,9 +102,9 @@ class State:
         read(outs)
         for _, mine, fresh in late:
             copy_items(mine, fresh)
-        # What an object shows elsewhere by now was a copy of its own, and is to be loaded.
+        # An object's own are those that it shows itself; it is to load the others.
         after = self._tree()
-        own = {name for name in tensors if now.places.get(name) == after.places.get(name, ())}
+        own = {name for name, it in tensors.items() if place_of(it) == after.places.get(name)}
         tensors |= {name: fresh for name, _, fresh in late if name not in own}
         if self._loaded(after, about, tensors, own):
             after = self._tree()
