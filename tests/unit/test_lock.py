@@ -95,6 +95,36 @@ input()"""
         holder.kill()
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_mirror_refuses_in_a_forked_child_at_once(overlap: bool, tmp_path: Path) -> None:
+    """In and out, beside training as well, where the thread that seals is not in the child."""
+    code = f"""import os, torch, plinius
+from plinius.errors import RegionBusyError
+state = {{"x": torch.zeros(3)}}
+key = plinius.OwnerKey.generate()
+mirror = plinius.Mirror.open({str(tmp_path / "r")!r}, key, state, overlap={overlap})
+mirror.mirror_out(1)
+mirror.wait()
+if os.fork() == 0:
+    for act in (mirror.mirror_in, lambda: mirror.mirror_out(2)):
+        try:
+            act()
+        except RegionBusyError as error:
+            print(error, flush=True)
+    os._exit(0)
+os.wait()
+mirror.mirror_out(3)
+mirror.close()
+print(mirror.committed)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    refused, again, committed = done.stdout.splitlines()
+    assert refused == again
+    assert refused.startswith("This process was forked from the one that has the region open. ")
+    assert committed == "3"
+
+
 def test_readers_share_a_region(path: Path) -> None:
     """Looking does not keep others from looking, but keeps writers out."""
     Region.create(path, 0).close()
