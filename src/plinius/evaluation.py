@@ -11,9 +11,9 @@ from plinius.darknet.network import Network
 from plinius.data.extent import Progress
 from plinius.data.sealed import SealedDataset
 from plinius.mirror import require_same_run
-from plinius.restoration import load_tensors
+from plinius.state.restore import load_tensors
 from plinius.snapshot import Snapshot
-from plinius.tensors import tensor_of
+from plinius.state.tensors import tensor_of
 
 _BATCH = 256
 

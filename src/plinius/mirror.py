@@ -7,27 +7,36 @@ start = mirror.mirror_in()
 """
 
 import logging
-from collections.abc import MutableMapping
-from concurrent.futures import Future, ThreadPoolExecutor
+import operator
+import os
+import threading
+import weakref
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, SupportsIndex, cast
 
 import torch
 
-from plinius.environment import environment, not_bit_exact, show
+from plinius.background import Background
 from plinius.errors import (
+    KeyFileError,
     MismatchError,
     PliniusError,
+    RegionBusyError,
     RegionError,
     RegionFullError,
     SealError,
+    StateError,
     StorageError,
 )
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Json, Snapshot
-from plinius.state import State, Taken
+from plinius.state.environment import environment, not_bit_exact, show
+from plinius.state.restore import restore
+from plinius.state.run_state import RunState, Taken
 
 _log = logging.getLogger("plinius")
 _INEXACT = "inexact_since"
@@ -37,9 +46,13 @@ class Mirror:
     """The sealed mirror of a run: what `mirror_out` took, `mirror_in` puts back, bit for bit.
 
     `state` holds the objects by name: whatever has state_dict and load_state_dict, tensors, NumPy
-    arrays, generators, numbers, strings, and lists and dicts of them. Numbers and strings are read
-    from it by `mirror_out` and written into it by `mirror_in`. The states of Python's, NumPy's and
-    torch's random number generators travel with it.
+    arrays, generators, numbers, strings, and containers of them. What cannot be changed in place
+    (numbers, strings, a tensor of another shape) is written into `state` by `mirror_in`: read it
+    from there. The states of Python's, NumPy's and torch's random number generators travel with
+    it; of a module also its gradients, its modes and its buffers that are not persistent.
+
+    One call at a time: other threads wait, and a call from within one (a signal handler) is
+    refused.
     """
 
     def __init__(
@@ -49,31 +62,45 @@ class Mirror:
         state: MutableMapping[str, Any],
         *,
         overlap: bool = False,
-        checked: bool = False,
+        trust_versions: bool = False,
+        only_steps_write: bool = False,
         threads: int | None = None,
         identity: dict[str, Json] | None = None,
+        run_id: str | None = None,
     ) -> None:
         """See `open`, which takes a path as well."""
+        if not isinstance(key, OwnerKey):
+            raise KeyFileError(
+                f"The key is a {type(key).__name__}, not an owner's key",
+                "Load it with plinius.load_key(path)",
+            )
+        if only_steps_write and not overlap:
+            raise ValueError("only_steps_write is a choice for overlap=True")
         self._region = region
         self._owns_region = False
-        self._state = State(state, checked=checked)
+        self._lock, self._busy, self._closed = threading.RLock(), False, False
         self._identity = identity or {}
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
         self._failure: PliniusError | None = None
         self._committed: int | None = None
         self._sealed_bytes = 0
-        self._sealing: Future[None] | None = None
-        self._beside = ThreadPoolExecutor(1, "plinius-mirror") if overlap else None
-        self._handles = [
-            optimizer.register_step_pre_hook(lambda *_: self._wait())
-            for optimizer in (self._state.optimizers if overlap else [])
-        ]
-        lanes = threads or (1 if overlap else torch.get_num_threads())
-        slots = Slots.open(region, key, lanes)
-        self._slots = slots or Slots.create(
-            region, key, self._snapshot(0, self._state.take()), lanes
+        self._background: Background | None = None
+        self._abandoned: weakref.finalize[[], Self] | None = None
+        self._state = RunState(
+            state,
+            trust_versions=trust_versions,
+            only_steps_write=only_steps_write,
+            before_step=self._wait_for_commit,
         )
+        sealing = threads or (1 if overlap else torch.get_num_threads())
+        slots = Slots.open(region, key, sealing)
+        if run_id is not None:
+            _require_run_id(run_id, slots, region.name)
+        if slots is None:
+            slots = Slots.create(region, key, self._snapshot(0, self._state.take()), sealing)
+        self._slots = slots
+        self._background = Background("plinius-mirror") if overlap else None
 
     @classmethod
     def open(
@@ -83,26 +110,43 @@ class Mirror:
         state: MutableMapping[str, Any],
         *,
         overlap: bool = False,
-        checked: bool = False,
+        trust_versions: bool = False,
+        only_steps_write: bool = False,
         threads: int | None = None,
         identity: dict[str, Json] | None = None,
+        run_id: str | None = None,
     ) -> Self:
         """Open the mirror in a region, or make both, as large as the state needs.
 
-        With `overlap`, sealing runs beside the next forward and backward pass: the next step of an
-        optimizer in the state waits for it. What is unchanged since it was last sealed is not
-        sealed again; `checked` tells by a digest of every tensor, not by torch's version counter.
-        `threads` share the sealing (torch's threads, or one beside training). `identity` says
-        which run this is (a recipe's hash, a seed): it must be equal when the run goes on.
+        What is unchanged since it was last sealed is not sealed again: that is proved by a
+        fingerprint of the bytes. With `trust_versions`, torch's own count of writes is believed
+        instead, which is faster for a large frozen part, and silently wrong for what it does not
+        count: writes through `.data`, NumPy, DLPack or another process, fused kernels outside of
+        the optimizers in the state.
+
+        With `overlap`, the state is copied, and sealed beside training. With `only_steps_write` as
+        well, the parameters and the state of the optimizers are not copied but read while the next
+        forward and backward pass run, and the optimizers wait before they step. That is exact only
+        if nothing but steps of the optimizers in the state writes to them.
+
+        `threads` share the sealing (torch's threads, or one with overlap). `identity` says which
+        run this is (a recipe's hash, a seed): it must be equal when the run goes on. `run_id` is
+        the one that the region must hold (`Mirror.run_id` of the run's first process).
+
+        An earlier mirror of this process on the same file is closed first: a notebook's cell can
+        be run twice.
 
         Raises StateError, and what opening a region, a key and a mirror raise.
         """
         options: dict[str, Any] = {
-            "overlap": overlap, "checked": checked, "threads": threads, "identity": identity,
+            "overlap": overlap, "trust_versions": trust_versions,
+            "only_steps_write": only_steps_write, "threads": threads, "identity": identity,
+            "run_id": run_id,
         }  # fmt: skip
         if isinstance(region, Region):
             return cls(region, key, state, **options)
         path = Path(region)
+        _close_earlier(path)
         opened = Region.open(path) if path.exists() else Region.create(path, 0)
         try:
             mirror = cls(opened, key, state, **options)
@@ -110,6 +154,9 @@ class Mirror:
             opened.close()
             raise
         mirror._owns_region = True
+        mirror._abandoned = weakref.finalize(mirror, opened.close)  # if nobody closes it
+        mirror._abandoned.atexit = False
+        _open_mirrors[_identity_of(path)] = mirror
         return mirror
 
     def __enter__(self) -> Self:
@@ -121,6 +168,11 @@ class Mirror:
         except PliniusError:
             if raised[0] is None:  # or else what happened first is what is told
                 raise
+
+    @property
+    def run_id(self) -> str:
+        """The random name of the run, in hex: a region with another one holds another run."""
+        return self._slots.run_id.hex()
 
     @property
     def commits(self) -> int:
@@ -157,77 +209,108 @@ class Mirror:
 
         Raises SealError and RegionError as mirror_in does.
         """
-        self._wait()
-        about = self._slots.newest()
-        return cast(int, about.environment["threads"]) if about else None
+        with self._alone():
+            about = self._slots.newest()
+            return cast(int | None, about.environment.get("threads")) if about else None
 
     def mirror_in(self, *, accept_previous: bool = False) -> int:
         """Restore the newest committed state in place; returns its iteration, or 0 without one.
 
         With `accept_previous`, the commit before is taken if the newest does not open (someone
-        decided that). Raises MismatchError, changing nothing, if the run or the names, dtypes or
-        shapes of its state differ. Raises SealError or RegionError, which name the commit, if it
-        does not open: the objects' tensors then mean nothing, and nothing in the region changed.
+        decided that). Raises MismatchError, changing nothing, if the run or its objects differ.
+        Raises SealError or RegionError, which name the commit, if it does not open, and
+        MismatchError if an object does not take its state back: tensors that were written to then
+        hold zeros, and nothing in the region changed.
         """
-        self._wait()
-        try:
-            about = self._slots.newest()
-            if about is None:
-                return 0
-            return self._restore(about)
-        except (SealError, RegionError):
-            before = self._slots.before_newest() if accept_previous else None
-            if before is None:
-                raise
-            return self._restore(before)
+        with self._alone():
+            try:
+                about = self._slots.newest()
+                if about is None:
+                    return 0
+                return self._restore(about)
+            except (SealError, RegionError):
+                before = self._slots.before_newest() if accept_previous else None
+                if before is None:
+                    raise
+                return self._restore(before)
 
-    def mirror_out(self, iteration: int) -> int:
+    def mirror_out(self, iteration: SupportsIndex) -> int:
         """Seal the state and commit it under this number; returns the sealed bytes written.
 
         With overlap it returns 0 at once. A stop at any instant leaves this commit or the one
         before. What the storage refuses (a full disk) does not stop training: it is logged, kept
-        in `failure`, and tried again by the next call. Raises StateError; RuntimeError on a mirror
-        with commits that were not mirrored in.
+        in `failure`, and tried again by the next call. Raises StateError, naming what cannot be
+        mirrored, and on a mirror with commits that were not mirrored in.
         """
-        self._region.require_held()
-        self._wait()
-        if self._beside is None:
-            self._commit(self._snapshot(iteration, self._state.take()), None)
-            return self._sealed_bytes if self._failure is None else 0
-        taken = self._state.take(apart=True)
-        self._sealing = self._beside.submit(self._commit, self._snapshot(iteration, taken), taken)
-        return 0
+        number = _whole(iteration)
+        with self._alone():
+            self._region.require_held()
+            if self._background is None:
+                self._commit(self._snapshot(number, self._state.take()), None)
+                return self._sealed_bytes if self._failure is None else 0
+            taken = self._state.take(apart=True)
+            snapshot = self._snapshot(number, taken)
+            self._background.begin(lambda: self._commit(snapshot, taken))
+            return 0
 
     def wait(self) -> None:
         """Return when the last mirror_out has committed, or failed (see `failure`)."""
-        self._wait()
+        with self._alone():
+            pass
 
-    def digest(self, iteration: int = 0) -> str:
+    def digest(self, iteration: SupportsIndex = 0) -> str:
         """SHA-256 of the state now, under this number: equal states give equal digests."""
-        return self._snapshot(iteration, self._state.take()).digest()
+        with self._alone():
+            return self._snapshot(_whole(iteration), self._state.take()).digest()
 
     def close(self) -> None:
-        """Wait for what is under way and let go of everything.
+        """Wait for what is under way and let go of everything; a second call does nothing.
 
         Raises the PliniusError of the last mirror_out if it was never committed.
         """
-        try:
-            self._wait()
-        finally:
-            for handle in self._handles:
-                handle.remove()
-            if self._beside:
-                self._beside.shutdown()
+        if self._closed:
+            return
+        with self._alone():
+            self._closed = True
+            if self._background:
+                self._background.close()
             self._state.close()
             self._slots.close()
+            if self._abandoned:
+                self._abandoned.detach()
             if self._owns_region:
                 self._region.close()
         if self._failure:
             raise self._failure
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One call at a time, once what runs beside training has ended. Raises StateError."""
+        with self._lock:
+            if self._busy:
+                raise StateError(
+                    "The mirror was called from within a call of its own (a signal handler?)",
+                    "Set a flag there, and call the mirror from the loop",
+                )
+            if self._closed:
+                raise StateError(
+                    "This mirror is closed, or another one was opened on its region since",
+                    "Use the newest one, or open it again",
+                )
+            self._busy = True
+            try:
+                self._wait_for_commit()
+                yield
+            finally:
+                self._busy = False
+
+    def _wait_for_commit(self) -> None:
+        if self._background:
+            self._background.wait()
+
     def _restore(self, about: Manifest) -> int:
         require_same_run(self._identity, about.identity)
-        changed = self._state.restore(about, lambda outs: self._slots.read(about, outs))
+        changed = restore(self._state, about, lambda outs: self._slots.read(about, outs))
         reasons = [not_bit_exact(about.environment), *changed]
         self._not_bit_exact = "; ".join(filter(None, reasons)) or None
         self._inexact_since = cast(int | None, about.environment.get(_INEXACT))
@@ -263,10 +346,52 @@ class Mirror:
         self._failure = error
         _log.warning("Iteration %d is not mirrored yet: %s", iteration, error)
 
-    def _wait(self) -> None:
-        sealing, self._sealing = self._sealing, None
-        if sealing:
-            sealing.result()
+
+_open_mirrors: weakref.WeakValueDictionary[tuple[int, int], Mirror] = weakref.WeakValueDictionary()
+
+
+def _close_earlier(path: Path) -> None:
+    """Close the mirror that this process has open on a file, if any."""
+    earlier = _open_mirrors.get(_identity_of(path))
+    if earlier is None or earlier._closed:
+        return
+    _log.info("The earlier mirror on %s is closed", path)
+    try:
+        earlier.close()
+    except RegionBusyError:  # it belongs to the parent of this forked process
+        pass
+    except PliniusError as error:
+        _log.warning("The earlier mirror on %s was not committed: %s", path, error)
+
+
+def _identity_of(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+def _whole(iteration: SupportsIndex) -> int:
+    try:
+        number = operator.index(iteration)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise StateError(
+            f"An iteration is a whole number from 0 on, not {iteration!r}",
+            "Give mirror_out the number of the iteration",
+        )
+    return number
+
+
+def _require_run_id(wanted: str, slots: Slots | None, name: str) -> None:
+    if slots is None or slots.run_id.hex() != wanted:
+        found = "no run" if slots is None else f"run {slots.run_id.hex()}"
+        raise MismatchError(
+            f"{name} holds {found}, not run {wanted}",
+            "Name the region of that run, or leave out its id",
+        )
 
 
 def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:

@@ -8,9 +8,9 @@ from safetensors.torch import load, save
 
 from plinius.errors import FormatError, MismatchError, StateError, StorageError
 from plinius.files import open_to_read, publish
-from plinius.restoration import load_tensors
+from plinius.state.restore import is_beside, load_tensors
 from plinius.snapshot import Snapshot
-from plinius.tensors import tensor_of
+from plinius.state.tensors import tensor_of
 
 
 def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) -> int:
@@ -24,7 +24,7 @@ def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) 
     tensors = {
         stored.name.removeprefix(root).replace("~1", "/").replace("~0", "~"): tensor_of(stored)
         for stored in snapshot.tensors
-        if stored.name.startswith(root)
+        if stored.name.startswith(root) and not is_beside(stored.name)
     }
     if not tensors:
         parts = sorted({t.name.split("/")[0] for t in snapshot.tensors} - {"~rng"})

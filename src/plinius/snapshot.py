@@ -45,15 +45,22 @@ class TensorSpec:
 class TensorBytes(TensorSpec):
     """One named tensor: `data` is its items, little-endian, in the order of `order`.
 
-    Two tensors of one name with the same `stamp` (unless it is None) hold the same items.
+    Two tensors of one name with the same `version` (unless it is None) are taken to hold the same
+    items, without a look at them.
     """
 
     data: memoryview = field(repr=False)
-    stamp: Hashable = field(default=None, kw_only=True, repr=False, compare=False)
+    version: Hashable = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.data.nbytes != self.nbytes:
             raise ValueError(f"{self.name}: {self.data.nbytes} bytes do not fill {self.shape}")
+
+    def with_data(self, data: memoryview) -> "TensorBytes":
+        """The same tensor, with these bytes, which are a copy of its own."""
+        return TensorBytes(
+            self.name, self.dtype, self.shape, data, order=self.order, version=self.version
+        )
 
     def row_major(self) -> memoryview:
         """The items in row-major order."""

@@ -74,6 +74,9 @@ class PlainMedium:
     def fence(self) -> None:
         pass
 
+    def quiesce(self) -> None:
+        pass
+
     def resize(self, size: int) -> None:
         self._hold(self.bytes + bytes(size - self.size))
 
@@ -189,6 +192,9 @@ class SimulatedMedium:
         kept = journal.only(~lasts)
         numbers, made = np.unique(kept.made, return_inverse=True)
         self._parts, self._made = [kept._replace(made=made)], len(numbers)
+
+    def quiesce(self) -> None:
+        pass
 
     def resize(self, size: int) -> None:
         """Grow; like the real one, this lasts when it returns."""

@@ -21,14 +21,15 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from plinius.environment import environment
+from plinius.state.classes import Classes
+from plinius.state.codec import Decoder, Encoder
+from plinius.state.environment import environment
 from plinius.errors import MismatchError, StateError
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Json, Snapshot, TensorBytes, to_json
-from plinius.tensors import DTYPES, NAMES, Memory, copy_items, empty
-from plinius.tree import put_together, take_apart
+from plinius.state.tensors import DTYPES, NAMES, Memory, copy_items, empty
 
 _METADATA, _OBJECTS = "metadata", "objects"
 
@@ -41,13 +42,14 @@ class SavePlanner(DefaultSavePlanner):
         if write_item.type is not planner.WriteItemType.BYTE_IO:
             return object
         fqn = write_item.index.fqn
-        tree = take_apart({fqn: object})
-        if tree.tensors:
+        encoder = Encoder(Classes())
+        node = encoder.node(object, fqn)
+        if encoder.tensors:
             raise StateError(
                 f"The state cannot be saved: {fqn} holds arrays within a list",
                 "Put arrays and tensors into dicts",
             )
-        return io.BytesIO(to_json(tree.json[fqn]))
+        return io.BytesIO(to_json(node))
 
 
 class LoadPlanner(DefaultLoadPlanner):
@@ -56,7 +58,7 @@ class LoadPlanner(DefaultLoadPlanner):
     def load_bytes(self, read_item: planner.ReadItem, value: io.BytesIO) -> None:
         """Put a value where it was in the state."""
         fqn = read_item.dest_index.fqn
-        loaded = put_together(json.load(value), {})
+        loaded = Decoder({}, Classes()).value(json.load(value), fqn)
         if self.flatten_state_dict:
             set_element(self.original_state_dict, self.mappings[fqn], loaded)
         else:

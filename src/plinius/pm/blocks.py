@@ -79,9 +79,12 @@ class Device:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._direct_fd = _reopen_direct(fd)
-        self._writes = ThreadPoolExecutor(1, "plinius-write")
+        self._start()
         self._under_way: list[Future[None]] = []
         self.dirty = False
+
+    def _start(self) -> None:
+        self._writes = ThreadPoolExecutor(1, "plinius-write")
 
     def begin(self, offset: int, block: memoryview) -> Future[None]:
         """Have a block written; the buffer is free again when the future is done."""
@@ -98,6 +101,12 @@ class Device:
             raise failed[0]
         os.fdatasync(self._fd)
         self.dirty = False
+
+    def quiesce(self) -> None:
+        """Wait until no block is on its way any more; what failed of them is forgotten."""
+        self._writes.shutdown(wait=True)
+        self._under_way.clear()
+        self._start()
 
     def close(self) -> None:
         """End its threads, and close what it opened."""

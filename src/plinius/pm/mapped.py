@@ -168,6 +168,11 @@ class MappedMedium:
                 raise _not_written(failed)
         self._dirty.clear()
 
+    def quiesce(self) -> None:
+        """See Medium."""
+        if self._device:
+            self._device.quiesce()
+
     def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
         """See ListMedium."""
         self._check_list(base, length, offsets, WORD)

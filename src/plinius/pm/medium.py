@@ -80,6 +80,9 @@ class Medium(Protocol):
     def fence(self) -> None:
         """Wait until all that was flushed lasts."""
 
+    def quiesce(self) -> None:
+        """Wait until no block is on its way any more; what failed of them is forgotten."""
+
     def resize(self, size: int) -> None:
         """Grow to `size` bytes of which the new ones are zero. Raises RegionFullError."""
 

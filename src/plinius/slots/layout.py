@@ -3,7 +3,7 @@
 All is little-endian. The extent named "mirror":
 
     0      8    magic "PLNSMIRR"
-    8      4    version 2
+    8      4    version 3
     12     4    zero
     16     16   run id, random
     32     8    id of the owner's key
@@ -27,6 +27,7 @@ A slot:
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from plinius.errors import FormatError, RegionError
@@ -34,11 +35,11 @@ from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region
 from plinius.slots.pieces import cut, room_for
-from plinius.snapshot import Json, Snapshot
+from plinius.snapshot import Json, TensorSpec
 
 EXTENT = "mirror"
 MAGIC = b"PLNSMIRR"
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<8sI4x16s8sQQQ")
 _COUNTER_BITS = 40
 _WORD = struct.Struct("<I16sQ")  # version, run id, commit
@@ -87,10 +88,10 @@ def describe_mirror(region: Region) -> dict[str, Json] | None:
 
 
 def layout_for(
-    like: Snapshot, base: int, manifest_length: int, old: Layout | None = None
+    tensors: Sequence[TensorSpec], base: int, manifest_length: int, old: Layout | None = None
 ) -> Layout:
-    """Slots for states of this layout; with something to spare if `old` was outgrown."""
-    cuts = cut([tensor.nbytes for tensor in like.tensors])
+    """Slots for states of these tensors; with something to spare if `old` was outgrown."""
+    cuts = cut([tensor.nbytes for tensor in tensors])
     # Numbers in a manifest grow longer as a run goes on, and each piece may need a salt.
     manifest_room = _pages(manifest_length * 3 // 2 + 128 * len(cuts)) + PAGE
     room = room_for(cuts)

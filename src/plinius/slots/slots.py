@@ -2,21 +2,27 @@
 
 Invariants: commit N lies in slot N mod 2. A commit writes the older slot | fence 1 | its word |
 fence 2, so the newest committed slot is never written to, and the two words always hold
-consecutive counters. What a commit seals is under a key no other commit has; a piece of which
-nothing changed since the same slot was last committed stays as it lies there, and the manifest
-names the commit that sealed it. Sealing goes through private memory: AES-GCM reads its own output
-back to authenticate it, so output in memory that the host can write would let the host choose
-what is authenticated.
+consecutive counters. What a commit seals is under a key no other commit has; a chunk whose bytes
+are those that were sealed when the same slot was last committed stays as it lies there, and the
+manifest names the commit that sealed it. Sealing goes through private memory: AES-GCM reads its
+own output back to authenticate it, so output in memory that the host can write would let the host
+choose what is authenticated.
+
+What this process knows is in `_Known`, and is read from the region once. Whatever ends a write
+early, an interrupt too, leaves `_settled` False: the next call waits for what is under way, puts
+the words of the known commit back, and goes on from there.
 """
 
+import dataclasses
 import hashlib
+import json
 import struct
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from plinius import sealing
-from plinius.errors import MismatchError, SealError
+from plinius.errors import MismatchError, RegionError, SealError, StateError
 from plinius.keys import OwnerKey
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE, Medium
@@ -35,30 +41,37 @@ from plinius.slots.layout import (
 )
 from plinius.slots.manifest import Manifest
 from plinius.slots.pieces import Piece, cut, room_for
+from plinius.slots.plan import Chunks, Plan
 from plinius.snapshot import Snapshot, TensorBytes
 
-MAX_MANIFEST_BYTES = 64 << 20
 _PURPOSE = "mirror"
 _SLOT = struct.Struct("<Q56x32sQ24x")
-_AAD = struct.Struct("<I16sQI")  # version, run id, the commit that seals, piece
+_AAD = struct.Struct("<I16sQI")  # version, run id, the commit that seals, chunk
 _DIGEST_OF_NONE = "0" * 64
 
+Spoiled = Callable[[], bool]
 
-class _Held(NamedTuple):
-    """A piece that lies in a slot: of which state of its tensors, sealed by which commit."""
 
-    stamps: tuple[Hashable, ...]
-    commit: int
-    salt: bytes
+class _Known(NamedTuple):
+    """What this process knows of the slots: where they lie, and which commit is the newest.
+
+    `digest` is that commit's, None until it was opened here. `previous` is the digest of the
+    commit before, None where that is not known. `open` says whether the run goes on from it.
+    """
+
+    span: Span
+    layout: Layout
+    counter: int
+    digest: str | None
+    previous: str | None
+    open: bool
 
 
 class _Commit(NamedTuple):
-    """A commit to be written: what of it is to be sealed, and what its slot holds already."""
+    """A commit to be written."""
 
-    number: int
-    salt: bytes
-    todo: list[Piece]
-    held: dict[int, _Held]
+    plan: Plan
+    tensors: tuple[TensorBytes, ...]
     manifest: bytes
 
     @property
@@ -67,7 +80,7 @@ class _Commit(NamedTuple):
 
     @property
     def written(self) -> int:
-        sealed = sum(piece.sealed_bytes for piece in self.todo)
+        sealed = sum(chunk.sealed_bytes for chunk in self.plan.todo)
         return _SLOT.size + self.manifest_bytes + sealed
 
 
@@ -78,16 +91,15 @@ class Slots:
         self._region = region
         self._medium = region.medium
         self._key = key
-        self._run_id, key_id, self._layout = read_header(region, span)
+        self._run_id, key_id, layout = read_header(region, span)
         key.require(key_id, f"The mirror in {region.name}")
-        self._counter = max(read_counters(region, self._run_id, self._layout))
-        # The digest of the newest commit, once it was opened or written here; 0 is before all.
-        self._digests = {0: _DIGEST_OF_NONE}
+        counter = max(read_counters(region, self._run_id, layout))
+        none = _DIGEST_OF_NONE if counter == 0 else None
+        self._known = _Known(span, layout, counter, none, None, counter == 0)
+        self._growing: _Known | None = None
         self._settled = False
+        self._chunks = Chunks()
         self._lanes = Lanes(region.medium, threads)
-        self._specs: list[tuple[object, ...]] = []
-        self._pieces: list[Piece] = []
-        self._held: list[dict[int, _Held]] = [{}, {}]
 
     @classmethod
     def open(cls, region: Region, key: OwnerKey, threads: int = 1) -> "Slots | None":
@@ -100,9 +112,13 @@ class Slots:
 
     @classmethod
     def create(cls, region: Region, key: OwnerKey, like: Snapshot, threads: int = 1) -> "Slots":
-        """Make slots that hold states of the layout of `like`. Raises RegionFullError."""
-        plain = manifest.to_bytes(like, _DIGEST_OF_NONE, [], {})
-        layout = layout_for(like, 0, len(plain))
+        """Make slots that hold states of the layout of `like`.
+
+        Raises RegionFullError; StateError if the state has too many tensors.
+        """
+        tensors, values = manifest.with_values(like)
+        plain = manifest.to_bytes(like, tensors, values, _DIGEST_OF_NONE, [], {})
+        layout = layout_for(tensors, 0, len(plain))
         header = header_bytes(sealing.fresh(16), key.id, layout)
 
         def write(medium: Medium, at: int) -> None:
@@ -117,40 +133,40 @@ class Slots:
     @property
     def commits(self) -> int:
         """The counter of the newest commit; 0 before the first."""
-        return self._counter
+        return self._known.counter
 
     @property
     def run_id(self) -> bytes:
         """The random name of the run (16 bytes)."""
         return bytes(self._run_id)
 
-    def write(self, snapshot: Snapshot, spoiled: Callable[[], bool] = lambda: False) -> int:
+    def write(self, snapshot: Snapshot, spoiled: Spoiled = lambda: False) -> int:
         """Seal a state into the older slot and commit it; returns the sealed bytes written.
 
         Two fences, and larger slots first if the state has outgrown them. A stop at any instant
         leaves this commit or the one before. `spoiled` is asked when all is sealed: if so, nothing
-        is committed and 0 returned. Raises RegionFullError and StorageError; the next write
-        starts afresh.
+        is committed and 0 returned. Raises RegionFullError, StorageError, and StateError before
+        the newest commit was opened; the next write starts afresh.
         """
         self._region.require_held()
-        if not self._settled:  # interrupted, the last write may have left a commit, or none
-            self._counter = self._settle()
-        if self._counter not in self._digests:
-            raise RuntimeError("the newest commit is read before the first write")
-        self._lay_out(snapshot)
-        commit = self._planned(snapshot, self._held[(self._counter + 1) % 2])
+        self._settle()
+        if not self._known.open:
+            raise StateError(
+                f"The mirror in {self._region.name} has commits that this process did not open",
+                "Call mirror_in before mirror_out",
+            )
         self._settled = False
+        commit = self._planned(snapshot)
         try:
             if self._fits(commit):
-                self._write_here(commit, snapshot, spoiled)
+                self._write_here(commit, spoiled)
             else:
-                commit = self._planned(snapshot, {})
-                self._write_larger(commit, snapshot, spoiled)
+                self._chunks.forget()
+                commit = self._planned(snapshot)
+                self._write_larger(commit, spoiled)
         except _SpoiledError:
             return 0
         self._settled = True
-        self._counter = commit.number
-        self._held[commit.number % 2] = commit.held
         return commit.written
 
     def newest(self) -> Manifest | None:
@@ -158,41 +174,48 @@ class Slots:
 
         Raises SealError or RegionError naming the commit; nothing is changed.
         """
-        self._counter = self._settle()
-        if self._counter == 0:
+        self._settle()
+        known = self._known
+        if known.counter == 0:
             return None
-        return self._open_manifest(self._counter)
+        found = self._open_manifest(known.counter, known.digest)
+        self._known = known._replace(digest=found.digest, previous=found.previous)
+        return found
 
     def before_newest(self) -> Manifest | None:
         """The manifest of the commit before the newest, or None if there is none any more.
 
         Raises as `newest` does.
         """
-        before = self._counter - 1
-        return self._open_manifest(before) if before > self._layout.base else None
+        known = self._known
+        before = known.counter - 1
+        return self._open_manifest(before, known.previous) if before > known.layout.base else None
 
     def read(self, about: Manifest, outs: Sequence[memoryview]) -> None:
         """Open every tensor of a commit into memory of its size; the run goes on from there.
 
         If that is the commit before the newest, the newest is none any more. Raises SealError
-        naming the commit: `outs` then mean nothing, and nothing else is changed.
+        naming the commit: `outs` are zeros then, and nothing else is changed.
         """
-        todo = cut([spec.nbytes for spec in about.tensors])
-        sealers = {by: self._key.sealer(_PURPOSE, salt) for by, salt in about.salts.items()}
-
-        def sealer_of(piece: Piece) -> sealing.Sealer:
-            return sealers[about.sealed_by[piece.number - 1]]
-
-        def aad(piece: Piece) -> bytes:
-            return self._aad(about.sealed_by[piece.number - 1], piece.number)
-
+        self._settle()
+        known = self._known._replace(open=False)
+        self._known, self._settled = known, False
+        kept = about.kept_values
+        spare = [memoryview(bytearray(kept.nbytes))] if kept else []
         try:
-            self._lanes.open(todo, outs, sealer_of, aad, self._layout.pieces(about.commit))
-        except SealError:
-            raise self._refused(about.commit) from None
-        if about.commit < self._counter:
-            self._forget_newest()
-        self._digests = {about.commit: about.digest}
+            self._read_chunks(about, [*outs, *spare], cut(about.sizes))
+        except BaseException:
+            self._lanes.quiesce()
+            for out in outs:
+                out[:] = bytes(len(out))
+            raise
+        older = about.commit < known.counter
+        if older:
+            known = known._replace(counter=about.commit, previous=about.previous)
+        self._known = known._replace(digest=about.digest, open=True)
+        if older:
+            self._settle()
+        self._settled = True
 
     def snapshot(self, about: Manifest) -> Snapshot:
         """Open a whole commit into fresh memory; as `read`."""
@@ -208,135 +231,169 @@ class Slots:
         """End its threads."""
         self._lanes.close()
 
-    def _lay_out(self, snapshot: Snapshot) -> None:
-        """Cut the tensors into pieces; what lies in the slots is of use in the same layout only."""
-        specs: list[tuple[object, ...]] = [
-            (t.name, t.dtype, t.shape, t.order) for t in snapshot.tensors
-        ]
-        if specs != self._specs:
-            self._specs, self._held = specs, [{}, {}]
-            self._pieces = cut([tensor.nbytes for tensor in snapshot.tensors])
-
-    def _planned(self, snapshot: Snapshot, old: dict[int, _Held]) -> _Commit:
-        """The next commit; what `old` says to lie in its slot unchanged is not sealed again."""
-        number, salt = self._counter + 1, sealing.fresh(sealing.SALT_BYTES)
-        todo, held = [], {}
-        for piece in self._pieces:
-            stamps = tuple(snapshot.tensors[part.tensor].stamp for part in piece.parts)
-            lies = old.get(piece.number)
-            if lies and None not in stamps and lies.stamps == stamps:
-                held[piece.number] = lies
-            else:
-                todo.append(piece)
-                held[piece.number] = _Held(stamps, number, salt)
-        sealed_by = [held[piece.number].commit for piece in self._pieces]
-        salts = {lies.commit: lies.salt for lies in held.values() if lies.commit != number}
-        plain = manifest.to_bytes(snapshot, self._digests[self._counter], sealed_by, salts)
-        return _Commit(number, salt, todo, held, plain)
+    def _planned(self, snapshot: Snapshot) -> _Commit:
+        """The next commit; what lies unchanged in its slot is not sealed again."""
+        tensors, values = manifest.with_values(snapshot)
+        chunks, number = self._chunks, self._known.counter + 1
+        chunks.lay_out(tensors)
+        data = [tensor.data for tensor in tensors]
+        found = self._lanes.fingerprints(chunks.candidates(number, tensors), data)
+        plan = chunks.plan(number, tensors, found)
+        kept = plan.kept
+        sealed_by = [kept[c.number].commit if c.number in kept else number for c in chunks.all]
+        salts = {lies.commit: lies.salt for lies in kept.values()}
+        assert self._known.digest is not None
+        plain = manifest.to_bytes(
+            snapshot, tensors, values, self._known.digest, sealed_by, salts
+        )
+        return _Commit(plan, tensors, plain)
 
     def _fits(self, commit: _Commit) -> bool:
-        layout = self._layout
-        used = PAGE + layout.manifest_room + room_for(self._pieces)
+        layout = self._known.layout
+        used = PAGE + layout.manifest_room + room_for(self._chunks.all)
         return commit.manifest_bytes <= layout.manifest_room and used <= layout.slot_bytes
 
-    def _write_here(self, commit: _Commit, snapshot: Snapshot, spoiled: Callable[[], bool]) -> None:
-        self._held[commit.number % 2] = {}  # interrupted, none of it is relied on
-        self._fill(self._layout, commit, snapshot, spoiled)
+    def _write_here(self, commit: _Commit, spoiled: Spoiled) -> None:
+        known, number = self._known, commit.plan.number
+        self._chunks.begin(number)  # interrupted, none of it is relied on
+        digest, taken = self._fill(known.layout, commit, spoiled)
         self._medium.fence()
-        self._put_word(self._layout, commit.number)
+        self._put_word(known.layout, number, number)
         self._medium.fence()
+        self._known = known._replace(counter=number, digest=digest, previous=known.digest)
+        self._chunks.done(commit.plan, commit.tensors, taken)
 
-    def _write_larger(
-        self, commit: _Commit, snapshot: Snapshot, spoiled: Callable[[], bool]
-    ) -> None:
+    def _write_larger(self, commit: _Commit, spoiled: Spoiled) -> None:
         """Commit in larger slots, which take the place of these in one transaction."""
-        layout = layout_for(snapshot, self._counter, commit.manifest_bytes, self._layout)
+        known, number = self._known, commit.plan.number
+        layout = layout_for(commit.tensors, known.counter, commit.manifest_bytes, known.layout)
+        taken: dict[int, bytes] = {}
+        self._growing = None
 
         def write(medium: Medium, at: int) -> None:
             there = layout._replace(offset=at)
             medium.write(at, header_bytes(self._run_id, self._key.id, layout))
-            for number in (self._counter, commit.number):
-                self._put_word(there, number)
-            self._fill(there, commit, snapshot, spoiled)
+            for counter in (known.counter, number):
+                self._put_word(there, counter, counter)
+            digest, found = self._fill(there, commit, spoiled)
+            taken.update(found)
+            span = Span(at, layout.length)
+            self._growing = _Known(span, there, number, digest, None, open=True)
 
-        self._held = [{}, {}]
-        span = self._region.replace_extent(EXTENT, layout.length, write)
-        self._layout = layout._replace(offset=span.offset)
+        self._region.replace_extent(EXTENT, layout.length, write)
+        self._adopt()
+        self._chunks.done(commit.plan, commit.tensors, taken)
 
     def _fill(
-        self, layout: Layout, commit: _Commit, snapshot: Snapshot, spoiled: Callable[[], bool]
-    ) -> None:
-        """Seal and write all of a commit but its word."""
-        number = commit.number
-        sealer = self._key.sealer(_PURPOSE, commit.salt)
-        sealed = sealer.seal(0, commit.manifest, self._aad(number, 0))
-        self._digests = {
-            self._counter: self._digests[self._counter],
-            number: _digest(commit.salt, sealed),
-        }
+        self, layout: Layout, commit: _Commit, spoiled: Spoiled
+    ) -> tuple[str, dict[int, bytes]]:
+        """Seal and write all of a commit but its word; its digest, and the fingerprints taken."""
+        plan = commit.plan
+        sealer = self._key.sealer(_PURPOSE, plan.salt)
+        sealed = sealer.seal(0, commit.manifest, self._aad(plan.number, 0))
         # The word of the older commit stays as it is until the new one relayouts it.
-        self._medium.write(layout.slot(number) + 8, _SLOT.pack(0, commit.salt, len(sealed))[8:])
-        self._medium.write(layout.manifest(number), sealed)
-        self._lanes.seal(
-            commit.todo,
-            [tensor.data for tensor in snapshot.tensors],
+        header = _SLOT.pack(0, plan.salt, len(sealed))[8:]
+        self._medium.write(layout.slot(plan.number) + 8, header)
+        self._medium.write(layout.manifest(plan.number), sealed)
+        taken = self._lanes.seal(
+            plan.todo,
+            [tensor.data for tensor in commit.tensors],
+            plan.look,
             sealer,
-            lambda piece: self._aad(number, piece.number),
-            layout.pieces(number),
+            lambda chunk: self._aad(plan.number, chunk.number),
+            layout.pieces(plan.number),
         )
         if spoiled():
             self._medium.fence()  # the writers' memory is free again
             raise _SpoiledError
+        return _digest(plan.salt, sealed), taken
 
-    def _settle(self) -> int:
-        """The newest commit's counter, after making the words that show it last.
+    def _settle(self) -> None:
+        """After anything that may have ended early: make the words of the known commit durable.
 
         A killed process leaves its stores in the caches, and a failed msync leaves pages that the
         kernel takes for clean, so both words are stored again before they are flushed. They must
-        last before the next commit writes over the slot of the one before.
+        be durable before the next commit writes over the slot of the one before.
         """
         self._region.require_held()
+        if self._settled:
+            return
+        self._chunks.forget()
+        self._lanes.quiesce()
         if self._region.writable:
             self._region.recover()  # larger slots may have been half-way to their name
-        span = self._region.extent(EXTENT)
-        assert span is not None
-        self._run_id, _, self._layout = read_header(self._region, span)
-        counters = read_counters(self._region, self._run_id, self._layout)
-        if self._region.writable:
-            for slot, counter in enumerate(counters):
-                self._put_word(self._layout, counter, slot)
+            self._adopt()
+            layout, counter = self._known.layout, self._known.counter
+            self._put_word(layout, counter, counter)
+            self._put_word(layout, counter + 1, max(0, counter - 1))  # in the other slot
             self._medium.fence()
         self._settled = True
-        return max(counters)
 
-    def _forget_newest(self) -> None:
-        """Give the refused slot the word it had before, so that it is no commit any more."""
-        self._counter -= 1
-        if self._region.writable:
-            self._put_word(self._layout, self._counter - 1)
-            self._medium.fence()
+    def _adopt(self) -> None:
+        """Go on in larger slots if they have their name. Raises RegionError for unknown ones."""
+        span, growing = self._region.extent(EXTENT), self._growing
+        if growing is not None and span == growing.span:
+            self._known, self._growing = growing, None
+        elif span != self._known.span:
+            raise RegionError(
+                f"The mirror in {self._region.name} was moved under this process",
+                "The region was altered: restore a copy of it, or start a new one",
+            )
 
-    def _put_word(self, layout: Layout, counter: int, slot: int | None = None) -> None:
-        """Store and flush a commit's word in its slot (or in `slot`); 0 says there is none."""
-        at = layout.slot(counter if slot is None else slot)
+    def _put_word(self, layout: Layout, slot: int, counter: int) -> None:
+        """Store and flush a commit's word in slot `slot` mod 2; 0 says that there is none."""
+        at = layout.slot(slot)
         self._medium.store_word(at, commit_word(self._run_id, counter) if counter else 0)
         self._medium.flush(at, 8)
 
-    def _open_manifest(self, commit: int) -> Manifest:
-        header = bytes(self._medium.read(self._layout.slot(commit), _SLOT.size))
+    def _open_manifest(self, commit: int, digest: str | None) -> Manifest:
+        """The manifest of a commit; `digest` is the commit's, if that is known."""
+        layout = self._known.layout
+        header = bytes(self._medium.read(layout.slot(commit), _SLOT.size))
         _, salt, length = _SLOT.unpack(header)
-        most = min(self._layout.manifest_room, MAX_MANIFEST_BYTES)
+        most = min(layout.manifest_room, manifest.MAX_BYTES + sealing.TAG_BYTES)
         if any(header[8:64] + header[104:]) or not sealing.TAG_BYTES <= length <= most:
             raise self._refused(commit)
-        sealed = bytes(self._medium.read(self._layout.manifest(commit), length))
+        sealed = bytes(self._medium.read(layout.manifest(commit), length))
+        found = _digest(salt, sealed)
+        if digest is not None and digest != found:
+            raise self._refused(commit)
         try:
             plain = self._key.sealer(_PURPOSE, salt).open(0, sealed, self._aad(commit, 0))
         except SealError:
             raise self._refused(commit) from None
-        return manifest.from_bytes(plain, commit, salt, _digest(salt, sealed))
+        about = manifest.from_bytes(plain, commit, salt, found)
+        return about if about.kept_values is None else self._with_values(about)
 
-    def _aad(self, commit: int, piece: int) -> bytes:
-        return _AAD.pack(VERSION, self._run_id, commit, piece)
+    def _with_values(self, about: Manifest) -> Manifest:
+        """A manifest with the values that are kept in its last tensor."""
+        assert about.kept_values is not None
+        last = len(about.tensors)
+        values = memoryview(bytearray(about.kept_values.nbytes))
+        outs = [memoryview(b"")] * last + [values]
+        chunks = [chunk for chunk in cut(about.sizes) if chunk.parts[0].tensor == last]
+        self._read_chunks(about, outs, chunks)
+        return dataclasses.replace(about, values=json.loads(bytes(values)))
+
+    def _read_chunks(
+        self, about: Manifest, outs: Sequence[memoryview], chunks: list[Piece]
+    ) -> None:
+        sealers = {by: self._key.sealer(_PURPOSE, salt) for by, salt in about.salts.items()}
+
+        def sealer_of(chunk: Piece) -> sealing.Sealer:
+            return sealers[about.sealed_by[chunk.number - 1]]
+
+        def aad(chunk: Piece) -> bytes:
+            return self._aad(about.sealed_by[chunk.number - 1], chunk.number)
+
+        at = self._known.layout.pieces(about.commit)
+        try:
+            self._lanes.open(chunks, outs, sealer_of, aad, at)
+        except SealError:
+            raise self._refused(about.commit) from None
+
+    def _aad(self, commit: int, chunk: int) -> bytes:
+        return _AAD.pack(VERSION, self._run_id, commit, chunk)
 
     def _refused(self, commit: int) -> SealError:
         return SealError(

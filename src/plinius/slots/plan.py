@@ -1,0 +1,140 @@
+"""The plan of a commit: which chunks are sealed, and which lie in the slot as they are.
+
+A chunk stays as it lies in its slot only if the bytes are proved to be those that were sealed
+there: their fingerprint (128 bits of XXH3, under a secret seed) equals the one taken of the sealed
+bytes. A chunk that keeps changing is sealed without a look: its next fingerprint is taken after 2,
+4, 8 ... commits, at most `MOST_WAIT`.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from plinius import sealing
+from plinius.slots.pieces import Piece, cut
+from plinius.snapshot import TensorBytes
+
+MOST_WAIT = 64
+
+
+class Held(NamedTuple):
+    """A chunk that lies in a slot: sealed by which commit, and what is known of its plaintext.
+
+    `versions` are those of its tensors, None where none are trusted. `fingerprint` is None where
+    none was taken.
+    """
+
+    commit: int
+    salt: bytes
+    versions: tuple[Hashable, ...] | None
+    fingerprint: bytes | None
+
+
+class _Habit(NamedTuple):
+    """How often in turn a chunk was found changed, and from which commit on to look again."""
+
+    changes: int
+    look_from: int
+
+
+_NEW = _Habit(0, 0)
+
+
+class Plan(NamedTuple):
+    """A commit to be written: `todo` is to be sealed, `kept` lies in the slot already.
+
+    Of the chunks in `look`, a fingerprint is taken as they are sealed.
+    """
+
+    number: int
+    salt: bytes
+    todo: list[Piece]
+    look: set[int]
+    kept: dict[int, Held]
+
+
+class Chunks:
+    """The chunks of a state, and what lies of them in the two slots."""
+
+    def __init__(self) -> None:
+        self._specs: list[tuple[object, ...]] = []
+        self._held: list[dict[int, Held]] = [{}, {}]
+        self._habits: dict[int, _Habit] = {}
+        self.all: list[Piece] = []
+
+    def lay_out(self, tensors: Sequence[TensorBytes]) -> None:
+        """Cut tensors into chunks; what lies in the slots is of use in the same layout only."""
+        specs: list[tuple[object, ...]] = [(t.name, t.dtype, t.shape, t.order) for t in tensors]
+        if specs != self._specs:
+            self.forget()
+            self._specs, self.all = specs, cut([tensor.nbytes for tensor in tensors])
+
+    def forget(self) -> None:
+        """Rely on nothing that lies in the slots."""
+        self._specs, self._held, self._habits = [], [{}, {}], {}
+
+    def candidates(self, number: int, tensors: Sequence[TensorBytes]) -> list[Piece]:
+        """The chunks whose fingerprint decides whether commit `number` seals them."""
+        held = self._held[number % 2]
+        return [
+            chunk
+            for chunk in self.all
+            if (lies := held.get(chunk.number))
+            and lies.fingerprint is not None
+            and not _trusted(lies, _versions(chunk, tensors))
+        ]
+
+    def plan(
+        self, number: int, tensors: Sequence[TensorBytes], found: dict[int, bytes]
+    ) -> Plan:
+        """The plan of commit `number`, given the fingerprints of its candidates."""
+        held, salt = self._held[number % 2], sealing.fresh(sealing.SALT_BYTES)
+        todo, look, kept = [], set(), {}
+        for chunk in self.all:
+            lies = held.get(chunk.number)
+            versions = _versions(chunk, tensors)
+            fingerprint = found.get(chunk.number)
+            if lies and _trusted(lies, versions):
+                kept[chunk.number] = lies
+                continue
+            if lies and fingerprint is not None and lies.fingerprint == fingerprint:
+                kept[chunk.number] = lies._replace(versions=versions)
+                self._habits.pop(chunk.number, None)
+                continue
+            if fingerprint is not None:
+                self._changed(chunk.number, number)
+            if number >= self._habits.get(chunk.number, _NEW).look_from:
+                look.add(chunk.number)
+            todo.append(chunk)
+        return Plan(number, salt, todo, look, kept)
+
+    def begin(self, number: int) -> None:
+        """A commit is about to be written: until it is there, nothing in its slot is relied on."""
+        self._held[number % 2] = {}
+
+    def done(
+        self, plan: Plan, tensors: Sequence[TensorBytes], taken: dict[int, bytes]
+    ) -> None:
+        """A commit is there; `taken` are the fingerprints of what was sealed."""
+        sealed = {
+            chunk.number: Held(
+                plan.number, plan.salt, _versions(chunk, tensors), taken.get(chunk.number)
+            )
+            for chunk in plan.todo
+        }
+        self._held[plan.number % 2] = {**plan.kept, **sealed}
+
+    def _changed(self, chunk: int, number: int) -> None:
+        changes = self._habits.get(chunk, _NEW).changes + 1
+        self._habits[chunk] = _Habit(changes, number + min(2**changes, MOST_WAIT))
+        other = self._held[(number + 1) % 2]
+        if chunk in other:  # nor is it looked at in the other slot until then
+            other[chunk] = other[chunk]._replace(fingerprint=None)
+
+
+def _versions(chunk: Piece, tensors: Sequence[TensorBytes]) -> tuple[Hashable, ...] | None:
+    versions = tuple(tensors[part.tensor].version for part in chunk.parts)
+    return None if None in versions else versions
+
+
+def _trusted(lies: Held, versions: tuple[Hashable, ...] | None) -> bool:
+    return versions is not None and lies.versions == versions

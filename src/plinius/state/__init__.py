@@ -1,0 +1,1 @@
+"""The run state: live objects as JSON and named tensors, and back."""

@@ -1,0 +1,106 @@
+"""Changes by torch's own count: what a user may choose to trust instead of the bytes.
+
+torch counts the writes to a tensor (its version). It does not count what goes through `.data`, an
+array or a buffer of the same memory, DLPack, another process, or a fused kernel. Steps of the
+optimizers in the state are counted here, so that their fused kernels are not missed.
+"""
+
+import weakref
+from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from typing import Any
+
+import torch
+
+from plinius.state.tensors import Memory, storage_of
+
+Optimizers = list[torch.optim.Optimizer]
+
+
+class Changes:
+    """Counts the steps of optimizers, and gives tensors a version that includes them."""
+
+    def __init__(self, before_step: Callable[[], None] | None = None) -> None:
+        """`before_step` is called before any step of an optimizer that is watched."""
+        self._before_step = before_step
+        self._steps = 0
+        self._moved: dict[int, int] = {}  # storage -> the step that last moved it
+        self._handles: dict[int, list[Any]] = {}
+
+    def watch(self, optimizers: Optimizers) -> None:
+        """Count the steps of these optimizers from now on, and of no others."""
+        for known in self._handles.keys() - {id(it) for it in optimizers}:
+            self._drop(known)
+        for optimizer in optimizers:
+            if id(optimizer) not in self._handles:
+                handles = [optimizer.register_step_post_hook(_weakly(self._stepped))]
+                if self._before_step:
+                    handles.append(optimizer.register_step_pre_hook(_weakly(self._step)))
+                self._handles[id(optimizer)] = handles
+
+    def version(self, tensor: torch.Tensor, memory: Memory) -> Hashable:
+        """Equal versions: the same memory, and no write that was counted. None if none can be."""
+        if tensor.is_inference() or not memory.own:
+            return None
+        return memory, tensor._version, self._moved.get(storage_of(tensor), 0)
+
+    def close(self) -> None:
+        """Take the hooks back."""
+        for known in [*self._handles]:
+            self._drop(known)
+
+    def _drop(self, known: int) -> None:
+        for handle in self._handles.pop(known):
+            handle.remove()
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._before_step:
+            self._before_step()
+
+    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        self._steps += 1
+        for tensor in owned_by(optimizer):
+            self._moved[storage_of(tensor)] = self._steps
+
+
+def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    """The optimizers in dicts, lists and tuples of a state, by path; wrappers are looked into."""
+    yield from _optimizers(value, path, set())
+
+
+def owned_by(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """The parameters of an optimizer, and the tensors in its state."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    yield value
+
+
+def _optimizers(
+    value: object, path: str, seen: set[int]
+) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.optim.Optimizer):
+        inner = getattr(value, "optimizer", None)  # of a wrapper (Accelerate's), which has no hooks
+        yield path, inner if isinstance(inner, torch.optim.Optimizer) else value
+    elif isinstance(value, MutableMapping):
+        for key, item in value.items():
+            yield from _optimizers(item, f"{path}/{key}" if path else str(key), seen)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _optimizers(item, f"{path}/{index}" if path else str(index), seen)
+
+
+def _weakly(method: Callable[[torch.optim.Optimizer], None]) -> Callable[..., None]:
+    """A hook that does not keep its object alive; an optimizer outlives a mirror of it."""
+    reference = weakref.WeakMethod(method)
+
+    def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        alive = reference()
+        if alive:
+            alive(optimizer)
+
+    return hook

@@ -1,0 +1,301 @@
+"""The kinds of objects that only the program can build: modules, optimizers, whatever is stateful.
+
+Of a module are kept, besides its state_dict: tensors that this leaves out (buffers that are not
+persistent), gradients that are there, which parameters require one, and which modules are in
+evaluation mode.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from plinius.errors import MismatchError, PliniusError, StateError
+from plinius.snapshot import Json, to_json
+from plinius.state.arrays import set_grad
+from plinius.state.codec import (
+    ABSENT,
+    KINDS,
+    UNKNOWN,
+    Decoder,
+    Encoder,
+    Fact,
+    Kind,
+    pointer,
+    tensor_names,
+)
+from plinius.state.tensors import NAMES, Place, copy_items, layout_of, place_of, show_layout
+from plinius.state.values import DATACLASS
+
+
+def is_stateful(value: Any) -> bool:
+    """Whether it gives its state and takes it back: state_dict and load_state_dict."""
+    return (
+        not isinstance(value, type)
+        and callable(getattr(value, "state_dict", None))
+        and callable(getattr(value, "load_state_dict", None))
+    )
+
+
+# Objects with state_dict and load_state_dict.
+
+
+def _encode_object(encoder: Encoder, value: Any, path: str) -> Json:
+    def encode() -> Json:
+        return [type(value).__qualname__, encoder.node(value.state_dict(), path)]
+
+    payload = encoder.alone(encode)
+    encoder.fact(path, Fact(type(value).__qualname__, _groups(value), payload, value))
+    return payload
+
+
+def _groups(value: Any) -> tuple[tuple[str, str], ...]:
+    """How many parameters there are in each group of an optimizer."""
+    groups = getattr(value, "param_groups", None)
+    if not isinstance(groups, list):
+        return ()
+    return tuple(
+        (f"param_groups/{number}", f"of {len(group['params'])} parameters")
+        for number, group in enumerate(groups)
+        if "params" in group
+    )
+
+
+def _decode_object(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
+    fact = decoder.facts.get(path)
+    if fact is None or live is ABSENT:
+        raise missing(path, payload[0])
+    unchanged = to_json(fact.payload) == to_json(payload)
+    if not unchanged or not tensor_names(payload) <= decoder.own:
+        state = decoder.alone(lambda: decoder.value(payload[1], path))
+        load(live, state, path)
+        if isinstance(live, torch.optim.Optimizer):
+            inner = getattr(live, "optimizer", live)  # of a wrapper (Accelerate's)
+            _undo_casts(inner, decoder.alone(lambda: decoder.value(payload[1], path)))
+    return live
+
+
+def load(value: Any, state: Any, path: str) -> None:
+    """Have an object load its state. Raises MismatchError, with the path, if it does not."""
+    try:
+        value.load_state_dict(state)
+    except (PliniusError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"{path}, a {type(value).__qualname__}, did not take its state back: {error}",
+            "Build it as it was in the run that was mirrored",
+        ) from error
+
+
+def _undo_casts(optimizer: Any, stored: Any) -> None:
+    """torch casts what an optimizer loads to its parameters' dtype: put back what was stored."""
+    values = stored.get("state") if isinstance(stored, dict) else None
+    if not values or getattr(type(optimizer), "state_dict", None) is not _PLAIN:
+        return
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, parameter in enumerate(parameters):
+        if index in values:
+            optimizer.state[parameter] = values[index]
+
+
+_PLAIN = torch.optim.Optimizer.state_dict
+
+
+def missing(path: str, cls: str) -> MismatchError:
+    """The refusal where the program has not built an object."""
+    return MismatchError(
+        f"{path} was a {cls}, and is none here", "Build it, and put it into the state, first"
+    )
+
+
+# Modules.
+
+
+class Raw(NamedTuple):
+    """A parameter or buffer: the module that holds it, its name there, and the tensor."""
+
+    owner: nn.Module
+    name: str
+    tensor: torch.Tensor | None
+    is_parameter: bool
+
+
+def raw_tensors(module: nn.Module) -> dict[str, Raw]:
+    """All parameters and buffers of a module by their full names; a buffer may be None."""
+    found: dict[str, Raw] = {}
+    for prefix, owner in module.named_modules():
+        start = prefix + "." if prefix else ""
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                found[start + name] = Raw(owner, name, parameter, True)
+        for name, buffer in owner._buffers.items():
+            found[start + name] = Raw(owner, name, buffer, False)
+    return found
+
+
+def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
+    raw = raw_tensors(value)
+
+    def encode() -> Json:
+        state = value.state_dict()
+        entries = [
+            [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
+        ]
+        return {"state": entries, **_beside(encoder, raw, state, path), **_flags(value, raw)}
+
+    payload = encoder.alone(encode)
+    shape = tuple((name, _shape(it)) for name, it in raw.items() if not _is_temporary(it))
+    encoder.fact(path, Fact("module", shape, payload, value))
+    return payload
+
+
+def _shape(raw: Raw) -> str:
+    """The layout of a parameter; of a buffer none, since it may grow and shrink."""
+    if not raw.is_parameter or raw.tensor is None:
+        return "a buffer"
+    if isinstance(raw.tensor, UninitializedTensorMixin) or raw.tensor.dtype not in NAMES:
+        return UNKNOWN
+    return show_layout(layout_of(raw.tensor))
+
+
+def _is_temporary(raw: Raw) -> bool:
+    return not raw.is_parameter and raw.name in raw.owner._non_persistent_buffers_set
+
+
+def _entry(encoder: Encoder, item: Any, path: str) -> Json:
+    if isinstance(item, UninitializedTensorMixin):
+        return None
+    if isinstance(item, torch.Tensor):
+        return {"tensor": encoder.tensor(item, path)}
+    return encoder.node(item, path)
+
+
+def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dict[str, Json]:
+    """The tensors that state_dict leaves out, and the gradients."""
+    shown = {place_of(item) for item in state.values() if _has_items(item)}
+    hidden: list[Json] = []
+    grads: list[Json] = []
+    for name, it in raw.items():
+        tensor = it.tensor
+        if tensor is None or isinstance(tensor, UninitializedTensorMixin):
+            continue
+        if name not in state and (not tensor.numel() or place_of(tensor) not in shown):
+            where = pointer(path + "/~hidden", name)
+            hidden.append([name, {"tensor": encoder.tensor(tensor.detach(), where)}])
+        if tensor.grad is not None:
+            where = pointer(path + "/~grad", name)
+            grads.append([name, encoder.node(tensor.grad.detach(), where)])
+    found: dict[str, Json] = {"hidden": hidden, "grads": grads}
+    return {key: value for key, value in found.items() if value}
+
+
+def _has_items(item: Any) -> bool:
+    return isinstance(item, torch.Tensor) and not isinstance(item, UninitializedTensorMixin)
+
+
+def _flags(module: nn.Module, raw: dict[str, Raw]) -> dict[str, Json]:
+    evaluating: list[Json] = [name for name, m in module.named_modules() if not m.training]
+    frozen: list[Json] = [
+        name for name, it in raw.items() if it.is_parameter and not _requires_grad(it)
+    ]
+    found: dict[str, Json] = {"evaluating": evaluating, "frozen": frozen}
+    return {key: value for key, value in found.items() if value}
+
+
+def _requires_grad(raw: Raw) -> bool:
+    return raw.tensor is not None and raw.tensor.requires_grad
+
+
+def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.Module:
+    if not isinstance(live, nn.Module):
+        raise missing(path, "module")
+    return decoder.alone(lambda: _restore_module(decoder, payload, live, path))  # type: ignore[no-any-return]
+
+
+def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) -> nn.Module:
+    raw = raw_tensors(live)
+    fact = decoder.facts[path]
+    mine = dict(fact.payload["state"])  # type: ignore[call-overload,index]
+    whole, custom = {}, False
+    for key, node in payload["state"]:
+        value = whole[key] = decoder.value(node, pointer(path, key))
+        if isinstance(value, torch.Tensor) and key in raw:
+            _put(raw[key], value)
+        elif value is not None or mine.get(key) is not None:
+            alike = to_json(mine.get(key)) == to_json(node) and tensor_names(node) <= decoder.own
+            custom = custom or not alike
+    for name, node in payload.get("hidden", []):
+        _put_hidden(live, raw, name, decoder.value(node, pointer(path + "/~hidden", name)), path)
+    if custom or mine.keys() != whole.keys():
+        load(live, whole, path)
+    _put_flags(live, payload)
+    grads = dict(payload.get("grads", []))
+    for name, it in raw_tensors(live).items():
+        if it.tensor is not None and not isinstance(it.tensor, UninitializedTensorMixin):
+            set_grad(decoder, it.tensor, grads.get(name), pointer(path + "/~grad", name))
+    return live
+
+
+def _put(raw: Raw, value: torch.Tensor) -> None:
+    """Give a parameter or buffer these items, and their shape where it grew in the run."""
+    tensor = raw.tensor
+    if tensor is None:
+        setattr(raw.owner, raw.name, value)
+    elif isinstance(tensor, UninitializedTensorMixin):
+        tensor.materialize(tuple(value.shape), dtype=value.dtype)
+        copy_items(tensor, value)
+    elif layout_of(tensor) != layout_of(value):
+        tensor.data = value
+    elif place_of(tensor) != place_of(value):
+        copy_items(tensor, value)
+
+
+def _put_hidden(
+    module: nn.Module, raw: dict[str, Raw], name: str, value: torch.Tensor, path: str
+) -> None:
+    if name in raw:
+        _put(raw[name], value)
+        return
+    owner, _, local = name.rpartition(".")
+    try:
+        module.get_submodule(owner).register_buffer(local, value, persistent=False)
+    except (AttributeError, KeyError):
+        raise missing(pointer(path, name), "buffer") from None
+
+
+def _put_flags(module: nn.Module, payload: Any) -> None:
+    evaluating, frozen = set(payload.get("evaluating", [])), set(payload.get("frozen", []))
+    for name, it in module.named_modules():
+        it.training = name not in evaluating
+    for name, raw in raw_tensors(module).items():
+        if raw.is_parameter and raw.tensor is not None:
+            raw.tensor.requires_grad_(name not in frozen)
+
+
+_OBJECT = Kind("object", (), _encode_object, _decode_object, shared=True)
+_MODULE = Kind("module", (), _encode_module, _decode_module, shared=True)
+KINDS.add(_OBJECT, _MODULE)
+KINDS.protocols += [
+    (lambda value: isinstance(value, nn.Module), _MODULE),
+    (is_stateful, _OBJECT),
+    DATACLASS,
+]
+
+
+def require_parameters(
+    optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
+) -> None:
+    """Raise StateError if an optimizer steps parameters that the state does not hold."""
+    held = {place[0] for place in places.values()}
+    for path, optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if _has_items(parameter) and parameter.numel() and parameter.data_ptr() not in held:
+                    raise StateError(
+                        f"{path} steps a parameter of shape {list(parameter.shape)} that is not "
+                        "in the state, so it would be lost",
+                        "Add the model that holds it to the state",
+                    )

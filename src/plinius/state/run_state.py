@@ -1,0 +1,213 @@
+"""The run state: the live objects of a run, taken as bytes."""
+
+import random
+from collections.abc import Callable, Hashable, MutableMapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from plinius.snapshot import Json, TensorBytes
+from plinius.state import objects, values  # noqa: F401  # they add their kinds
+from plinius.state.arrays import Generator, generator_state, set_generator_state
+from plinius.state.changes import Changes, optimizers_in, owned_by
+from plinius.state.classes import Classes
+from plinius.state.codec import UNKNOWN, Encoder, Fact, pointer, refused
+from plinius.state.objects import require_parameters
+from plinius.state.tensors import Memory, Place, place_of, storage_of
+
+STATE, RNG, OBJECTS = "", "~rng", "~objects"
+"""The roots of the tree; no name of a user's begins with a tilde."""
+
+
+Shape = tuple[tuple[str, str], ...]
+
+
+class Walk(NamedTuple):
+    """The live state as JSON; its tensors, where they lie, and the facts of its objects."""
+
+    json: dict[str, Json]
+    tensors: dict[str, torch.Tensor]
+    places: dict[str, Place]
+    facts: dict[str, Fact]
+
+
+class Taken(NamedTuple):
+    """A state as it was taken: its tensors' bytes and its values.
+
+    `shared` are the tensors whose bytes are the run's own, with their versions.
+    """
+
+    tensors: tuple[TensorBytes, ...]
+    values: dict[str, Json]
+    shared: dict[str, tuple[torch.Tensor, Hashable]]
+
+
+class RunState:
+    """What a user gave to be mirrored, by name, and the random numbers of the process.
+
+    `trust_versions` and `only_steps_write` are those of `Mirror.open`; `before_step` is called
+    before any step of an optimizer in the state if the latter is chosen.
+    """
+
+    def __init__(
+        self,
+        parts: MutableMapping[str, Any],
+        *,
+        trust_versions: bool = False,
+        only_steps_write: bool = False,
+        before_step: Callable[[], None] | None = None,
+    ) -> None:
+        """Learn what the objects are like when they are freshly built. Raises StateError."""
+        self.parts = parts
+        self.classes = Classes()
+        self._trusted, self._only_steps = trust_versions, only_steps_write
+        watching = trust_versions or only_steps_write
+        self._changes = Changes(before_step if only_steps_write else None) if watching else None
+        self._memories: dict[str, Memory] = {}
+        self._restless: set[str] = set()
+        self._copies = memoryview(bytearray())
+        first = self.walk(learn=True)
+        self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
+        require_parameters(optimizers_in(parts), first.places)
+
+    def take(self, *, apart: bool = False) -> Taken:
+        """The state now. Its tensors are shared with the run: use it before anything moves on.
+
+        With `apart`, they are copied first: all of them, or with `only_steps_write` those that
+        something other than an optimizer's step may write to. Raises StateError for what cannot
+        be mirrored, or could not be put back into objects built as these were at first.
+        """
+        if self._changes:
+            self._changes.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
+        walk = self.walk()
+        for path, fact in walk.facts.items():
+            _require_rebuildable(path, self._facts.get(path), fact)
+        owned = self._owned() if apart and self._only_steps else set()
+        tensors, shared = [], {}
+        for name, tensor in walk.tensors.items():
+            memory = self._memory_of(name, tensor, walk.places[name])
+            version = self._changes.version(tensor, memory) if self._changes else None
+            if name not in self._restless and memory.own and storage_of(tensor) in owned:
+                shared[name] = (tensor, version)
+            tensors.append(
+                TensorBytes(
+                    name, memory.dtype, memory.shape, memory.data, order=memory.order,
+                    version=version if self._trusted else None,
+                )
+            )  # fmt: skip
+        self._memories = {name: self._memories[name] for name in walk.tensors if self._changes}
+        if apart:
+            tensors = self._copied(tensors, shared)
+        return Taken(tuple(tensors), walk.json, shared)
+
+    def moved(self, taken: Taken) -> list[str]:
+        """The shared tensors that were written to since; from now on they are copied."""
+        moved = [
+            name
+            for name, (tensor, version) in taken.shared.items()
+            if self._changes
+            and self._changes.version(tensor, self._memory_of(name, tensor, place_of(tensor)))
+            != version
+        ]
+        self._restless.update(moved)
+        return moved
+
+    def walk(self, *, learn: bool = False) -> Walk:
+        """Walk through the live state. Raises StateError for what cannot be mirrored."""
+        encoder = Encoder(self.classes, learn=learn)
+        before = {name: generator_state(it) for name, it in generators().items()}
+        json = {RNG: encoder.node(generators(), RNG), STATE: encoder.node({**self.parts}, STATE)}
+        json[OBJECTS] = {
+            path: [fact.cls, [[*it] for it in fact.shape]] for path, fact in encoder.facts.items()
+        }
+        for name, generator in generators().items():  # some objects draw when they are asked
+            if not _same_state(generator_state(generator), before[name]):
+                set_generator_state(generator, before[name])
+        return Walk(json, encoder.tensors, encoder.places, encoder.facts)
+
+    def close(self) -> None:
+        """Take the hooks back from the optimizers."""
+        if self._changes:
+            self._changes.close()
+
+    def _owned(self) -> set[int]:
+        """The storages of the parameters and the state of all optimizers."""
+        return {
+            storage_of(tensor)
+            for _, optimizer in optimizers_in(self.parts)
+            for tensor in owned_by(optimizer)
+        }
+
+    def _copied(
+        self, tensors: list[TensorBytes], shared: dict[str, tuple[torch.Tensor, Hashable]]
+    ) -> list[TensorBytes]:
+        """The tensors with copies of their bytes, in memory that is used again at each commit."""
+        total = sum(it.nbytes for it in tensors if it.name not in shared)
+        if len(self._copies) < total:
+            self._copies = memoryview(np.empty(total, np.uint8)).cast("B")
+        copies, end = [], 0
+        for it in tensors:
+            if it.name not in shared:
+                start, end = end, end + it.nbytes
+                self._copies[start:end] = it.data
+                it = it.with_data(self._copies[start:end])
+            copies.append(it)
+        return copies
+
+    def _memory_of(self, name: str, tensor: torch.Tensor, place: Place) -> Memory:
+        """A tensor's memory; the one known under its name if it is still the tensor's."""
+        memory = self._memories.get(name)
+        if memory is None or not memory.lies_at(place):
+            memory = self._memories[name] = Memory(tensor, place)
+        return memory
+
+
+def generators() -> dict[str, Generator]:
+    """The random number generators that every module of a process shares."""
+    return {
+        "python": random.getstate.__self__,  # type: ignore[attr-defined]
+        "numpy": np.random.get_state.__self__,  # type: ignore[attr-defined]
+        "torch": torch.default_generator,
+    }
+
+
+def _same_state(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return all(_same_state(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
+
+
+def _require_rebuildable(path: str, first: Fact | None, now: Fact) -> None:
+    """Refuse what an object built as at first could not take back."""
+    if first is None:
+        raise refused(
+            path,
+            f"is a {now.cls} that was not there when the mirror was opened",
+            "Build it before Mirror.open, or give its state_dict() instead",
+        )
+    other = differing(path, (first.cls, first.shape), (now.cls, now.shape))
+    if other:
+        raise refused(
+            path,
+            f"is not as it was when the mirror was opened: {other[0]} was {other[1]} and is "
+            f"{other[2]}",
+            "Replace objects, prune, add layers or parameter groups before Mirror.open, as a new "
+            "process will",
+        )
+
+
+def differing(
+    path: str, one: tuple[str, Shape], other: tuple[str, Shape]
+) -> tuple[str, str, str] | None:
+    """The first thing in which two objects differ that a state cannot change, and both of it."""
+    if one[0] != other[0]:
+        return path, f"a {one[0]}", f"a {other[0]}"
+    mine, theirs = dict(one[1]), dict(other[1])
+    for name in [*mine, *theirs]:
+        pair = mine.get(name, "missing"), theirs.get(name, "missing")
+        if pair[0] != pair[1] and UNKNOWN not in pair:
+            return pointer(path, name), *pair
+    return None

@@ -1,0 +1,145 @@
+"""Tensors of torch as bytes: their dtypes by name, their order in memory, their memory."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from plinius.snapshot import ITEM_BYTES, TensorBytes, TensorSpec
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Place = tuple[object, ...]
+Layout = tuple[str, tuple[int, ...]]
+
+
+class Memory:
+    """The items of a tensor as bytes, in the order of its memory.
+
+    `data` is the tensor's own memory if `own`; or else, for one that has gaps or overlaps itself,
+    a copy, row by row. It keeps the tensor alive, so no other one can come to lie in its place.
+    """
+
+    __slots__ = ("_place", "data", "dtype", "order", "own", "shape")
+
+    def __init__(self, tensor: torch.Tensor, place: Place | None = None) -> None:
+        self.dtype, self.shape = layout_of(tensor)
+        self.order = order_of(tensor)
+        laid = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
+        packed = laid.resolve_conj().resolve_neg().contiguous()
+        self.data = _bytes_of(packed)
+        self.own = packed.data_ptr() == tensor.data_ptr()
+        self._place = place or place_of(tensor)
+
+    def lies_at(self, place: Place) -> bool:
+        """Whether it shows the items of a tensor there, now and after every write to it."""
+        return self.own and self._place == place
+
+
+class _Raw:
+    """Memory that NumPy views by its address, so that torch does not hear of it.
+
+    `Tensor.numpy()` would make the storage one that can never be resized again.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor  # kept alive
+        self.__array_interface__ = {
+            "version": 3, "typestr": "|u1", "shape": (tensor.nbytes,),
+            "data": (tensor.data_ptr(), False),
+        }  # fmt: skip
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor: its own memory."""
+    return np.asarray(_Raw(tensor)).data if tensor.numel() else memoryview(bytearray())
+
+
+def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The dimensions from the outermost in memory to the innermost; None for row-major order.
+
+    A tensor with gaps, or that overlaps itself, has no order: None as well.
+    """
+    if tensor.is_contiguous():
+        return None
+    strides = tensor.stride()
+    order = tuple(sorted(range(tensor.ndim), key=lambda d: (-strides[d], d)))
+    return order if tensor.permute(order).is_contiguous() else None
+
+
+def place_of(tensor: torch.Tensor) -> Place:
+    """Where a tensor's items lie, and how: equal ones that are in use at once show the same."""
+    lazy = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, lazy
+
+
+def has_storage(tensor: torch.Tensor) -> bool:
+    """Whether its items have memory: a storage can be given back (resize_(0)) under a tensor."""
+    if tensor.numel() == 0:
+        return True
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+    return end <= tensor.untyped_storage().nbytes()
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """What names the storage it lies in, as long as that is alive."""
+    return tensor.untyped_storage()._cdata
+
+
+def empty(spec: TensorSpec) -> torch.Tensor:
+    """A new tensor of this dtype, shape and order."""
+    dtype = DTYPES[spec.dtype]
+    if spec.order is None:
+        return torch.empty(spec.shape, dtype=dtype)
+    laid = torch.empty([spec.shape[d] for d in spec.order], dtype=dtype)
+    return laid.permute(*np.argsort(spec.order).tolist())
+
+
+def has_gaps(tensor: torch.Tensor) -> bool:
+    """Whether its items lie apart or on each other, so that its bytes are a copy."""
+    return not tensor.is_contiguous() and order_of(tensor) is None
+
+
+def tensor_of(stored: TensorBytes) -> torch.Tensor:
+    """A new tensor with the items of a stored one."""
+    tensor = empty(stored)
+    Memory(tensor).data[:] = stored.data
+    return tensor
+
+
+def copy_items(to: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy all items, bit for bit, between tensors of one dtype and shape.
+
+    Where `to` shows one item many times (it was expanded), it is written once.
+    """
+    with torch.no_grad():
+        to, source = to.detach(), source.detach()
+        for dim, (size, stride) in enumerate(zip(to.shape, to.stride(), strict=True)):
+            if stride == 0 and size > 1:
+                to, source = to.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
+        to.copy_(source)
+
+
+def layout_of(tensor: torch.Tensor) -> Layout:
+    """The name of its dtype, and its shape."""
+    return NAMES[tensor.dtype], tuple(tensor.shape)
+
+
+def show_layout(layout: Layout | None) -> str:
+    """A layout for people, as float32[3, 2]."""
+    return f"{layout[0]}{list(layout[1])}" if layout else "missing"
+
+
+def bytes_of_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The bytes of a NumPy array, in the order of its memory; its own memory where that can be."""
+    packed = np.ascontiguousarray(array.transpose(array_order(array)))
+    raw = np.asarray(packed).reshape(-1).view(np.uint8)
+    return torch.from_numpy(raw if raw.flags.writeable else raw.copy())
+
+
+def array_order(array: np.ndarray[Any, Any]) -> list[int]:
+    """The dimensions of an array from the outermost in memory to the innermost."""
+    if array.flags.c_contiguous:
+        return [*range(array.ndim)]
+    return sorted(range(array.ndim), key=lambda d: (-abs(array.strides[d]), d))
