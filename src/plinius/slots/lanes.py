@@ -102,6 +102,7 @@ class _Lane:
                 out = room[piece.at - start :][: piece.sealed_bytes]
                 sealer.seal_into(piece.number, self._gather(piece, tensors), aad(piece), out)
             self._writer.put(at + start, room)
+        self._medium.drain()  # the fence that follows is another thread's
 
     def open(
         self,
