@@ -2,7 +2,7 @@
  *
  * x86-64: CLWB, CLFLUSHOPT or CLFLUSH, chosen by CPUID (leaf 7, EBX bits 24 and 23; leaf 1, EDX
  * bit 19), ordered by SFENCE. arm64: DC CVAP where the kernel reports it (HWCAP_DCPOP), ordered by
- * DSB ST. Anywhere else pl_pwb_supported() is 0 for every kind and the caller refuses.
+ * DSB SY. Anywhere else pl_pwb_supported() is 0 for every kind and the caller refuses.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -65,6 +65,7 @@ void pl_flush(int kind, char *at, size_t n)
         wb_clflush(p, end);
 }
 
+/* Completes what this processor has stored and flushed; other processors have their own. */
 void pl_fence(void) { _mm_sfence(); }
 
 /* A whole aligned line, past the cache: no write-back is needed, only the fence. */
@@ -108,7 +109,12 @@ void pl_flush(int kind, char *at, size_t n)
     for (; p < end; p += LINE) /* "sys #3, c7, c12, #1" is DC CVAP, which old assemblers lack */
         __asm__ volatile("sys #3, c7, c12, #1, %0" ::"r"(p) : "memory");
 }
-void pl_fence(void) { __asm__ volatile("dsb st" ::: "memory"); }
+
+/* Not DSB ST: a clean to the point of persistence is complete only after a DSB "applying to both
+ * reads and writes", run by the processor that ran the clean (Arm Architecture Reference Manual, DDI
+ * 0487, D7.5.9.15, "Ordering and completion of Data Cache Clean to Point of Persistence"). Linux
+ * ends its own cleans of persistent memory with DSB SY (arch/arm64/mm/cache.S). */
+void pl_fence(void) { __asm__ volatile("dsb sy" ::: "memory"); }
 #else
 int pl_pwb_supported(int kind) { (void)kind; return 0; }
 void pl_flush(int kind, char *at, size_t n) { (void)kind, (void)at, (void)n; }

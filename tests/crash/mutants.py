@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, ModuleType
 
 CALLS = {
-    "flush", "fence", "store", "store_word", "store_words", "write", "copy", "resize", "grow_to",
-    "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
+    "flush", "drain", "fence", "store", "store_word", "store_words", "write", "copy", "resize",
+    "grow_to", "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
     "_set", "_begin", "_end", "_commit", "_roll_back", "_copy", "_finish", "_recover",
     "_grow_for", "replace_extent", "_fill", "_put_word", "put", "seal", "recover",
 }  # fmt: skip

@@ -5,14 +5,19 @@ A store shows at once in what is read. What lasts is decided unit by unit:
 - CACHE_LINE: the unit is the word (8 bytes), the smallest store that is never torn. A word that
   was flushed (with its line) before a fence returned holds the value it had at the flush, or a
   later one. Any other word holds any value it has had since it last lasted.
+  Stores and flushes belong to the thread that made them: a flush reaches the stores of its own
+  thread, and only its own thread's drain or fence completes it.
 - PAGE: the unit is the sector (512 bytes) of a page in the page cache, which the kernel may write
-  back at any moment, in any order. A flush names pages; a fence makes them last as they are then.
+  back at any moment, in any order. A flush names pages; a fence makes them last as they are then,
+  whichever thread stored or flushed.
 
-Both are weaker than what they model: a processor keeps the order of stores within a line.
+Both are weaker than what they model: a processor keeps the order of stores within a line, and a
+flush writes back all that is in its line, whichever thread's cached store put it there.
 """
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -24,6 +29,7 @@ from plinius.pm.blocks import CopyWriter
 from plinius.pm.medium import LINE, PAGE, WORD, Granularity
 
 SECTOR = 512
+ANYONE = 0  # no thread has this number
 COUNTABLE = 20_000  # more unfenced units than this are never listed one by one
 _CHANCES = (0.0, 0.03, 0.5, 0.97, 1.0)
 
@@ -71,6 +77,9 @@ class PlainMedium:
     def flush(self, offset: int, length: int) -> None:
         self._check(offset, length)
 
+    def drain(self) -> None:
+        pass
+
     def fence(self) -> None:
         pass
 
@@ -104,10 +113,20 @@ class Journal(NamedTuple):
         return Journal(self.at[which], self.values[which], self.made[which])
 
 
+class Flush(NamedTuple):
+    """A range that a thread has begun to write back, and how many stores had been made then."""
+
+    thread: int
+    first: int
+    last: int
+    made: int
+
+
 class SimulatedMedium:
     """Memory with the interface of a medium, which knows what of it would survive a cut.
 
-    `watch` is called with the name of every operation before it happens.
+    `watch` is called with the name of every operation before it happens. Threads take turns,
+    operation by operation.
     """
 
     def __init__(
@@ -123,8 +142,9 @@ class SimulatedMedium:
         self._set(bytearray(image if image is not None else size))
         self._lasting = self._units.copy()
         self._parts: list[Journal] = []
-        self._flushed: list[tuple[int, int, int]] = []  # offsets, and how many stores it saw
-        self._made = 0  # stores
+        self._flushed: list[Flush] = []
+        self._made_by: list[int] = []  # the thread of each store
+        self._turn = threading.RLock()
         self.operations: list[str] = []
         self.stored_bytes = self.flushed_units = 0
         self.watch: Callable[[str], None] | None = None
@@ -146,15 +166,16 @@ class SimulatedMedium:
         return CopyWriter(self.write)
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
-        self._operation("store")
-        self._check(offset, len(data))
-        self._now[offset : offset + len(data)] = data
-        first, last = offset // self._unit, -(-(offset + len(data)) // self._unit)
-        at = np.arange(first, last)
-        made = np.full(last - first, self._made)
-        self._parts.append(Journal(at, self._units[first:last].copy(), made))
-        self._made += 1
-        self.stored_bytes += len(data)
+        with self._turn:
+            self._operation("store")
+            self._check(offset, len(data))
+            self._now[offset : offset + len(data)] = data
+            first, last = offset // self._unit, -(-(offset + len(data)) // self._unit)
+            at = np.arange(first, last)
+            made = np.full(last - first, len(self._made_by))
+            self._parts.append(Journal(at, self._units[first:last].copy(), made))
+            self._made_by.append(threading.get_ident())
+            self.stored_bytes += len(data)
 
     def store_word(self, offset: int, word: int) -> None:
         assert offset % WORD == 0
@@ -168,41 +189,39 @@ class SimulatedMedium:
         self.write(to, bytes(self.read(source, length)))
 
     def flush(self, offset: int, length: int) -> None:
-        self._operation("flush")
-        self._check(offset, length)
-        first = offset // self._flush_unit * self._flush_unit
-        last = min(-(-(offset + length) // self._flush_unit) * self._flush_unit, self.size)
-        if length:
-            self._flushed.append((first, last, self._made))
-            self.flushed_units += (last - first) // self._flush_unit
+        with self._turn:
+            self._operation("flush")
+            self._check(offset, length)
+            first = offset // self._flush_unit * self._flush_unit
+            last = min(-(-(offset + length) // self._flush_unit) * self._flush_unit, self.size)
+            if length:
+                thread = threading.get_ident()
+                self._flushed.append(Flush(thread, first, last, len(self._made_by)))
+                self.flushed_units += (last - first) // self._flush_unit
+
+    def drain(self) -> None:
+        with self._turn:
+            self._operation("drain")
+            if self.granularity is not Granularity.PAGE:
+                self._complete(threading.get_ident())
 
     def fence(self) -> None:
-        self._operation("fence")
-        seen = np.zeros(len(self._units), np.int64)
-        for first, last, made in self._flushed:
-            units = seen[first // self._unit : -(-last // self._unit)]
-            # msync writes what a page holds when it runs; a line's write-back may come at once.
-            np.maximum(
-                units, self._made if self.granularity is Granularity.PAGE else made, out=units
-            )
-        self._flushed.clear()
-        journal = self._journal()
-        lasts = seen[journal.at] > journal.made
-        self._lay(self._lasting, journal.only(lasts))
-        kept = journal.only(~lasts)
-        numbers, made = np.unique(kept.made, return_inverse=True)
-        self._parts, self._made = [kept._replace(made=made)], len(numbers)
+        with self._turn:
+            self._operation("fence")
+            everyone = self.granularity is Granularity.PAGE
+            self._complete(ANYONE if everyone else threading.get_ident())
 
     def quiesce(self) -> None:
         pass
 
     def resize(self, size: int) -> None:
         """Grow; like the real one, this lasts when it returns."""
-        self._operation("resize")
-        more = bytes(size - self.size)
-        self._set(self._now + more)
-        lasting = self._lasting.tobytes() + more
-        self._lasting = np.frombuffer(bytearray(lasting), np.uint64).reshape(self._units.shape)
+        with self._turn:
+            self._operation("resize")
+            more = bytes(size - self.size)
+            self._set(self._now + more)
+            lasting = self._lasting.tobytes() + more
+            self._lasting = np.frombuffer(bytearray(lasting), np.uint64).reshape(self._units.shape)
 
     def close(self) -> None:
         pass
@@ -211,7 +230,7 @@ class SimulatedMedium:
         """What the next process maps after a kill: all stores show, no flush is remembered."""
         after = SimulatedMedium(image=self._now, granularity=self.granularity)
         after._lasting = self._lasting.copy()
-        after._parts, after._made = [self._journal()], self._made
+        after._parts, after._made_by = [self._journal()], [ANYONE] * len(self._made_by)
         return after
 
     def lasting(self) -> bytes:
@@ -243,7 +262,7 @@ class SimulatedMedium:
         journal = self._journal()
         if not len(journal.at):
             return self.lasting()
-        chances = rng.choice(_CHANCES, self._made)[journal.made]
+        chances = rng.choice(_CHANCES, len(self._made_by))[journal.made]
         return self._image(journal.only(rng.random(len(chances)) < chances))
 
     def images(self, seed: int, samples: int) -> list[bytes]:
@@ -251,6 +270,36 @@ class SimulatedMedium:
         rng = np.random.default_rng(seed)
         two = [self.lasting(), self._image(self._journal())]
         return two + [self.sampled_image(rng) for _ in range(samples)]
+
+    def _complete(self, thread: int) -> None:
+        """Make last what a thread flushed of its own stores, or what ANYONE flushed."""
+        journal, makers = self._journal(), np.array(self._made_by, np.int64)
+        seen = np.zeros(len(self._units), np.int64)
+        for flush in self._flushed:
+            if thread in (ANYONE, flush.thread):
+                units = seen[flush.first // self._unit : -(-flush.last // self._unit)]
+                # msync writes what a page holds when it runs; a write-back may come at once.
+                np.maximum(units, len(makers) if thread == ANYONE else flush.made, out=units)
+        if thread != ANYONE:
+            reached = np.isin(makers, (ANYONE, thread))[journal.made]
+            own = journal.only(reached & (seen[journal.at] > journal.made))
+            # Before a store of its own that lasts, no older one is found any more.
+            seen = np.zeros(len(self._units), np.int64)
+            seen[own.at] = own.made + 1
+        lasts = seen[journal.at] > journal.made
+        self._lay(self._lasting, journal.only(lasts))
+        self._flushed = [one for one in self._flushed if thread not in (ANYONE, one.thread)]
+        self._keep(journal.only(~lasts))
+
+    def _keep(self, kept: Journal) -> None:
+        """Forget all other stores, and number these anew."""
+        numbers, made = np.unique(kept.made, return_inverse=True)
+        self._parts = [kept._replace(made=made)]
+        self._made_by = [self._made_by[number] for number in numbers]
+        seen = np.searchsorted(numbers, [flush.made for flush in self._flushed])
+        self._flushed = [
+            flush._replace(made=int(made)) for flush, made in zip(self._flushed, seen, strict=True)
+        ]
 
     def _product(self, choices: dict[int, list[bytes]]) -> Iterator[bytes]:
         image = bytearray(self._lasting.tobytes())

@@ -1,9 +1,9 @@
 """A stop at every operation: what a cut there may leave, each image handed to a check.
 
 Between two fences the images only grow in number: with the value it lasted with, a later store
-may be as if it had never been. So all images of the stop before a fence (or a change of size, or
-the end) are all images of every stop since the fence before. There they are enumerated if they
-are at most `limit`, and sampled if not; at every other stop they are sampled.
+may be as if it had never been. So all images of the stop before a fence (or a drain, a change of
+size, or the end) are all images of every stop since the one before. There they are enumerated if
+they are at most `limit`, and sampled if not; at every other stop they are sampled.
 """
 
 import os
@@ -28,7 +28,7 @@ Check = Callable[[bytes, bool], object]
 
 @dataclass
 class Tally:
-    """What was looked at: stops, images, and for each fence whether all of its images were."""
+    """What was looked at: stops, images, and for each fence or drain whether all of its were."""
 
     stops: int = 0
     images: int = 0
@@ -55,6 +55,9 @@ def cut_everywhere(
     tally = Tally()
     seen: set[tuple[int, bool]] = set()
     failures: list[BaseException] = []
+    ends = {"fence", "resize", "end"}
+    if medium.granularity is not Granularity.PAGE:
+        ends.add("drain")  # which completes nothing on a disk
 
     def one(image: bytes, ended: bool) -> None:
         tally.images += 1
@@ -67,7 +70,7 @@ def cut_everywhere(
     def stop(operation: str) -> None:
         tally.stops += 1
         try:
-            if operation in ("fence", "resize", "end"):
+            if operation in ends:
                 every = medium.every_image(limit)
                 tally.all_at_fence.append(every is not None)
                 if every is None:

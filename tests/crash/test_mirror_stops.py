@@ -11,6 +11,7 @@ from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.slots.layout import EXTENT
+from plinius.snapshot import Snapshot
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
@@ -44,7 +45,31 @@ def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(
 
     tally = cut_everywhere(medium, lambda _: mirror.write(state(commits)), check, samples=6)
     assert seen == {before, after}
-    assert tally.all_at_fence[1:] == [True, True]  # the commit word: all of its images
+    assert tally.all_at_fence[-2:] == [True, True]  # the commit word: all of its images
+
+
+@each_granularity
+def test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two(
+    granularity: Granularity,
+) -> None:
+    """Nobody drains then, so that nothing but the first fence is before the commit word."""
+    states = [Snapshot(iteration, (), {"n": iteration}, {}, {}) for iteration in range(4)]
+    medium = SimulatedMedium(image=empty_region(), granularity=granularity)
+    slots = Slots.create(Region(medium, "r"), KEY, states[0])
+    for one in states[:3]:
+        slots.write(one)
+    before, after = states[2].digest(), states[3].digest()
+    seen = set()
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == after if ended else found in (before, after)
+        seen.add(found)
+
+    medium.operations.clear()
+    cut_everywhere(medium, lambda _: slots.write(states[3]), check, samples=6)
+    assert "drain" not in medium.operations
+    assert seen == {before, after}
 
 
 @each_granularity

@@ -1,5 +1,8 @@
 """The persistence model itself: what it keeps, and what it lets a cut take."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -81,6 +84,90 @@ def test_a_flush_reaches_its_lines_and_no_further() -> None:
     medium.fence()
     assert {found[1] for found in after_a_cut(medium, 0, LINE, 2 * LINE)} == {1}
     assert len(after_a_cut(medium, 0, 2 * LINE)) == 4
+
+
+def elsewhere(*acts: Callable[[], object]) -> None:
+    """Do these in another thread, one after the other."""
+    with ThreadPoolExecutor(1) as pool:
+        for act in acts:
+            pool.submit(act).result()
+
+
+def write_and_flush(medium: SimulatedMedium, word: int) -> None:
+    medium.store_word(0, word)
+    medium.flush(0, 8)
+
+
+@each_granularity
+def test_a_fence_does_not_cover_what_another_thread_flushed_except_on_a_disk(
+    granularity: Granularity,
+) -> None:
+    """A processor's barrier is for its own stores; msync is for the file's."""
+    medium = SimulatedMedium(PAGE, granularity=granularity)
+    elsewhere(lambda: write_and_flush(medium, 1))
+    medium.fence()
+    on_disk = granularity is Granularity.PAGE
+    assert after_a_cut(medium, 0) == ({(1,)} if on_disk else {(0,), (1,)})
+
+
+def test_what_a_thread_flushed_is_kept_once_that_thread_has_drained() -> None:
+    """No fence of another thread is needed then; what it stored later or did not flush is open."""
+    medium = SimulatedMedium(PAGE)
+    medium.write(2 * LINE, b"\1" + bytes(7))  # of this thread, and never fenced
+    elsewhere(
+        lambda: write_and_flush(medium, 1),
+        lambda: medium.store_word(LINE, 1),
+        medium.drain,
+        lambda: medium.store_word(0, 2),
+    )
+    assert after_a_cut(medium, 0, LINE, 2 * LINE) == {
+        (a, b, c) for a in (1, 2) for b in (0, 1) for c in (0, 1)
+    }
+    medium.fence()
+    assert after_a_cut(medium, 0, LINE, 2 * LINE) == {(a, b, 1) for a in (1, 2) for b in (0, 1)}
+
+
+def test_a_drain_is_no_fence_on_a_disk() -> None:
+    """There only msync makes anything last."""
+    medium = SimulatedMedium(PAGE, granularity=Granularity.PAGE)
+    elsewhere(lambda: write_and_flush(medium, 1), medium.drain)
+    write_and_flush(medium, 2)
+    medium.drain()
+    assert after_a_cut(medium, 0) == {(0,), (1,), (2,)}
+    medium.fence()
+    assert after_a_cut(medium, 0) == {(2,)}
+
+
+def test_a_thread_does_not_flush_for_another() -> None:
+    """What it has streamed may still be in that processor's buffers."""
+    medium = SimulatedMedium(PAGE)
+    elsewhere(lambda: medium.store_word(0, 1))
+    medium.flush(0, 8)
+    medium.fence()
+    assert after_a_cut(medium, 0) == {(0,), (1,)}
+
+
+def test_where_a_later_store_lasts_an_earlier_one_of_another_thread_is_not_found() -> None:
+    """A word holds one value at a time, and never goes back."""
+    medium = SimulatedMedium(PAGE)
+    elsewhere(lambda: medium.store_word(0, 1))
+    write_and_flush(medium, 2)
+    medium.fence()
+    assert after_a_cut(medium, 0) == {(2,)}
+
+
+def test_a_flush_under_way_is_remembered_over_the_fences_of_others() -> None:
+    """It reaches the stores of its thread that came before it, and none that came after."""
+    medium = SimulatedMedium(PAGE)
+    with ThreadPoolExecutor(1) as other:
+        other.submit(write_and_flush, medium, 1).result()
+        for word in (LINE, 2 * LINE, 3 * LINE):
+            medium.write(word, b"\1" + bytes(7))
+        other.submit(medium.store_word, 0, 2).result()
+        medium.fence()
+        assert after_a_cut(medium, 0) == {(0,), (1,), (2,)}
+        other.submit(medium.drain).result()
+    assert after_a_cut(medium, 0) == {(1,), (2,)}
 
 
 @each_granularity

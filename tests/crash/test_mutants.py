@@ -17,10 +17,11 @@ from crash import test_dataset_stops as dataset
 from crash import test_mirror_stops as mirror
 from crash import test_region_stops as region
 from crash import test_slot_stops as slots
+from crash import test_worker_stops as workers
 from crash.mutants import Mutant, mutants_of
-from plinius.pm.medium import Granularity
+from plinius.pm.medium import PAGE, Granularity
 
-LINES = Granularity.CACHE_LINE
+LINES, PAGES = Granularity.CACHE_LINE, Granularity.PAGE
 stop = region.test_a_stop_anywhere_leaves_the_state_before_or_after
 restart = region.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
 again = region.test_recovery_can_be_cut_again_and_again
@@ -28,6 +29,7 @@ interrupt = region.test_an_interrupt_after_any_store_leaves_one_of_the_states
 read_only = region.test_a_read_only_view_of_an_interrupted_region_is_the_recovered_one
 formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one
 commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
+unsealed = mirror.test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two
 making = mirror.test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one
 mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
 back = mirror.test_a_cut_after_going_back_one_commit_is_not_refused
@@ -39,6 +41,7 @@ outgrown = slots.test_slots_that_grow_for_their_manifest_hold_nothing_yet
 retried = slots.test_what_a_failed_write_touched_is_sealed_again
 reused = slots.test_the_space_of_outgrown_slots_is_used_again
 failing = slots.test_after_a_failure_anywhere_the_next_write_commits
+working = workers.test_a_stop_anywhere_in_a_commit_of_several_threads_leaves_one_of_two
 load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
@@ -102,10 +105,12 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
     if module.startswith("slots"):
         return [
             of(commit, 0, LINES), of(commit, 2, LINES), of(making, LINES),
+            of(commit, 2, PAGES), of(unsealed, LINES),
             of(skipping, 3, LINES), of(mirror_restart, 1, LINES), of(back, LINES),
             of(growing, 2, LINES), of(spoiling), of(outgrown, LINES), of(retried, LINES),
             of(reused, LINES), of(failing, 2, 0, LINES), of(grown_restart, 1, LINES),
             of(failing, 2, slots.LARGER, LINES),
+            of(working, 2, 0, 3, LINES), of(working, 2, slots.LARGER, 3, LINES),
         ]  # fmt: skip
     return [of(load, LINES, folder)]
 
@@ -137,6 +142,7 @@ def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stops, "SEED", 1)
     monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
     monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.lanes, "_SHARE_BYTES", PAGE)
     monkeypatch.setattr(plinius.data.extent, "_PIECE_BYTES", 1000)
     for change in regions.CHANGES:
         regions.states_of(change)

@@ -171,7 +171,7 @@ class Stopped(BaseException):
     """Stands for KeyboardInterrupt, which the tests' own runner would take for itself."""
 
 
-OPERATIONS = ("write", "store_word", "flush", "fence")
+OPERATIONS = ("write", "store_word", "flush", "drain", "fence")
 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, stop: int, *, after: bool) -> list[str]:

@@ -79,6 +79,10 @@ class CountingMedium:
         self._lines += _lines(offset, length)
         self._medium.flush(offset, length)
 
+    def drain(self) -> None:
+        """See Medium. Not counted as a fence."""
+        self._medium.drain()
+
     def fence(self) -> None:
         """See Medium."""
         self._fences += 1

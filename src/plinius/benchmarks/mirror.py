@@ -217,7 +217,8 @@ class _TimedMedium:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._medium, name)
-        return self._measured(found) if name in ("read_into", "fence", "write") else found
+        measured = ("read_into", "drain", "fence", "write")
+        return self._measured(found) if name in measured else found
 
     def writer(self) -> Writer:
         return cast(Writer, _TimedWriter(self._medium.writer(), self))

@@ -25,7 +25,9 @@ class Writer(Protocol):
         """Private memory for a block; it means nothing after `put` or the next `room`."""
 
     def put(self, offset: int, block: memoryview) -> None:
-        """Write a block that `room` lent. It lasts after a fence, which also tells of failure."""
+        """Write a block that `room` lent. It lasts after a fence, which also tells of failure;
+        where another thread fences, after a drain of this one before that.
+        """
 
 
 class CopyWriter:

@@ -150,10 +150,15 @@ class MappedMedium:
         else:
             lib.pl_flush(self._pwb, self._address + offset, length)
 
+    def drain(self) -> None:
+        """See Medium. One instruction, which covers the processor that runs it only."""
+        if self.granularity is not Granularity.PAGE:
+            lib.pl_fence()
+
     def fence(self) -> None:
         """See Medium. Raises StorageError if the disk refuses the write."""
         if self.granularity is not Granularity.PAGE:
-            lib.pl_fence()
+            self.drain()
             return
         if self._device and self._device.dirty:
             try:

@@ -1,7 +1,8 @@
 """The medium: bytes with store, flush and fence, and what those promise.
 
 Invariant: what was stored and flushed before a fence returned survives what the medium's
-granularity names; nothing is promised of the rest, in any order, cache line by cache line.
+granularity names, if it was the same thread's or its thread has drained; nothing is promised of
+the rest, in any order, cache line by cache line.
 """
 
 import enum
@@ -77,8 +78,14 @@ class Medium(Protocol):
     def flush(self, offset: int, length: int) -> None:
         """Begin writing a range back."""
 
+    def drain(self) -> None:
+        """Complete this thread's own stores and flushes: a thread that wrote calls it before it
+        reports done, as no other thread's fence completes them. At PAGE granularity nothing:
+        fence() covers the file.
+        """
+
     def fence(self) -> None:
-        """Wait until all that was flushed lasts."""
+        """Drain, and wait until all that was flushed and drained lasts."""
 
     def quiesce(self) -> None:
         """Wait until no block is on its way any more; what failed of them is forgotten."""

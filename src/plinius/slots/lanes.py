@@ -152,6 +152,7 @@ class _Lane:
                     found[chunk.number] = self._fingerprint(plain)
                 sealer.seal_into(chunk.number, plain, aad(chunk), out)
             self._writer.put(at + start, room)
+        self._medium.drain()  # the fence that follows is another thread's
 
     def open(
         self,
