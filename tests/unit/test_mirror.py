@@ -57,7 +57,7 @@ def test_a_loop_that_was_stopped_ends_as_one_that_was_not(name: str, tmp_path: P
     assert ended(tmp_path / "b", 8, (1, 2, 5), make=make) == whole
 
 
-@pytest.mark.parametrize("how", [{"overlap": True}, {"checked": True}, {"threads": 2}], ids=str)
+@pytest.mark.parametrize("how", [{"overlap": True}, {"overlap": True, "only_steps_write": True}, {"trust_versions": True}, {"threads": 2}], ids=str)
 def test_every_mode_gives_the_same_digests(how: dict[str, Any], tmp_path: Path) -> None:
     """And each resumes what another one mirrored."""
     whole = ended(tmp_path / "a", 8)
