@@ -10,9 +10,9 @@ from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.data.extent import Progress
 from plinius.data.sealed import SealedDataset
-from plinius.mirror import require_same_run
-from plinius.state.restore import load_tensors
+from plinius.identity import require_same_run
 from plinius.snapshot import Snapshot
+from plinius.state.restore import load_tensors
 from plinius.state.tensors import tensor_of
 
 _BATCH = 256

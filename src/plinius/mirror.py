@@ -21,7 +21,6 @@ import torch
 from plinius.background import Background
 from plinius.errors import (
     KeyFileError,
-    MismatchError,
     PliniusError,
     RegionBusyError,
     RegionError,
@@ -30,11 +29,12 @@ from plinius.errors import (
     StateError,
     StorageError,
 )
+from plinius.identity import require_run_id, require_same_run
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Json, Snapshot
-from plinius.state.environment import environment, not_bit_exact, show
+from plinius.state.environment import environment, not_bit_exact
 from plinius.state.restore import restore
 from plinius.state.run_state import RunState, Taken
 
@@ -96,7 +96,7 @@ class Mirror:
         sealing = threads or (1 if overlap else torch.get_num_threads())
         slots = Slots.open(region, key, sealing)
         if run_id is not None:
-            _require_run_id(run_id, slots, region.name)
+            require_run_id(run_id, slots, region.name)
         if slots is None:
             slots = Slots.create(region, key, self._snapshot(0, self._state.take()), sealing)
         self._slots = slots
@@ -383,29 +383,6 @@ def _whole(iteration: SupportsIndex) -> int:
             "Give mirror_out the number of the iteration",
         )
     return number
-
-
-def _require_run_id(wanted: str, slots: Slots | None, name: str) -> None:
-    if slots is None or slots.run_id.hex() != wanted:
-        found = "no run" if slots is None else f"run {slots.run_id.hex()}"
-        raise MismatchError(
-            f"{name} holds {found}, not run {wanted}",
-            "Name the region of that run, or leave out its id",
-        )
-
-
-def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
-    """Raise MismatchError, with what differs, unless both describe the same run."""
-    differing = [
-        f"{name} is {show(mine.get(name))} but was {show(stored.get(name))}"
-        for name in sorted(mine.keys() | stored.keys())
-        if mine.get(name) != stored.get(name)
-    ]
-    if differing:
-        raise MismatchError(
-            f"This is not the run in the region: {'; '.join(differing)}",
-            "Give what that run began with, or name another region (--region)",
-        )
 
 
 def _written_meanwhile(names: list[str]) -> PliniusError:

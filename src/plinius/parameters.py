@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 
 from plinius.errors import FormatError, MismatchError, StateError, StorageError
 from plinius.files import open_to_read, publish
-from plinius.state.restore import is_beside, load_tensors
 from plinius.snapshot import Snapshot
+from plinius.state.restore import is_beside, load_tensors
 from plinius.state.tensors import tensor_of
 
 

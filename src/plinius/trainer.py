@@ -188,7 +188,6 @@ class Run:
     def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
         """One update from a whole batch, in cfg.net.subdivisions parts; returns the mean loss."""
         set_rate(self._optimizer, learning_rate)
-        self._optimizer.zero_grad()
         total = 0.0
         parts = self.cfg.net.subdivisions
         for part, wanted in zip(x.chunk(parts), truth.chunk(parts), strict=True):
@@ -203,6 +202,7 @@ class Run:
                 "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
+        self._optimizer.zero_grad()  # or they would be mirrored as well
         return loss
 
 

@@ -34,7 +34,7 @@ def state(
     ]
     if frozen:
         rests = memoryview(bytes([of]) * 700)
-        tensors[0] = TensorBytes("w", "uint8", (700,), rests, stamp=of)
+        tensors[0] = TensorBytes("w", "uint8", (700,), rests, version=of)
     values: dict[str, Json] = {"average_loss": 0.5, "told": "x" * told}
     return Snapshot(iteration, tuple(tensors), values, {}, {})
 

@@ -59,15 +59,16 @@ EQUIVALENT = {
     "slots.slots.Slots.create: half of `medium.write(layout._replace(offset=at).slot(slot), "
     "bytes(_SLOT.size))`": _LATER,
     "slots.slots.Slots._write_larger: `medium.write(at, header_bytes(self._run_id, self._key.id, "
-    "layout))` after `for number in (self._counter, commit.number):`": _NO_ORDER,
-    "slots.slots.Slots._write_larger: `for number in (self._counter, commit.number):` after "
-    "`self._fill(there, commit, snapshot, spoiled)`": _NO_ORDER,
-    "slots.slots.Slots._fill: `self._medium.write(layout.slot(number) + 8, _SLOT.pack(0, "
-    "commit.salt, len(sealed))[8:])` after `self._medium.write(layout.manifest(number), "
-    "sealed)`": _NO_ORDER,
-    "slots.slots.Slots._fill: `self._medium.write(layout.manifest(number), sealed)` after "
-    "`self._lanes.seal(commit.todo, [tensor.data for tensor in snapshot.tensors], sealer, "
+    "layout))` after `for counter in (known.counter, number):`": _NO_ORDER,
+    "slots.slots.Slots._write_larger: `for counter in (known.counter, number):` after "
+    "`digest, found = self._fill(there, commit, spoiled)`": _NO_ORDER,
+    "slots.slots.Slots._fill: `self._medium.write(layout.slot(plan.number) + 8, header)` after "
+    "`self._medium.write(layout.manifest(plan.number), sealed)`": _NO_ORDER,
+    "slots.slots.Slots._fill: `self._medium.write(layout.manifest(plan.number), sealed)` after "
+    "`taken = self._lanes.seal(plan.todo, [tensor.data for tensor in commit.tensors], "
     "...`": _NO_ORDER,
+    "slots.slots.Slots._settle: `self._put_word(layout, counter, counter)` after "
+    "`self._put_word(layout, counter + 1, max(0, counter - 1))`": _NO_ORDER,
     "slots.slots.Slots._fill: drop `self._medium.fence()`": "what is given up need not last: "
     "the fence waits until the writers' memory is free",
 }

@@ -9,7 +9,7 @@ from crash.mirrors import KEY, digest_in, empty_region, mirrored, newest, opened
 from crash.regions import owned_once
 from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere, kill_everywhere
-from plinius.errors import StorageError
+from plinius.errors import StateError, StorageError
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
 from plinius.slots import Slots
@@ -304,7 +304,7 @@ def test_the_newest_commit_is_read_before_the_first_write() -> None:
     """Slots with commits do not let them be written over unseen."""
     slots = Slots.open(Region(PlainMedium(mirrored(2)), "r"), KEY)
     assert slots is not None
-    with pytest.raises(RuntimeError, match="the newest commit is read before the first write"):
+    with pytest.raises(StateError, match="Call mirror_in before mirror_out"):
         slots.write(state(2))
     newest(slots)
     slots.write(state(2))

@@ -34,7 +34,15 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("how", [{}, {"overlap": True}, {"checked": True}], ids=str)
+MODES: list[dict[str, Any]] = [
+    {},
+    {"overlap": True},
+    {"overlap": True, "only_steps_write": True},
+    {"trust_versions": True},
+]
+
+
+@pytest.mark.parametrize("how", MODES, ids=str)
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_frozen_base_is_sealed_twice_and_then_left(
     fused: bool, how: dict[str, Any], path: Path
@@ -74,7 +82,7 @@ def through_numpy(tensor: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("write", [behind_torch, through_numpy])
 def test_a_tensor_written_to_behind_torch_is_mirrored_too(write: Any, path: Path) -> None:
-    """A sample of the bytes tells, where every item moved."""
+    """Every item moved, and torch counted none of it."""
     weights = torch.randn(5000)
     with Mirror.open(path, KEY, {"weights": weights}) as mirror:
         for iteration in range(1, 6):
@@ -83,14 +91,30 @@ def test_a_tensor_written_to_behind_torch_is_mirrored_too(write: Any, path: Path
             assert newest_copy(path) == mirror.digest(iteration)
 
 
-def test_the_checked_mode_sees_a_single_item(path: Path) -> None:
-    """By a digest of all bytes, and not by the counter."""
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_single_item_written_behind_torch_is_mirrored(overlap: bool, path: Path) -> None:
+    """By a fingerprint of all bytes, and not by torch's count of writes."""
     weights = torch.randn(50_000)
-    with Mirror.open(path, KEY, {"weights": weights}, checked=True) as mirror:
-        for iteration in range(1, 6):
+    with Mirror.open(path, KEY, {"weights": weights}, overlap=overlap) as mirror:
+        for iteration in range(1, 12):
             weights.data[17 * iteration] += 1.0
             mirror.mirror_out(iteration)
+            mirror.wait()
             assert newest_copy(path) == mirror.digest(iteration)
+
+
+def test_trusted_versions_miss_what_torch_does_not_count(path: Path) -> None:
+    """As the option's documentation says."""
+    weights = torch.randn(50_000)
+    with Mirror.open(path, KEY, {"weights": weights}, trust_versions=True) as mirror:
+        mirror.mirror_out(1)
+        mirror.mirror_out(2)
+        behind_torch(weights)
+        mirror.mirror_out(3)
+        assert newest_copy(path) != mirror.digest(3)
+        weights.add_(1.0)
+        mirror.mirror_out(4)
+        assert newest_copy(path) == mirror.digest(4)
 
 
 def test_a_tensor_that_took_anothers_place_is_sealed(path: Path) -> None:
@@ -117,7 +141,8 @@ def test_sealing_beside_training_ends_before_the_next_step(
         return written
 
     monkeypatch.setattr(Slots, "write", slow)
-    with Mirror.open(path, KEY, {"m": model, "o": optimizer}, overlap=True) as mirror:
+    state = {"m": model, "o": optimizer}
+    with Mirror.open(path, KEY, state, overlap=True, only_steps_write=True) as mirror:
         step(model, optimizer)
         assert mirror.mirror_out(1) == 0
         optimizer.zero_grad()
@@ -165,7 +190,8 @@ def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
             model[1].weight.clamp_(-0.1, 0.1)
         return write(slots, snapshot, spoiled)
 
-    with Mirror.open(path, KEY, {"m": model, "o": optimizer}, overlap=True) as mirror:
+    state = {"m": model, "o": optimizer}
+    with Mirror.open(path, KEY, state, overlap=True, only_steps_write=True) as mirror:
         step(model, optimizer)
         mirror.mirror_out(1)
         mirror.wait()
@@ -186,7 +212,8 @@ def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
 def test_a_mirror_lets_go_of_its_optimizer(path: Path) -> None:
     """Once closed, no hook of it is left."""
     loop = Loop()
-    with Mirror.open(path, KEY, loop.state, overlap=True):
+    with Mirror.open(path, KEY, loop.state, overlap=True, only_steps_write=True) as mirror:
+        mirror.mirror_out(1)
         assert loop.optimizer._optimizer_step_pre_hooks
     assert not loop.optimizer._optimizer_step_pre_hooks
     assert not loop.optimizer._optimizer_step_post_hooks

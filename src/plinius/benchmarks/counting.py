@@ -79,6 +79,10 @@ class CountingMedium:
         self._lines += _lines(offset, length)
         self._medium.flush(offset, length)
 
+    def quiesce(self) -> None:
+        """See Medium."""
+        self._medium.quiesce()
+
     def drain(self) -> None:
         """See Medium. Not counted as a fence."""
         self._medium.drain()

@@ -21,14 +21,14 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from plinius.state.classes import Classes
-from plinius.state.codec import Decoder, Encoder
-from plinius.state.environment import environment
 from plinius.errors import MismatchError, StateError
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Json, Snapshot, TensorBytes, to_json
+from plinius.state.classes import Classes
+from plinius.state.codec import Decoder, Encoder
+from plinius.state.environment import environment
 from plinius.state.tensors import DTYPES, NAMES, Memory, copy_items, empty
 
 _METADATA, _OBJECTS = "metadata", "objects"

@@ -2,6 +2,7 @@
 
 from plinius.slots.layout import describe_mirror
 from plinius.slots.manifest import Manifest
-from plinius.slots.slots import Slots, newest_snapshot, read_snapshot
+from plinius.slots.newest import newest_snapshot, read_snapshot
+from plinius.slots.slots import Slots
 
 __all__ = ["Slots", "Manifest", "newest_snapshot", "read_snapshot", "describe_mirror"]

@@ -6,6 +6,7 @@ bytes. A chunk that keeps changing is sealed without a look: its next fingerprin
 4, 8 ... commits, at most `MOST_WAIT`.
 """
 
+import struct
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from plinius.slots.pieces import Piece, cut
 from plinius.snapshot import TensorBytes
 
 MOST_WAIT = 64
+SLOT_HEAD = struct.Struct("<Q56x32sQ24x")
+"""Commit word, salt, bytes of the sealed manifest."""
 
 
 class Held(NamedTuple):
@@ -52,6 +55,25 @@ class Plan(NamedTuple):
     kept: dict[int, Held]
 
 
+class Commit(NamedTuple):
+    """A commit to be written."""
+
+    plan: Plan
+    tensors: tuple[TensorBytes, ...]
+    manifest: bytes
+
+    @property
+    def manifest_bytes(self) -> int:
+        """Bytes of the sealed manifest."""
+        return len(self.manifest) + sealing.TAG_BYTES
+
+    @property
+    def written(self) -> int:
+        """Bytes that are sealed and written for it."""
+        sealed = sum(chunk.sealed_bytes for chunk in self.plan.todo)
+        return SLOT_HEAD.size + self.manifest_bytes + sealed
+
+
 class Chunks:
     """The chunks of a state, and what lies of them in the two slots."""
 
@@ -83,9 +105,7 @@ class Chunks:
             and not _trusted(lies, _versions(chunk, tensors))
         ]
 
-    def plan(
-        self, number: int, tensors: Sequence[TensorBytes], found: dict[int, bytes]
-    ) -> Plan:
+    def plan(self, number: int, tensors: Sequence[TensorBytes], found: dict[int, bytes]) -> Plan:
         """The plan of commit `number`, given the fingerprints of its candidates."""
         held, salt = self._held[number % 2], sealing.fresh(sealing.SALT_BYTES)
         todo, look, kept = [], set(), {}
@@ -111,9 +131,7 @@ class Chunks:
         """A commit is about to be written: until it is there, nothing in its slot is relied on."""
         self._held[number % 2] = {}
 
-    def done(
-        self, plan: Plan, tensors: Sequence[TensorBytes], taken: dict[int, bytes]
-    ) -> None:
+    def done(self, plan: Plan, tensors: Sequence[TensorBytes], taken: dict[int, bytes]) -> None:
         """A commit is there; `taken` are the fingerprints of what was sealed."""
         sealed = {
             chunk.number: Held(

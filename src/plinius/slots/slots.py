@@ -9,8 +9,9 @@ own output back to authenticate it, so output in memory that the host can write 
 choose what is authenticated.
 
 What this process knows is in `_Known`, and is read from the region once. Whatever ends a write
-early, an interrupt too, leaves `_settled` False: the next call waits for what is under way, puts
-the words of the known commit back, and goes on from there.
+early, an interrupt too, leaves `_settled` False: the next call waits for what is under way, stores
+the words once more, of the commit that was all there but for its word, or else of the one before,
+and goes on from there.
 """
 
 import dataclasses
@@ -18,11 +19,10 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from plinius import sealing
-from plinius.errors import MismatchError, RegionError, SealError, StateError
+from plinius.errors import RegionError, SealError, StateError
 from plinius.keys import OwnerKey
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE, Medium
@@ -41,11 +41,10 @@ from plinius.slots.layout import (
 )
 from plinius.slots.manifest import Manifest
 from plinius.slots.pieces import Piece, cut, room_for
-from plinius.slots.plan import Chunks, Plan
+from plinius.slots.plan import SLOT_HEAD, Chunks, Commit
 from plinius.snapshot import Snapshot, TensorBytes
 
 _PURPOSE = "mirror"
-_SLOT = struct.Struct("<Q56x32sQ24x")
 _AAD = struct.Struct("<I16sQI")  # version, run id, the commit that seals, chunk
 _DIGEST_OF_NONE = "0" * 64
 
@@ -67,23 +66,6 @@ class _Known(NamedTuple):
     open: bool
 
 
-class _Commit(NamedTuple):
-    """A commit to be written."""
-
-    plan: Plan
-    tensors: tuple[TensorBytes, ...]
-    manifest: bytes
-
-    @property
-    def manifest_bytes(self) -> int:
-        return len(self.manifest) + sealing.TAG_BYTES
-
-    @property
-    def written(self) -> int:
-        sealed = sum(chunk.sealed_bytes for chunk in self.plan.todo)
-        return _SLOT.size + self.manifest_bytes + sealed
-
-
 class Slots:
     """The slots of one run in a region, for the owner's key they were made with."""
 
@@ -96,7 +78,7 @@ class Slots:
         counter = max(read_counters(region, self._run_id, layout))
         none = _DIGEST_OF_NONE if counter == 0 else None
         self._known = _Known(span, layout, counter, none, None, counter == 0)
-        self._growing: _Known | None = None
+        self._next: _Known | None = None  # a commit all there but for its word, or its name
         self._settled = False
         self._chunks = Chunks()
         self._lanes = Lanes(region.medium, threads)
@@ -124,7 +106,7 @@ class Slots:
         def write(medium: Medium, at: int) -> None:
             medium.write(at, header)
             for slot in (0, 1):
-                medium.write(layout._replace(offset=at).slot(slot), bytes(_SLOT.size))
+                medium.write(layout._replace(offset=at).slot(slot), bytes(SLOT_HEAD.size))
 
         slots = cls(region, key, region.add_extent(EXTENT, layout.length, write), threads)
         slots._settled = True
@@ -231,7 +213,7 @@ class Slots:
         """End its threads."""
         self._lanes.close()
 
-    def _planned(self, snapshot: Snapshot) -> _Commit:
+    def _planned(self, snapshot: Snapshot) -> Commit:
         """The next commit; what lies unchanged in its slot is not sealed again."""
         tensors, values = manifest.with_values(snapshot)
         chunks, number = self._chunks, self._known.counter + 1
@@ -243,32 +225,30 @@ class Slots:
         sealed_by = [kept[c.number].commit if c.number in kept else number for c in chunks.all]
         salts = {lies.commit: lies.salt for lies in kept.values()}
         assert self._known.digest is not None
-        plain = manifest.to_bytes(
-            snapshot, tensors, values, self._known.digest, sealed_by, salts
-        )
-        return _Commit(plan, tensors, plain)
+        plain = manifest.to_bytes(snapshot, tensors, values, self._known.digest, sealed_by, salts)
+        return Commit(plan, tensors, plain)
 
-    def _fits(self, commit: _Commit) -> bool:
+    def _fits(self, commit: Commit) -> bool:
         layout = self._known.layout
         used = PAGE + layout.manifest_room + room_for(self._chunks.all)
         return commit.manifest_bytes <= layout.manifest_room and used <= layout.slot_bytes
 
-    def _write_here(self, commit: _Commit, spoiled: Spoiled) -> None:
+    def _write_here(self, commit: Commit, spoiled: Spoiled) -> None:
         known, number = self._known, commit.plan.number
         self._chunks.begin(number)  # interrupted, none of it is relied on
         digest, taken = self._fill(known.layout, commit, spoiled)
         self._medium.fence()
+        self._next = known._replace(counter=number, digest=digest, previous=known.digest)
         self._put_word(known.layout, number, number)
         self._medium.fence()
-        self._known = known._replace(counter=number, digest=digest, previous=known.digest)
+        self._adopt()
         self._chunks.done(commit.plan, commit.tensors, taken)
 
-    def _write_larger(self, commit: _Commit, spoiled: Spoiled) -> None:
+    def _write_larger(self, commit: Commit, spoiled: Spoiled) -> None:
         """Commit in larger slots, which take the place of these in one transaction."""
         known, number = self._known, commit.plan.number
         layout = layout_for(commit.tensors, known.counter, commit.manifest_bytes, known.layout)
         taken: dict[int, bytes] = {}
-        self._growing = None
 
         def write(medium: Medium, at: int) -> None:
             there = layout._replace(offset=at)
@@ -278,21 +258,21 @@ class Slots:
             digest, found = self._fill(there, commit, spoiled)
             taken.update(found)
             span = Span(at, layout.length)
-            self._growing = _Known(span, there, number, digest, None, open=True)
+            self._next = _Known(span, there, number, digest, None, open=True)
 
         self._region.replace_extent(EXTENT, layout.length, write)
         self._adopt()
         self._chunks.done(commit.plan, commit.tensors, taken)
 
     def _fill(
-        self, layout: Layout, commit: _Commit, spoiled: Spoiled
+        self, layout: Layout, commit: Commit, spoiled: Spoiled
     ) -> tuple[str, dict[int, bytes]]:
         """Seal and write all of a commit but its word; its digest, and the fingerprints taken."""
         plan = commit.plan
         sealer = self._key.sealer(_PURPOSE, plan.salt)
         sealed = sealer.seal(0, commit.manifest, self._aad(plan.number, 0))
         # The word of the older commit stays as it is until the new one relayouts it.
-        header = _SLOT.pack(0, plan.salt, len(sealed))[8:]
+        header = SLOT_HEAD.pack(0, plan.salt, len(sealed))[8:]
         self._medium.write(layout.slot(plan.number) + 8, header)
         self._medium.write(layout.manifest(plan.number), sealed)
         taken = self._lanes.seal(
@@ -330,15 +310,16 @@ class Slots:
         self._settled = True
 
     def _adopt(self) -> None:
-        """Go on in larger slots if they have their name. Raises RegionError for unknown ones."""
-        span, growing = self._region.extent(EXTENT), self._growing
-        if growing is not None and span == growing.span:
-            self._known, self._growing = growing, None
+        """Go on from the next commit if it is there. Raises RegionError if the slots moved."""
+        span, following = self._region.extent(EXTENT), self._next
+        if following is not None and span == following.span:
+            self._known = following
         elif span != self._known.span:
             raise RegionError(
                 f"The mirror in {self._region.name} was moved under this process",
                 "The region was altered: restore a copy of it, or start a new one",
             )
+        self._next = None
 
     def _put_word(self, layout: Layout, slot: int, counter: int) -> None:
         """Store and flush a commit's word in slot `slot` mod 2; 0 says that there is none."""
@@ -349,8 +330,8 @@ class Slots:
     def _open_manifest(self, commit: int, digest: str | None) -> Manifest:
         """The manifest of a commit; `digest` is the commit's, if that is known."""
         layout = self._known.layout
-        header = bytes(self._medium.read(layout.slot(commit), _SLOT.size))
-        _, salt, length = _SLOT.unpack(header)
+        header = bytes(self._medium.read(layout.slot(commit), SLOT_HEAD.size))
+        _, salt, length = SLOT_HEAD.unpack(header)
         most = min(layout.manifest_room, manifest.MAX_BYTES + sealing.TAG_BYTES)
         if any(header[8:64] + header[104:]) or not sealing.TAG_BYTES <= length <= most:
             raise self._refused(commit)
@@ -405,29 +386,6 @@ class Slots:
 
 class _SpoiledError(Exception):
     """What was sealed is no state of the run: nothing is to be committed."""
-
-
-def newest_snapshot(region: Path, key: OwnerKey) -> Snapshot:
-    """The newest committed state of a region, opened read-only: nothing is written.
-
-    Raises MismatchError if there is none, and what opening a region and its slots raise.
-    """
-    with Region.open(region, writable=False) as opened:
-        snapshot = read_snapshot(opened, key)
-    if snapshot is None:
-        raise MismatchError(f"{region} holds no mirrored run", "Train one first: plinius train")
-    return snapshot
-
-
-def read_snapshot(region: Region, key: OwnerKey) -> Snapshot | None:
-    """The newest committed state of a region, or None before the first commit."""
-    slots = Slots.open(region, key)
-    about = slots.newest() if slots else None
-    if slots is None or about is None:
-        return None
-    snapshot = slots.snapshot(about)
-    slots.close()
-    return snapshot
 
 
 def _digest(salt: bytes, sealed_manifest: bytes) -> str:

@@ -40,8 +40,9 @@ def _encode_tensor(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 
 def _decode_tensor(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     found = decoder.tensors[payload]
-    same = isinstance(live, torch.Tensor) and place_of(live) == place_of(found)
-    return live if same else found  # type: ignore[no-any-return]
+    if isinstance(live, torch.Tensor) and place_of(live) == place_of(found):
+        return live
+    return found
 
 
 def _encode_leaf(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
@@ -56,7 +57,7 @@ def _encode_leaf(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 
 def _decode_leaf(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     is_parameter, kept, grad = payload
-    found = decoder.value(kept, path, live)
+    found: torch.Tensor = decoder.value(kept, path, live)
     if found is not live:
         found = nn.Parameter(found) if is_parameter else found.detach()
     found.requires_grad_(True)
@@ -96,8 +97,8 @@ def _encode_strided(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 def _decode_strided(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     node, strides = payload
     found: torch.Tensor = decoder.value(node, path, live)
-    if found is live:
-        return live  # type: ignore[no-any-return]
+    if [*found.stride()] == strides:
+        return found
     new = torch.empty_strided(found.shape, strides, dtype=found.dtype)
     copy_items(new, found)
     return new
@@ -207,7 +208,8 @@ def _listed(value: Any) -> Json:
 
 
 def _dtype(descr: Any) -> np.dtype[Any]:
-    return np.lib.format.descr_to_dtype(descr if isinstance(descr, str) else _fields(descr))
+    found: Any = descr if isinstance(descr, str) else _fields(descr)
+    return np.lib.format.descr_to_dtype(found)
 
 
 def _fields(descr: Any) -> Any:
@@ -277,9 +279,9 @@ def _new_generator(name: str, state: Any, path: str) -> Generator:
                 "Put one into the state before mirror_in",
             )
         return np.random.Generator(bits())
-    return {
-        "Generator": torch.Generator, "RandomState": np.random.RandomState, "Random": random.Random
-    }[name]()  # fmt: skip
+    if name == "RandomState":
+        return np.random.RandomState()
+    return torch.Generator() if name == "Generator" else random.Random()  # noqa: S311
 
 
 def _strided(value: Any) -> bool:
@@ -297,9 +299,7 @@ _SPARSE = Kind("sparse", (), _encode_sparse, _decode_sparse)
 _MASKED = Kind("masked", (np.ma.MaskedArray,), _encode_masked, _decode_masked, shared=True)
 _ARRAY = Kind("array", (np.ndarray,), _encode_array, _decode_array, shared=True)
 _SCALAR = Kind("scalar", (), _encode_scalar, _decode_scalar)
-_NUMPY_DTYPE = Kind(
-    "numpy_dtype", (), lambda e, v, p: _descr(v), lambda d, v, live, p: _dtype(v)
-)
+_NUMPY_DTYPE = Kind("numpy_dtype", (), lambda e, v, p: _descr(v), lambda d, v, live, p: _dtype(v))
 _GENERATOR = Kind("generator", (), _encode_generator, _decode_generator, shared=True)
 
 KINDS.add(

@@ -118,13 +118,13 @@ class Encoder:
     def node(self, value: Any, path: str) -> Json:
         """A value as JSON. Raises StateError, with the path, for what a mirror cannot hold."""
         if value is None or value is True or value is False:
-            return value  # type: ignore[no-any-return]
+            return value
         cls = type(value)
         if cls is float and math.isfinite(value):
             return value  # type: ignore[no-any-return]
         if cls is int and -(2**63) < value < 2**63:
             return value  # type: ignore[no-any-return]
-        if cls is torch.Tensor and not value.requires_grad and value.is_contiguous():
+        if cls is torch.Tensor and value.layout is torch.strided and _is_plain(value):
             return {"tensor": self.tensor(value, path)}
         kind = KINDS.of(value) or (KINDS.tagged("subclass") if KINDS.base(cls) else None)
         if kind is None:
@@ -275,3 +275,7 @@ def tensor_names(node: Json) -> set[str]:
         else:
             found |= tensor_names(payload)
     return found
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return not tensor.requires_grad and tensor.is_contiguous()

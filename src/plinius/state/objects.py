@@ -6,13 +6,12 @@ evaluation mode.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
 
-from plinius.errors import MismatchError, PliniusError, StateError
+from plinius.errors import MismatchError, PliniusError
 from plinius.snapshot import Json, to_json
 from plinius.state.arrays import set_grad
 from plinius.state.codec import (
@@ -26,8 +25,11 @@ from plinius.state.codec import (
     pointer,
     tensor_names,
 )
+from plinius.state.subclasses import DATACLASS
 from plinius.state.tensors import NAMES, Place, copy_items, layout_of, place_of, show_layout
-from plinius.state.values import DATACLASS
+
+_UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
+_PLAIN = torch.optim.Optimizer.state_dict
 
 
 def is_stateful(value: Any) -> bool:
@@ -101,9 +103,6 @@ def _undo_casts(optimizer: Any, stored: Any) -> None:
             optimizer.state[parameter] = values[index]
 
 
-_PLAIN = torch.optim.Optimizer.state_dict
-
-
 def missing(path: str, cls: str) -> MismatchError:
     """The refusal where the program has not built an object."""
     return MismatchError(
@@ -141,7 +140,7 @@ def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
 
     def encode() -> Json:
         state = value.state_dict()
-        entries = [
+        entries: list[Json] = [
             [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
         ]
         return {"state": entries, **_beside(encoder, raw, state, path), **_flags(value, raw)}
@@ -156,7 +155,7 @@ def _shape(raw: Raw) -> str:
     """The layout of a parameter; of a buffer none, since it may grow and shrink."""
     if not raw.is_parameter or raw.tensor is None:
         return "a buffer"
-    if isinstance(raw.tensor, UninitializedTensorMixin) or raw.tensor.dtype not in NAMES:
+    if isinstance(raw.tensor, _UNINITIALIZED) or raw.tensor.dtype not in NAMES:
         return UNKNOWN
     return show_layout(layout_of(raw.tensor))
 
@@ -166,7 +165,7 @@ def _is_temporary(raw: Raw) -> bool:
 
 
 def _entry(encoder: Encoder, item: Any, path: str) -> Json:
-    if isinstance(item, UninitializedTensorMixin):
+    if isinstance(item, _UNINITIALIZED):
         return None
     if isinstance(item, torch.Tensor):
         return {"tensor": encoder.tensor(item, path)}
@@ -180,7 +179,7 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
     grads: list[Json] = []
     for name, it in raw.items():
         tensor = it.tensor
-        if tensor is None or isinstance(tensor, UninitializedTensorMixin):
+        if tensor is None or isinstance(tensor, _UNINITIALIZED):
             continue
         if name not in state and (not tensor.numel() or place_of(tensor) not in shown):
             where = pointer(path + "/~hidden", name)
@@ -193,7 +192,7 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
 
 
 def _has_items(item: Any) -> bool:
-    return isinstance(item, torch.Tensor) and not isinstance(item, UninitializedTensorMixin)
+    return isinstance(item, torch.Tensor) and not isinstance(item, _UNINITIALIZED)
 
 
 def _flags(module: nn.Module, raw: dict[str, Raw]) -> dict[str, Json]:
@@ -218,7 +217,7 @@ def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.M
 def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) -> nn.Module:
     raw = raw_tensors(live)
     fact = decoder.facts[path]
-    mine = dict(fact.payload["state"])  # type: ignore[call-overload,index]
+    mine = dict(cast(Any, fact.payload)["state"])
     whole, custom = {}, False
     for key, node in payload["state"]:
         value = whole[key] = decoder.value(node, pointer(path, key))
@@ -234,7 +233,7 @@ def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) 
     _put_flags(live, payload)
     grads = dict(payload.get("grads", []))
     for name, it in raw_tensors(live).items():
-        if it.tensor is not None and not isinstance(it.tensor, UninitializedTensorMixin):
+        if it.tensor is not None and not isinstance(it.tensor, _UNINITIALIZED):
             set_grad(decoder, it.tensor, grads.get(name), pointer(path + "/~grad", name))
     return live
 
@@ -244,7 +243,7 @@ def _put(raw: Raw, value: torch.Tensor) -> None:
     tensor = raw.tensor
     if tensor is None:
         setattr(raw.owner, raw.name, value)
-    elif isinstance(tensor, UninitializedTensorMixin):
+    elif isinstance(tensor, _UNINITIALIZED):
         tensor.materialize(tuple(value.shape), dtype=value.dtype)
         copy_items(tensor, value)
     elif layout_of(tensor) != layout_of(value):
@@ -285,17 +284,17 @@ KINDS.protocols += [
 ]
 
 
-def require_parameters(
+def lost_parameters(
     optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
-) -> None:
-    """Raise StateError if an optimizer steps parameters that the state does not hold."""
+) -> list[str]:
+    """The optimizers, by path, that step parameters which the state does not hold."""
     held = {place[0] for place in places.values()}
-    for path, optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if _has_items(parameter) and parameter.numel() and parameter.data_ptr() not in held:
-                    raise StateError(
-                        f"{path} steps a parameter of shape {list(parameter.shape)} that is not "
-                        "in the state, so it would be lost",
-                        "Add the model that holds it to the state",
-                    )
+    return [
+        path
+        for path, optimizer in optimizers
+        if any(
+            _has_items(parameter) and parameter.numel() and parameter.data_ptr() not in held
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
+    ]

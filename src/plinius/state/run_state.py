@@ -1,5 +1,6 @@
 """The run state: the live objects of a run, taken as bytes."""
 
+import logging
 import random
 from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any, NamedTuple
@@ -8,14 +9,15 @@ import numpy as np
 import torch
 
 from plinius.snapshot import Json, TensorBytes
-from plinius.state import objects, values  # noqa: F401  # they add their kinds
+from plinius.state import containers, objects, subclasses, values  # noqa: F401  # their kinds
 from plinius.state.arrays import Generator, generator_state, set_generator_state
 from plinius.state.changes import Changes, optimizers_in, owned_by
 from plinius.state.classes import Classes
 from plinius.state.codec import UNKNOWN, Encoder, Fact, pointer, refused
-from plinius.state.objects import require_parameters
+from plinius.state.objects import lost_parameters
 from plinius.state.tensors import Memory, Place, place_of, storage_of
 
+_log = logging.getLogger("plinius")
 STATE, RNG, OBJECTS = "", "~rng", "~objects"
 """The roots of the tree; no name of a user's begins with a tilde."""
 
@@ -69,7 +71,10 @@ class RunState:
         self._copies = memoryview(bytearray())
         first = self.walk(learn=True)
         self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
-        require_parameters(optimizers_in(parts), first.places)
+        for path in lost_parameters(optimizers_in(parts), first.places):
+            _log.warning(
+                "%s steps parameters that are not in the state: they will not be mirrored", path
+            )
 
     def take(self, *, apart: bool = False) -> Taken:
         """The state now. Its tensors are shared with the run: use it before anything moves on.
@@ -145,7 +150,7 @@ class RunState:
         """The tensors with copies of their bytes, in memory that is used again at each commit."""
         total = sum(it.nbytes for it in tensors if it.name not in shared)
         if len(self._copies) < total:
-            self._copies = memoryview(np.empty(total, np.uint8)).cast("B")
+            self._copies = np.empty(total, np.uint8).data
         copies, end = [], 0
         for it in tensors:
             if it.name not in shared:

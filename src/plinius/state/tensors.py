@@ -84,7 +84,7 @@ def has_storage(tensor: torch.Tensor) -> bool:
 
 def storage_of(tensor: torch.Tensor) -> int:
     """What names the storage it lies in, as long as that is alive."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:

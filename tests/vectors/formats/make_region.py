@@ -77,7 +77,7 @@ def _cases(mirror: int, slot: int):
     yield case("bad-entry-name", "that cannot be read", (main + 2112, b"\xff"))
     yield case("mirror-bad-magic", "its header", (mirror, b"X"))
     yield case("mirror-bad-version", "is of version 9", (mirror + 8, b"\x09"))
-    yield case("mirror-of-the-past", "is of version 1, and this", (mirror + 8, b"\x01"))
+    yield case("mirror-of-the-past", "is of version 2, and this", (mirror + 8, b"\x02"))
     yield case("mirror-bad-room", "its header", (mirror + 48, b"\1"))
     yield case("mirror-bad-base", "do not follow each other", (mirror + 56, b"\3"))
     yield case("mirror-other-key", "was sealed with key", (mirror + 32, b"\0" * 8))
