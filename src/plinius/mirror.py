@@ -9,10 +9,10 @@ start = mirror.mirror_in()
 import logging
 import operator
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, cast
 
@@ -78,7 +78,7 @@ class Mirror:
             raise ValueError("only_steps_write is a choice for overlap=True")
         self._region = region
         self._owns_region = False
-        self._lock, self._busy, self._closed = threading.RLock(), False, False
+        self._lock, self._closed = threading.RLock(), False
         self._identity = identity or {}
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
@@ -100,6 +100,7 @@ class Mirror:
         if slots is None:
             slots = Slots.create(region, key, self._snapshot(0, self._state.take()), sealing)
         self._slots = slots
+        self._ready = slots.commits == 0
         self._background = Background("plinius-mirror") if overlap else None
 
     @classmethod
@@ -210,6 +211,7 @@ class Mirror:
         Raises SealError and RegionError as mirror_in does.
         """
         with self._alone():
+            self._begin()
             about = self._slots.newest()
             return cast(int | None, about.environment.get("threads")) if about else None
 
@@ -223,16 +225,18 @@ class Mirror:
         hold zeros, and nothing in the region changed.
         """
         with self._alone():
+            self._begin()
+            self._ready = False  # until all of it is back
             try:
                 about = self._slots.newest()
-                if about is None:
-                    return 0
-                return self._restore(about)
+                iteration = self._restore(about) if about else 0
             except (SealError, RegionError):
                 before = self._slots.before_newest() if accept_previous else None
                 if before is None:
                     raise
-                return self._restore(before)
+                iteration = self._restore(before)
+            self._ready = True
+            return iteration
 
     def mirror_out(self, iteration: SupportsIndex) -> int:
         """Seal the state and commit it under this number; returns the sealed bytes written.
@@ -244,7 +248,9 @@ class Mirror:
         """
         number = _whole(iteration)
         with self._alone():
+            self._begin()
             self._region.require_held()
+            self._require_ready()
             if self._background is None:
                 self._commit(self._snapshot(number, self._state.take()), None)
                 return self._sealed_bytes if self._failure is None else 0
@@ -256,11 +262,12 @@ class Mirror:
     def wait(self) -> None:
         """Return when the last mirror_out has committed, or failed (see `failure`)."""
         with self._alone():
-            pass
+            self._begin()
 
     def digest(self, iteration: SupportsIndex = 0) -> str:
         """SHA-256 of the state now, under this number: equal states give equal digests."""
         with self._alone():
+            self._begin()
             return self._snapshot(_whole(iteration), self._state.take()).digest()
 
     def close(self) -> None:
@@ -271,7 +278,7 @@ class Mirror:
         if self._closed:
             return
         with self._alone():
-            self._closed = True
+            self._begin()
             if self._background:
                 self._background.close()
             self._state.close()
@@ -280,29 +287,40 @@ class Mirror:
                 self._abandoned.detach()
             if self._owns_region:
                 self._region.close()
+            self._closed = True  # interrupted before, close can be called again
         if self._failure:
             raise self._failure
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One call at a time, once what runs beside training has ended. Raises StateError."""
-        with self._lock:
-            if self._busy:
+    def _alone(self) -> threading.RLock:
+        """The lock of a call. Raises StateError if this thread is within another call.
+
+        The stack tells that, and no flag, which an interrupt could leave behind.
+        """
+        frame = sys._getframe(1).f_back
+        while frame:
+            if frame.f_code in _CALLS and frame.f_locals["self"] is self:
                 raise StateError(
                     "The mirror was called from within a call of its own (a signal handler?)",
                     "Set a flag there, and call the mirror from the loop",
                 )
-            if self._closed:
-                raise StateError(
-                    "This mirror is closed, or another one was opened on its region since",
-                    "Use the newest one, or open it again",
-                )
-            self._busy = True
-            try:
-                self._wait_for_commit()
-                yield
-            finally:
-                self._busy = False
+            frame = frame.f_back
+        return self._lock
+
+    def _require_ready(self) -> None:
+        if not self._ready:
+            raise StateError(
+                f"The mirror in {self._region.name} has commits that are not mirrored in",
+                "Call mirror_in before mirror_out",
+            )
+
+    def _begin(self) -> None:
+        """Wait for what runs beside training. Raises StateError on a closed mirror."""
+        if self._closed:
+            raise StateError(
+                "This mirror is closed, or another one was opened on its region since",
+                "Use the newest one, or open it again",
+            )
+        self._wait_for_commit()
 
     def _wait_for_commit(self) -> None:
         if self._background:
@@ -347,6 +365,11 @@ class Mirror:
         _log.warning("Iteration %d is not mirrored yet: %s", iteration, error)
 
 
+_CALLS = {
+    call.__code__
+    for call in (Mirror.mirror_in, Mirror.mirror_out, Mirror.wait, Mirror.digest, Mirror.close,
+                 Mirror.threads)
+}  # fmt: skip
 _open_mirrors: weakref.WeakValueDictionary[tuple[int, int], Mirror] = weakref.WeakValueDictionary()
 
 

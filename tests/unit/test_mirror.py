@@ -328,7 +328,9 @@ def test_a_mirror_with_commits_is_looked_at_before_it_is_written_to(path: Path) 
     ended(path, 2)
     loop = Loop()
     with Mirror.open(path, KEY, loop.state) as mirror:
-        with pytest.raises(StateError, match="has commits that this process did not open"):
+        with pytest.raises(
+            StateError, match="has commits that are not mirrored in. Call mirror_in before"
+        ):
             mirror.mirror_out(1)
 
 
