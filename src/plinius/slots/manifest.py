@@ -70,11 +70,10 @@ def to_bytes(
     Raises StateError if it is larger than one may be.
     """
     runs: list[Json] = [[by, len([*run])] for by, run in itertools.groupby(sealed_by)]
-    plain = to_json(
+    rest = to_json(
         {
             "previous": previous,
             "iteration": snapshot.iteration,
-            "values": None if values is None else snapshot.values,
             "identity": snapshot.identity,
             "environment": snapshot.environment,
             "tensors": [
@@ -85,6 +84,7 @@ def to_bytes(
             "salts": {str(commit): salt.hex() for commit, salt in salts.items()},
         }
     )
+    plain = rest[:-1] + b',"values":' + (values or b"null") + b"}"
     if len(plain) > MAX_BYTES:
         raise StateError(
             f"The state has {len(tensors):,} tensors, whose names and shapes take {len(plain):,} "

@@ -2,8 +2,8 @@
 
 A chunk stays as it lies in its slot only if the bytes are proved to be those that were sealed
 there: their fingerprint (128 bits of XXH3, under a secret seed) equals the one taken of the sealed
-bytes. A chunk that keeps changing is sealed without a look: its next fingerprint is taken after 2,
-4, 8 ... commits, at most `MOST_WAIT`.
+bytes. A chunk that keeps changing is sealed without a look: its next fingerprint is taken after 8,
+16, 32 ... commits, at most `MOST_WAIT`, and in one of the slots.
 """
 
 import struct
@@ -14,9 +14,12 @@ from plinius import sealing
 from plinius.slots.pieces import Piece, cut
 from plinius.snapshot import TensorBytes
 
-MOST_WAIT = 64
+LEAST_WAIT, MOST_WAIT = 8, 64
 SLOT_HEAD = struct.Struct("<Q56x32sQ24x")
 """Commit word, salt, bytes of the sealed manifest."""
+
+
+_Versions = tuple[Hashable, ...] | None
 
 
 class Held(NamedTuple):
@@ -28,7 +31,7 @@ class Held(NamedTuple):
 
     commit: int
     salt: bytes
-    versions: tuple[Hashable, ...] | None
+    versions: _Versions
     fingerprint: bytes | None
 
 
@@ -37,6 +40,11 @@ class _Habit(NamedTuple):
 
     changes: int
     look_from: int
+
+    def look(self, number: int) -> bool:
+        """Whether commit `number` takes a fingerprint: one slot does, unless nothing is known."""
+        ahead = number - self.look_from
+        return self.changes == 0 or (ahead >= 0 and ahead % 2 == 0)
 
 
 _NEW = _Habit(0, 0)
@@ -81,6 +89,7 @@ class Chunks:
         self._specs: list[tuple[object, ...]] = []
         self._held: list[dict[int, Held]] = [{}, {}]
         self._habits: dict[int, _Habit] = {}
+        self._versions: dict[int, _Versions] = {}
         self.all: list[Piece] = []
 
     def lay_out(self, tensors: Sequence[TensorBytes]) -> None:
@@ -89,12 +98,15 @@ class Chunks:
         if specs != self._specs:
             self.forget()
             self._specs, self.all = specs, cut([tensor.nbytes for tensor in tensors])
+        self._versions = {}
+        if any(tensor.version is not None for tensor in tensors):
+            self._versions = {chunk.number: _versions(chunk, tensors) for chunk in self.all}
 
     def forget(self) -> None:
         """Rely on nothing that lies in the slots."""
         self._specs, self._held, self._habits = [], [{}, {}], {}
 
-    def candidates(self, number: int, tensors: Sequence[TensorBytes]) -> list[Piece]:
+    def candidates(self, number: int) -> list[Piece]:
         """The chunks whose fingerprint decides whether commit `number` seals them."""
         held = self._held[number % 2]
         return [
@@ -102,27 +114,26 @@ class Chunks:
             for chunk in self.all
             if (lies := held.get(chunk.number))
             and lies.fingerprint is not None
-            and not _trusted(lies, _versions(chunk, tensors))
+            and not self._trusted(chunk, lies)
         ]
 
-    def plan(self, number: int, tensors: Sequence[TensorBytes], found: dict[int, bytes]) -> Plan:
+    def plan(self, number: int, found: dict[int, bytes]) -> Plan:
         """The plan of commit `number`, given the fingerprints of its candidates."""
         held, salt = self._held[number % 2], sealing.fresh(sealing.SALT_BYTES)
         todo, look, kept = [], set(), {}
         for chunk in self.all:
             lies = held.get(chunk.number)
-            versions = _versions(chunk, tensors)
             fingerprint = found.get(chunk.number)
-            if lies and _trusted(lies, versions):
+            if lies and self._trusted(chunk, lies):
                 kept[chunk.number] = lies
                 continue
             if lies and fingerprint is not None and lies.fingerprint == fingerprint:
-                kept[chunk.number] = lies._replace(versions=versions)
+                kept[chunk.number] = lies._replace(versions=self._versions.get(chunk.number))
                 self._habits.pop(chunk.number, None)
                 continue
             if fingerprint is not None:
                 self._changed(chunk.number, number)
-            if number >= self._habits.get(chunk.number, _NEW).look_from:
+            if self._habits.get(chunk.number, _NEW).look(number):
                 look.add(chunk.number)
             todo.append(chunk)
         return Plan(number, salt, todo, look, kept)
@@ -131,28 +142,34 @@ class Chunks:
         """A commit is about to be written: until it is there, nothing in its slot is relied on."""
         self._held[number % 2] = {}
 
-    def done(self, plan: Plan, tensors: Sequence[TensorBytes], taken: dict[int, bytes]) -> None:
+    def done(self, plan: Plan, taken: dict[int, bytes]) -> None:
         """A commit is there; `taken` are the fingerprints of what was sealed."""
         sealed = {
             chunk.number: Held(
-                plan.number, plan.salt, _versions(chunk, tensors), taken.get(chunk.number)
+                plan.number,
+                plan.salt,
+                self._versions.get(chunk.number),
+                taken.get(chunk.number),
             )
             for chunk in plan.todo
         }
         self._held[plan.number % 2] = {**plan.kept, **sealed}
 
+    def _trusted(self, chunk: Piece, lies: Held) -> bool:
+        versions = self._versions.get(chunk.number)
+        return versions is not None and lies.versions == versions
+
     def _changed(self, chunk: int, number: int) -> None:
         changes = self._habits.get(chunk, _NEW).changes + 1
-        self._habits[chunk] = _Habit(changes, number + min(2**changes, MOST_WAIT))
+        wait = (
+            min(LEAST_WAIT * 2 ** (changes - 1), MOST_WAIT) + chunk % LEAST_WAIT
+        )  # not all at once
+        self._habits[chunk] = _Habit(changes, number + wait)
         other = self._held[(number + 1) % 2]
         if chunk in other:  # nor is it looked at in the other slot until then
             other[chunk] = other[chunk]._replace(fingerprint=None)
 
 
-def _versions(chunk: Piece, tensors: Sequence[TensorBytes]) -> tuple[Hashable, ...] | None:
+def _versions(chunk: Piece, tensors: Sequence[TensorBytes]) -> _Versions:
     versions = tuple(tensors[part.tensor].version for part in chunk.parts)
     return None if None in versions else versions
-
-
-def _trusted(lies: Held, versions: tuple[Hashable, ...] | None) -> bool:
-    return versions is not None and lies.versions == versions

@@ -219,8 +219,8 @@ class Slots:
         chunks, number = self._chunks, self._known.counter + 1
         chunks.lay_out(tensors)
         data = [tensor.data for tensor in tensors]
-        found = self._lanes.fingerprints(chunks.candidates(number, tensors), data)
-        plan = chunks.plan(number, tensors, found)
+        found = self._lanes.fingerprints(chunks.candidates(number), data)
+        plan = chunks.plan(number, found)
         kept = plan.kept
         sealed_by = [kept[c.number].commit if c.number in kept else number for c in chunks.all]
         salts = {lies.commit: lies.salt for lies in kept.values()}
@@ -242,7 +242,7 @@ class Slots:
         self._put_word(known.layout, number, number)
         self._medium.fence()
         self._adopt()
-        self._chunks.done(commit.plan, commit.tensors, taken)
+        self._chunks.done(commit.plan, taken)
 
     def _write_larger(self, commit: Commit, spoiled: Spoiled) -> None:
         """Commit in larger slots, which take the place of these in one transaction."""
@@ -262,7 +262,7 @@ class Slots:
 
         self._region.replace_extent(EXTENT, layout.length, write)
         self._adopt()
-        self._chunks.done(commit.plan, commit.tensors, taken)
+        self._chunks.done(commit.plan, taken)
 
     def _fill(
         self, layout: Layout, commit: Commit, spoiled: Spoiled

@@ -41,6 +41,11 @@ def is_stateful(value: Any) -> bool:
     )
 
 
+def is_lazy(value: object) -> bool:
+    """Whether an object takes its state on when it is next iterated over: a loader does."""
+    return hasattr(type(value), "__iter__") and not isinstance(value, nn.Module)
+
+
 # Objects with state_dict and load_state_dict.
 
 

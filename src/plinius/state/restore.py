@@ -13,6 +13,7 @@ from plinius.snapshot import Json, to_json
 from plinius.state.classes import Classes
 from plinius.state.codec import Decoder, Encoder, pointer
 from plinius.state.environment import show
+from plinius.state.objects import is_lazy
 from plinius.state.run_state import OBJECTS, RNG, STATE, RunState, Walk, differing, generators
 from plinius.state.tensors import Memory, copy_items, empty, layout_of, place_of, show_layout
 
@@ -46,7 +47,7 @@ def restore(state: RunState, about: Manifest, read: Read) -> list[str]:
             after = state.walk()
             _require_items(after, tensors)
         Decoder(tensors, state.classes).value(about.values[RNG], RNG, generators())
-        lazy = {path for path, fact in after.facts.items() if _is_lazy(fact.live)}
+        lazy = {path for path, fact in after.facts.items() if is_lazy(fact.live)}
         return [*_differences(after.json[STATE], about.values[STATE], STATE, lazy)]
     except BaseException:
         _clear(written)
@@ -148,11 +149,6 @@ def _clear(written: list[torch.Tensor]) -> None:
             np.frombuffer(memory.data, np.uint8).fill(0)
         else:
             copy_items(tensor, torch.zeros_like(tensor))
-
-
-def _is_lazy(live: object) -> bool:
-    """Whether an object takes its state on when it is next iterated over: a loader does."""
-    return hasattr(type(live), "__iter__") and not isinstance(live, nn.Module)
 
 
 def _differences(one: Json, other: Json, path: str, lazy: set[str]) -> Iterator[str]:

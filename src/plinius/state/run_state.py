@@ -14,7 +14,7 @@ from plinius.state.arrays import Generator, generator_state, set_generator_state
 from plinius.state.changes import Changes, optimizers_in, owned_by
 from plinius.state.classes import Classes
 from plinius.state.codec import UNKNOWN, Encoder, Fact, pointer, refused
-from plinius.state.objects import lost_parameters
+from plinius.state.objects import is_lazy, lost_parameters
 from plinius.state.tensors import Memory, Place, place_of, storage_of
 
 _log = logging.getLogger("plinius")
@@ -69,7 +69,9 @@ class RunState:
         self._memories: dict[str, Memory] = {}
         self._restless: set[str] = set()
         self._copies = memoryview(bytearray())
+        self._draws = True
         first = self.walk(learn=True)
+        self._draws = any(is_lazy(fact.live) for fact in first.facts.values())
         self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
         for path in lost_parameters(optimizers_in(parts), first.places):
             _log.warning(
@@ -121,14 +123,16 @@ class RunState:
     def walk(self, *, learn: bool = False) -> Walk:
         """Walk through the live state. Raises StateError for what cannot be mirrored."""
         encoder = Encoder(self.classes, learn=learn)
-        before = {name: generator_state(it) for name, it in generators().items()}
-        json = {RNG: encoder.node(generators(), RNG), STATE: encoder.node({**self.parts}, STATE)}
+        shared = generators()
+        before = {name: generator_state(it) for name, it in shared.items()} if self._draws else {}
+        json = {STATE: encoder.node({**self.parts}, STATE)}
         json[OBJECTS] = {
             path: [fact.cls, [[*it] for it in fact.shape]] for path, fact in encoder.facts.items()
         }
-        for name, generator in generators().items():  # some objects draw when they are asked
-            if not _same_state(generator_state(generator), before[name]):
-                set_generator_state(generator, before[name])
+        for name, state in before.items():  # a loader may draw when it is asked for its state
+            if not _same_state(generator_state(shared[name]), state):
+                set_generator_state(shared[name], state)
+        json[RNG] = encoder.node(shared, RNG)
         return Walk(json, encoder.tensors, encoder.places, encoder.facts)
 
     def close(self) -> None:
