@@ -151,6 +151,8 @@ def inspect(file: Path, as_json: bool) -> None:
     is_flag=True,
     help="If the newest commit does not open, knowingly go on from the one before.",
 )
+@click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
+@click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
 @_json
 def train(
     cfg: Path,
@@ -166,6 +168,8 @@ def train(
     weights: Path | None,
     precision: Literal["fp32", "bf16"],
     accept_previous: bool,
+    run_id: str | None,
+    dataset_id: str | None,
     as_json: bool,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes where it was."""
@@ -180,7 +184,7 @@ def train(
 
     key = load_key(key_path)
     until = iterations(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, seed, precision, threads, weights)
+    settings = Settings(cfg, data, seed, precision, threads, weights, run_id, dataset_id)
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
@@ -207,6 +211,8 @@ def train(
         result: dict[str, Json] = {
             "iteration": run.iteration,
             "resumed_at": started,
+            "run_id": run.mirror.run_id,
+            "dataset_id": run.dataset_id,
             "done": done,
             "average_loss": run.average_loss,
             "loss": last.loss if last else None,

@@ -18,7 +18,7 @@ from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
 from plinius.darknet.weights import load_weights
-from plinius.data.extent import Progress, load_dataset
+from plinius.data.extent import Progress, load_dataset, require_dataset
 from plinius.data.sampler import Sampler
 from plinius.data.sealed import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
@@ -38,7 +38,8 @@ class Settings:
 
     `precision` is what the passes compute in, parameters being float32 in both. `threads` None
     takes the mirrored run's, or all cores for a new one. `weights` is a .weights or .safetensors
-    file that a new run begins with.
+    file that a new run begins with. `run_id` and `dataset_id`, in hex, are those that the region
+    and the data must have.
     """
 
     cfg: Path
@@ -47,6 +48,8 @@ class Settings:
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int | None = None
     weights: Path | None = None
+    run_id: str | None = None
+    dataset_id: str | None = None
 
 
 class Run:
@@ -69,7 +72,14 @@ class Run:
         if settings.weights:
             _load(self.network, settings.weights)
         if not region.exists():
-            self._batches_of(SealedDataset.from_file(settings.data, key))
+            if settings.run_id:
+                raise MismatchError(
+                    f"There is no region {region}, so it does not hold run {settings.run_id}",
+                    "Name the region of that run, or leave out --run-id",
+                )
+            dataset = SealedDataset.from_file(settings.data, key)
+            require_dataset(dataset, settings.dataset_id)
+            self._batches_of(dataset)
         self.region = Region.open(region) if region.exists() else Region.create(region, 0)
         try:
             self._build(key, settings, progress, accept_previous)
@@ -84,7 +94,10 @@ class Run:
         torch.use_deterministic_algorithms(True)
         # In that mode torch also clears every new tensor, 4 % of an iteration; none is read unset.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        dataset = load_dataset(self.region, settings.data, key, progress)
+        dataset = load_dataset(
+            self.region, settings.data, key, progress, wanted=settings.dataset_id
+        )
+        self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
         self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,7 +112,12 @@ class Run:
         _seed_all(settings.seed)
         identity = _identity(self.cfg, settings, dataset.header.id)
         self.mirror = Mirror.open(
-            self.region, key, self._state, threads=settings.threads, identity=identity
+            self.region,
+            key,
+            self._state,
+            threads=settings.threads,
+            identity=identity,
+            run_id=settings.run_id,
         )
         self.resumed = self.mirror.commits > 0
         threads = settings.threads or self.mirror.threads()

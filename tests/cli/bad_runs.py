@@ -150,10 +150,10 @@ def mirror_of_the_future(p: Place) -> tuple[list[object], str]:
     """A mirror of a later version in a region of this one."""
     raw = bytearray(p.region.read_bytes())
     at = raw.index(b"PLNSMIRR")
-    raw[at + 8 : at + 12] = struct.pack("<I", 3)
+    raw[at + 8 : at + 12] = struct.pack("<I", 4)
     p.region.write_bytes(raw)
     return p.train(), (
-        f"The mirror in {p.region} is of version 3, and this program reads version 2. "
+        f"The mirror in {p.region} is of version 4, and this program reads version 3. "
         "Use the release of plinius that made it."
     )
 
@@ -228,6 +228,46 @@ def dataset_changed(p: Place) -> tuple[list[object], str]:
     return p.train(data=p.world.held_out), (
         f"{p.world.held_out} is dataset {new}, but {p.region} holds dataset {old}. "
         "Give the dataset this run began with (--data), or another region (--region)."
+    )
+
+
+@case
+def dataset_of_another_id(p: Place) -> tuple[list[object], str]:
+    """The id that was named counts, whatever the file and the region hold."""
+    held = call("inspect", p.world.data, "--json").json["id"]
+    return p.train("--dataset-id", "00" * 16), (
+        f"the dataset in {p.region} is dataset {held}, not dataset {'00' * 16}. "
+        "Give the data and the region of that dataset, or leave out --dataset-id."
+    )
+
+
+@case
+def new_run_on_a_dataset_of_another_id(p: Place) -> tuple[list[object], str]:
+    """Refused before there is a region."""
+    held = call("inspect", p.world.data, "--json").json["id"]
+    return p.train("--dataset-id", "00" * 16, region=p.folder / "new.region"), (
+        f"train.sealed is dataset {held}, not dataset {'00' * 16}. "
+        "Give the data and the region of that dataset, or leave out --dataset-id."
+    )
+
+
+@case
+def run_of_another_id(p: Place) -> tuple[list[object], str]:
+    """A region that was exchanged for one of another run of the same owner."""
+    held = call("region", "info", p.region, "--json").json["mirror"]["run_id"]
+    return p.train("--run-id", "00" * 16), (
+        f"{p.region} holds run {held}, not run {'00' * 16}. "
+        "Name the region of that run, or leave out its id."
+    )
+
+
+@case
+def run_id_without_a_region(p: Place) -> tuple[list[object], str]:
+    """A run that is named is not begun anew where its region is missing."""
+    region = p.folder / "new.region"
+    return p.train("--run-id", "00" * 16, region=region), (
+        f"There is no region {region}, so it does not hold run {'00' * 16}. "
+        "Name the region of that run, or leave out --run-id."
     )
 
 

@@ -16,18 +16,24 @@ Progress = Callable[[int, int], None]
 
 
 def load_dataset(
-    region: Region, path: Path, key: OwnerKey, progress: Progress | None = None
+    region: Region,
+    path: Path,
+    key: OwnerKey,
+    progress: Progress | None = None,
+    *,
+    wanted: str | None = None,
 ) -> SealedDataset:
     """The dataset of a region, loaded from the sealed file if it is not there yet.
 
     A kill while loading leaves free space in the region; the next call loads again. Once loaded
     the file's records are never read again: if the file is still there, its header must be that
-    of the loaded dataset. Raises MismatchError if it is not, FormatError, SealError, StorageError,
-    RegionFullError.
+    of the loaded dataset. `wanted` is the id that the dataset must have, in hex. Raises
+    MismatchError if it is not, FormatError, SealError, StorageError, RegionFullError.
     """
     if region.extent(EXTENT) is None:
-        _load(region, path, key, progress)
+        _load(region, path, key, progress, wanted)
     dataset = open_dataset(region, key)
+    require_dataset(dataset, wanted)
     if path.exists():
         read, size = map_file(path)
         found = read_header(read, size, str(path))
@@ -55,9 +61,22 @@ def open_dataset(region: Region, key: OwnerKey) -> SealedDataset:
     return SealedDataset(read, span.length, key, f"the dataset in {region.name}")
 
 
-def _load(region: Region, path: Path, key: OwnerKey, progress: Progress | None) -> None:
+def require_dataset(dataset: SealedDataset, wanted: str | None) -> None:
+    """Raise MismatchError unless a dataset has the id that is wanted, in hex, if one is."""
+    found = dataset.header.id.hex()
+    if wanted is not None and found != wanted:
+        raise MismatchError(
+            f"{dataset.name} is dataset {found}, not dataset {wanted}",
+            "Give the data and the region of that dataset, or leave out --dataset-id",
+        )
+
+
+def _load(
+    region: Region, path: Path, key: OwnerKey, progress: Progress | None, wanted: str | None
+) -> None:
     read, size = map_file(path)
-    SealedDataset(read, size, key, str(path))  # refused here, before the region changes
+    dataset = SealedDataset(read, size, key, str(path))  # refused here, before the region changes
+    require_dataset(dataset, wanted)
 
     def write(medium: Medium, at: int) -> None:
         for start in range(0, size, _PIECE_BYTES):

@@ -160,7 +160,7 @@ def _shape(raw: Raw) -> str:
     """The layout of a parameter; of a buffer none, since it may grow and shrink."""
     if not raw.is_parameter or raw.tensor is None:
         return "a buffer"
-    if isinstance(raw.tensor, _UNINITIALIZED) or raw.tensor.dtype not in NAMES:
+    if type(raw.tensor) in _UNINITIALIZED or raw.tensor.dtype not in NAMES:
         return UNKNOWN
     return show_layout(layout_of(raw.tensor))
 
@@ -170,7 +170,7 @@ def _is_temporary(raw: Raw) -> bool:
 
 
 def _entry(encoder: Encoder, item: Any, path: str) -> Json:
-    if isinstance(item, _UNINITIALIZED):
+    if type(item) in _UNINITIALIZED:
         return None
     if isinstance(item, torch.Tensor):
         return {"tensor": encoder.tensor(item, path)}
@@ -184,7 +184,7 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
     grads: list[Json] = []
     for name, it in raw.items():
         tensor = it.tensor
-        if tensor is None or isinstance(tensor, _UNINITIALIZED):
+        if tensor is None or type(tensor) in _UNINITIALIZED:
             continue
         if name not in state and (not tensor.numel() or place_of(tensor) not in shown):
             where = pointer(path + "/~hidden", name)
@@ -197,7 +197,7 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
 
 
 def _has_items(item: Any) -> bool:
-    return isinstance(item, torch.Tensor) and not isinstance(item, _UNINITIALIZED)
+    return isinstance(item, torch.Tensor) and type(item) not in _UNINITIALIZED
 
 
 def _flags(module: nn.Module, raw: dict[str, Raw]) -> dict[str, Json]:
@@ -238,7 +238,7 @@ def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) 
     _put_flags(live, payload)
     grads = dict(payload.get("grads", []))
     for name, it in raw_tensors(live).items():
-        if it.tensor is not None and not isinstance(it.tensor, _UNINITIALIZED):
+        if it.tensor is not None and type(it.tensor) not in _UNINITIALIZED:
             set_grad(decoder, it.tensor, grads.get(name), pointer(path + "/~grad", name))
     return live
 
@@ -248,8 +248,8 @@ def _put(raw: Raw, value: torch.Tensor) -> None:
     tensor = raw.tensor
     if tensor is None:
         setattr(raw.owner, raw.name, value)
-    elif isinstance(tensor, _UNINITIALIZED):
-        tensor.materialize(tuple(value.shape), dtype=value.dtype)
+    elif type(tensor) in _UNINITIALIZED:
+        cast(Any, tensor).materialize(tuple(value.shape), dtype=value.dtype)
         copy_items(tensor, value)
     elif layout_of(tensor) != layout_of(value):
         tensor.data = value

@@ -1,5 +1,6 @@
 """Tensors of torch as bytes: their dtypes by name, their order in memory, their memory."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,13 @@ def place_of(tensor: torch.Tensor) -> Place:
 
 def has_storage(tensor: torch.Tensor) -> bool:
     """Whether its items have memory: a storage can be given back (resize_(0)) under a tensor."""
-    if tensor.numel() == 0:
+    count = tensor.numel()
+    if count == 0:
         return True
-    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    end = (tensor.storage_offset() + reach + 1) * tensor.element_size()
-    return end <= tensor.untyped_storage().nbytes()
+    if not tensor.is_contiguous():
+        count = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    held: int = tensor.untyped_storage().nbytes()
+    return (tensor.storage_offset() + count) * tensor.element_size() <= held
 
 
 def storage_of(tensor: torch.Tensor) -> int:
@@ -126,6 +129,7 @@ def layout_of(tensor: torch.Tensor) -> Layout:
     return NAMES[tensor.dtype], tuple(tensor.shape)
 
 
+@functools.cache
 def show_layout(layout: Layout | None) -> str:
     """A layout for people, as float32[3, 2]."""
     return f"{layout[0]}{list(layout[1])}" if layout else "missing"
