@@ -69,9 +69,9 @@ def require_fit(state: RunState, now: Walk, about: Manifest) -> None:
         mine = now.facts.get(path)
         if mine is None:
             raise _misfit(f"{path} is a {cls} there and none here")
-        other = differing(path, (cls, shape), (mine.cls, mine.shape))
+        other = differing(path, (mine.cls, mine.shape), (cls, shape))
         if other:
-            raise _misfit(f"{other[0]} is {other[1]} there and {other[2]} here")
+            raise _misfit(f"{other[0]} is {other[2]} there and {other[1]} here")
 
 
 def load_tensors(model: nn.Module, part: str, stored: Mapping[str, torch.Tensor]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from plinius.snapshot import Json, TensorBytes
-from plinius.state import containers, objects, subclasses, values  # noqa: F401  # their kinds
 from plinius.state.arrays import Generator, generator_state, set_generator_state
 from plinius.state.changes import Changes, optimizers_in, owned_by
 from plinius.state.classes import Classes
