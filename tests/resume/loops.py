@@ -1,6 +1,8 @@
 """Realistic loops, each stopped and resumed in freshly built objects, and compared bit for bit."""
 
 import random
+import struct
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,13 @@ def alike(one: Any, other: Any) -> bool:
         return (one.dtype, one.shape) == (other.dtype, other.shape) and (
             one.tobytes() == other.tobytes()
         )
+    if isinstance(one, complex):
+        return alike(one.real, other.real) and alike(one.imag, other.imag)
     if isinstance(one, float):
-        return one.hex() == other.hex()
+        return struct.pack("d", one) == struct.pack("d", other)
     if isinstance(one, dict):
         return [*one] == [*other] and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
+    if isinstance(one, list | tuple | deque):
         return len(one) == len(other) and all(map(alike, one, other))
     if hasattr(one, "state_dict"):
         return alike(one.state_dict(), other.state_dict())

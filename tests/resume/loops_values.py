@@ -15,7 +15,7 @@ import torch
 
 from resume.loops import Step, loop, refused
 
-Transition = namedtuple("Transition", "state action reward")  # noqa: PYI024
+Transition = namedtuple("Transition", "state action reward")
 
 
 class Phase(enum.Enum):
@@ -228,7 +228,7 @@ def generators() -> tuple[dict[str, Any], Step]:
     return state, step
 
 
-@refused("is a Local, a class that a new process could not find")
+@refused("Local, a class that a new process could not find")
 def a_class_of_a_function() -> tuple[dict[str, Any], Step]:
     class Local(enum.Enum):
         A = 1

@@ -87,7 +87,7 @@ def there_and_back_again() -> tuple[dict[str, Any], Step]:
 
 
 def _fill(shared: torch.Tensor, iteration: int) -> None:
-    shared[iteration :: 10_007] = iteration
+    shared[iteration::10_007] = iteration
 
 
 @loop
