@@ -24,10 +24,10 @@ with plinius.Mirror.open(here.region, here.key, state, overlap=True) as mirror:
     print(f"begins after iteration {iteration}")
     while iteration < here.iterations:
         for batch in loader:
-            optimizer.zero_grad()
             accelerator.backward(model(**batch)["loss"])
             optimizer.step()
             scheduler.step()
+            optimizer.zero_grad()
             iteration += 1
             mirror.mirror_out(iteration)
             if iteration == here.iterations:

@@ -41,9 +41,9 @@ with RegionStorage(here.region, here.key) as storage:
     print(f"begins after iteration {iteration}")
     while iteration < here.iterations:
         for batch in loader:
-            optimizer.zero_grad()
             model(**batch)["loss"].backward()
             optimizer.step()
+            optimizer.zero_grad()
             iteration += 1
             if iteration % 10 == 0:
                 dcp.save(

@@ -29,11 +29,11 @@ print(f"begins after iteration {iteration}")
 
 while iteration < here.iterations:
     for x, y in loader:
-        optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
         scheduler.step()
+        optimizer.zero_grad()
         iteration += 1
         mirror.mirror_out(iteration)
         if iteration == here.iterations:

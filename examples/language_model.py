@@ -20,10 +20,10 @@ with plinius.Mirror.open(here.region, here.key, state, overlap=True) as mirror:
     print(f"begins after iteration {iteration}")
     while iteration < here.iterations:
         for batch in loader:
-            optimizer.zero_grad()
             loss = model(**batch)["loss"]
             loss.backward()
-            optimizer.step()  # waits for the mirror, if it is not done yet
+            optimizer.step()
+            optimizer.zero_grad()
             iteration += 1
             mirror.mirror_out(iteration)
             if iteration % 20 == 0:

@@ -42,10 +42,10 @@ with plinius.Mirror.open(here.region, here.key, state) as mirror:
     print(f"begins after iteration {iteration}")
     while iteration < here.iterations:
         for batch in loader:
-            optimizer.zero_grad()
             loss = model(**batch)["loss"]
             loss.backward()
             optimizer.step()
+            optimizer.zero_grad()
             iteration += 1
             written = mirror.mirror_out(iteration)
             if iteration % 10 == 0:

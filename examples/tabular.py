@@ -37,9 +37,9 @@ start = mirror.mirror_in()
 print(f"begins after iteration {start}")
 for iteration in range(start, here.iterations):
     x, truth = batches.open(sampler.indices(iteration))
-    optimizer.zero_grad()
     nn.functional.cross_entropy(model(x), truth).backward()
     optimizer.step()
+    optimizer.zero_grad()
     mirror.mirror_out(iteration + 1)
 
 digest = mirror.digest(here.iterations)

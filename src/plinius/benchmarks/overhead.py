@@ -46,29 +46,11 @@ class Workload:
     ) -> None:
         self.name, self.model, self.optimizer, self.backward = name, model, optimizer, backward
 
-    def iterate(self) -> float:
-        """One iteration; returns the seconds that its step waited for a mirror."""
-        self.optimizer.zero_grad()
+    def iterate(self) -> None:
+        """One iteration, which leaves no gradients: they would be part of the state."""
         self.backward()
-        waited = 0.0
-
-        def begin(*_: object) -> None:
-            nonlocal waited
-            waited -= time.perf_counter()
-
-        def end(*_: object) -> None:
-            nonlocal waited
-            waited += time.perf_counter()
-
-        # Hooks run in the order of their entry: the mirror's own lies between these two.
-        hooks = self.optimizer._optimizer_step_pre_hooks
-        first = self.optimizer.register_step_pre_hook(begin)
-        hooks.move_to_end(first.id, last=False)  # type: ignore[attr-defined]
-        last = self.optimizer.register_step_pre_hook(end)
         self.optimizer.step()
-        first.remove()
-        last.remove()
-        return waited
+        self.optimizer.zero_grad()
 
 
 def run_overhead(
@@ -127,8 +109,6 @@ def _measure(work: Workload, place: Path, rounds: int) -> list[Row]:
             mirrors[way] = stack.enter_context(mirror)
             for iteration in (1, 2):  # both slots, and what the first time costs more
                 mirror.mirror_out(iteration)
-                for buffer in work.model.buffers():
-                    torch.autograd.graph.increment_version(buffer)
             mirror.wait()
         granularity, size = region.granularity.name, mirrors[BESIDE].sealed_bytes
         for iteration in range(3, 3 + rounds):
@@ -160,7 +140,7 @@ def _iteration(work: Workload, mirror: Mirror | None, way: str, number: int) -> 
     if mirror and way == BESIDE:
         mirror.mirror_out(number)  # of the iteration before; it is sealed beside this one
         held += time.perf_counter() - began
-    held += work.iterate()
+    work.iterate()
     if mirror and way == ON:
         out = time.perf_counter()
         mirror.mirror_out(number)

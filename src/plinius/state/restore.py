@@ -82,6 +82,7 @@ def load_tensors(model: nn.Module, part: str, stored: Mapping[str, torch.Tensor]
     encoder = Encoder(Classes(), learn=True)
     encoder.node(model, part)
     mine = {name: it for name, it in encoder.tensors.items() if not is_beside(name)}
+    stored = {name: it for name, it in stored.items() if not is_beside(name)}
     for name in [*mine, *stored]:
         here = layout_of(mine[name]) if name in mine else None
         there = layout_of(stored[name]) if name in stored else None
