@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,28 @@ def test_every_promised_target_has_a_rule() -> None:
     (phony,) = (line.split(":")[1].split() for line in lines if line.startswith(".PHONY:"))
     rules = {match[1] for line in lines if (match := re.match(r"([a-z-]+):(?!=)", line))}
     assert set(phony) == rules >= {"setup", "demo", "test", "lint", "bench", "soak"}
+
+
+def tracked(*options: str) -> list[str]:
+    """The files that git tracks."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this is no git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *options], cwd=ROOT, capture_output=True, check=True
+    )
+    return [name for name in listed.stdout.decode().split("\0") if name]
+
+
+def test_nothing_that_is_ignored_or_large_is_tracked() -> None:
+    """Regions and keys were once committed by accident."""
+    assert tracked("-ci", "--exclude-standard") == []
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked() if (ROOT / name).exists()}
+    assert {name: size for name, size in sizes.items() if size > 300_000} == {}
+
+
+def test_no_owners_key_is_tracked() -> None:
+    """Whatever its file is called."""
+    key = re.compile(rb"plinius-owner-key-1 [0-9a-f]{64}")
+    assert [
+        n for n in tracked() if (ROOT / n).is_file() and key.search((ROOT / n).read_bytes())
+    ] == []
