@@ -8,7 +8,6 @@ start = mirror.mirror_in()
 
 import logging
 import operator
-import os
 import sys
 import threading
 import weakref
@@ -18,11 +17,11 @@ from typing import Any, Self, SupportsIndex, cast
 
 import torch
 
+from plinius import opened
 from plinius.background import Background
 from plinius.errors import (
     KeyFileError,
     PliniusError,
-    RegionBusyError,
     RegionError,
     RegionFullError,
     SealError,
@@ -147,17 +146,17 @@ class Mirror:
         if isinstance(region, Region):
             return cls(region, key, state, **options)
         path = Path(region)
-        _close_earlier(path)
-        opened = Region.open(path) if path.exists() else Region.create(path, 0)
+        opened.close_earlier(path)
+        made = Region.open(path) if path.exists() else Region.create(path, 0)
         try:
-            mirror = cls(opened, key, state, **options)
+            mirror = cls(made, key, state, **options)
         except BaseException:
-            opened.close()
+            made.close()
             raise
         mirror._owns_region = True
-        mirror._abandoned = weakref.finalize(mirror, opened.close)  # if nobody closes it
+        mirror._abandoned = weakref.finalize(mirror, made.close)  # if nobody closes it
         mirror._abandoned.atexit = False
-        _open_mirrors[_identity_of(path)] = mirror
+        opened.remember(path, mirror)
         return mirror
 
     def __enter__(self) -> Self:
@@ -370,29 +369,6 @@ _CALLS = {
     for call in (Mirror.mirror_in, Mirror.mirror_out, Mirror.wait, Mirror.digest, Mirror.close,
                  Mirror.threads)
 }  # fmt: skip
-_open_mirrors: weakref.WeakValueDictionary[tuple[int, int], Mirror] = weakref.WeakValueDictionary()
-
-
-def _close_earlier(path: Path) -> None:
-    """Close the mirror that this process has open on a file, if any."""
-    earlier = _open_mirrors.get(_identity_of(path))
-    if earlier is None or earlier._closed:
-        return
-    _log.info("The earlier mirror on %s is closed", path)
-    try:
-        earlier.close()
-    except RegionBusyError:  # it belongs to the parent of this forked process
-        pass
-    except PliniusError as error:
-        _log.warning("The earlier mirror on %s was not committed: %s", path, error)
-
-
-def _identity_of(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_dev, status.st_ino
 
 
 def _whole(iteration: SupportsIndex) -> int:

@@ -57,7 +57,7 @@ EQUIVALENT = {
     "`medium.store(8, head[8:])`": _NO_ORDER,
     "slots.slots.Slots.create: `medium.write(at, header)` after `for slot in (0, 1):`": _NO_ORDER,
     "slots.slots.Slots.create: half of `medium.write(layout._replace(offset=at).slot(slot), "
-    "bytes(_SLOT.size))`": _LATER,
+    "bytes(SLOT_HEAD.size))`": _LATER,
     "slots.slots.Slots._write_larger: `medium.write(at, header_bytes(self._run_id, self._key.id, "
     "layout))` after `for counter in (known.counter, number):`": _NO_ORDER,
     "slots.slots.Slots._write_larger: `for counter in (known.counter, number):` after "

@@ -12,7 +12,7 @@ import torch
 import plinius.pm.blocks
 from plinius.errors import RegionError, StorageError
 from plinius.mirror import Mirror
-from plinius.pm.blocks import PAGE, CopyWriter, Device, RingWriter
+from plinius.pm.blocks import PAGE, CopyWriter, Device, RingWriter, private_memory
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import Granularity
 from plinius.slots import newest_snapshot
@@ -186,3 +186,15 @@ def test_two_threads_write_the_same_as_one(tmp_path: Path) -> None:
             assert mirror.mirror_in() == 3
             digests.append(mirror.digest(3))
     assert len({*digests}) == 1
+
+
+def test_a_forked_child_does_not_write_to_its_parents_memory() -> None:
+    """Buffers are private to a process."""
+    buffer = private_memory(PAGE)
+    buffer[:4] = b"mine"
+    child = os.fork()
+    if child == 0:
+        buffer[:4] = b"else"
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert bytes(buffer[:4]) == b"mine"

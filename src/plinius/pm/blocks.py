@@ -141,5 +141,5 @@ def _reopen_direct(fd: int) -> int | None:
 
 
 def private_memory(length: int) -> memoryview:
-    """Private memory that begins on a page, as direct writing needs."""
-    return memoryview(mmap.mmap(-1, length))
+    """Private memory that begins on a page, as direct writing needs; a forked child has its own."""
+    return memoryview(mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
