@@ -1,6 +1,8 @@
-"""Files that appear whole or not at all, and never over another one."""
+"""Files that appear whole or not at all, and never over another one; and how files are read."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,15 +10,42 @@ from typing import BinaryIO
 
 from plinius.errors import StorageError
 
+PRIVATE = 0o600
+"""The mode of whatever this program makes: keys, regions, sealed data, exports, metrics."""
 
-def open_to_read(path: Path) -> BinaryIO:
-    """A file open for reading; a FIFO does not make it wait. Raises OSError."""
+
+def open_to_read(path: str | Path) -> BinaryIO:
+    """A regular file open for reading; a FIFO does not make it wait.
+
+    Raises OSError, also for a folder, a FIFO or a device.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "Not a regular file")
         return open(handle, "rb")
     except OSError:
         os.close(handle)
         raise
+
+
+def read_file(path: str | Path, most: int) -> bytes:
+    """All bytes of a regular file of at most `most`. Raises OSError."""
+    with open_to_read(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
+
+
+def create_new(path: Path) -> int:
+    """A descriptor of a new file that only its owner can read or write, open for both.
+
+    Nothing that is there already is opened, a link least of all. Raises OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, PRIVATE)
 
 
 @contextmanager
@@ -31,7 +60,7 @@ def publish(path: Path) -> Iterator[BinaryIO]:
         if os.path.lexists(path):
             raise _exists(path)
         part.unlink(missing_ok=True)
-        with part.open("xb") as file:
+        with open(create_new(part), "w+b") as file:
             try:
                 yield file
                 file.flush()

@@ -97,6 +97,11 @@ def load_key(path: str | Path) -> OwnerKey:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError(f"{path} is not a file", "Name a key file made by plinius keygen")
+        if status.st_uid not in (os.geteuid(), 0):
+            raise KeyFileError(
+                f"The key file {path} belongs to another user (uid {status.st_uid})",
+                "Make a key of your own, or copy it so that it is yours",
+            )
         if status.st_mode & 0o077:
             raise KeyFileError(
                 f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",

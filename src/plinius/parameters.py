@@ -51,14 +51,21 @@ def import_safetensors(model: torch.nn.Module, path: str | Path) -> None:
     or shapes differ.
     """
     try:
-        with open_to_read(Path(path)) as file:
-            tensors = load(file.read())
+        with open_to_read(path) as file:
+            data = file.read()
     except OSError as error:
         raise StorageError(
             f"Cannot read {path}: {error.strerror}", "Name a file that can be read"
         ) from None
+    tensors_from(model, data, str(path))
+
+
+def tensors_from(model: torch.nn.Module, data: bytes, name: str) -> None:
+    """As `import_safetensors`, from the bytes of a file that is called `name`."""
+    try:
+        tensors = load(data)
     except (SafetensorError, ValueError, KeyError):
         raise FormatError(
-            f"{path} is no .safetensors file", "Name one that plinius export or others wrote"
+            f"{name} is no .safetensors file", "Name one that plinius export or others wrote"
         ) from None
     load_tensors(model, "model", {f"model/{name}": tensor for name, tensor in tensors.items()})

@@ -5,12 +5,14 @@ parameters leaves in clear.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import PliniusError, StorageError
+from plinius.files import PRIVATE
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
         yield lambda metrics: None
         return
     try:
-        file = path.open("a", encoding="utf-8")
+        file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115
     except OSError as error:
         raise StorageError(
             f"Cannot write metrics to {path}: {error.strerror}",
@@ -53,6 +55,10 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
 
     with file:
         yield write
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
-from plinius.darknet.weights import load_weights
+from plinius.darknet.weights import read_parameters, weights_from
 from plinius.data.extent import Progress, load_dataset, require_dataset
 from plinius.data.sampler import Sampler
 from plinius.data.sealed import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
-from plinius.parameters import import_safetensors
+from plinius.parameters import tensors_from
 from plinius.pm.region import Region
 from plinius.snapshot import Json
 from plinius.telemetry import IterationMetrics, Listener
@@ -69,8 +69,10 @@ class Run:
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
-        if settings.weights:
-            _load(self.network, settings.weights)
+        weights = read_parameters(self.network, settings.weights) if settings.weights else None
+        if settings.weights and weights is not None:
+            _load(self.network, settings.weights, weights)
+        self._weights_hash = None if weights is None else hashlib.sha256(weights).hexdigest()
         if not region.exists():
             if settings.run_id:
                 raise MismatchError(
@@ -110,7 +112,7 @@ class Run:
             "average_loss": None,
         }
         _seed_all(settings.seed)
-        identity = _identity(self.cfg, settings, dataset.header.id)
+        identity = _identity(self.cfg, settings, dataset.header.id, self._weights_hash)
         self.mirror = Mirror.open(
             self.region,
             key,
@@ -253,22 +255,24 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _load(network: Network, weights: Path) -> None:
-    if weights.suffix == ".safetensors":
-        import_safetensors(network, weights)
+def _load(network: Network, path: Path, data: bytes) -> None:
+    if path.suffix == ".safetensors":
+        tensors_from(network, data, str(path))
     else:
-        load_weights(network, weights)
+        weights_from(network, data, str(path))
 
 
-def _identity(cfg: Cfg, settings: Settings, dataset_id: bytes) -> dict[str, Json]:
+def _identity(
+    cfg: Cfg, settings: Settings, dataset_id: bytes, weights_hash: str | None
+) -> dict[str, Json]:
     identity: dict[str, Json] = {
         "cfg": cfg.sha256,
         "dataset": dataset_id.hex(),
         "seed": settings.seed,
         "precision": settings.precision,
     }
-    if settings.weights:
-        identity["weights"] = hashlib.sha256(settings.weights.read_bytes()).hexdigest()
+    if weights_hash is not None:
+        identity["weights"] = weights_hash
     return identity
 
 

@@ -5,7 +5,6 @@ version 0.2 on, before that (and where major or minor exceeds 1000) as a 32-bit 
 [connected] weights are stored transposed. (darknet: parser.c, load_weights_upto.)
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from plinius.darknet.layers import Connected, Convolutional, Layer
 from plinius.darknet.network import Network
 from plinius.errors import FormatError, StorageError
-from plinius.files import publish
+from plinius.files import publish, read_file
 
 _VERSION = struct.Struct("<iii")
 _HEADER = struct.Struct("<iiiQ")
@@ -46,23 +45,30 @@ def load_weights(network: Network, path: str | Path) -> int:
     FormatError where the file is shorter or longer than this network, which is then unchanged,
     and StorageError where it cannot be read.
     """
+    return weights_from(network, read_parameters(network, path), str(path))
+
+
+def read_parameters(network: Network, path: str | Path) -> bytes:
+    """The bytes of a file of parameters for a network. Raises StorageError.
+
+    It may be larger than the network by the header of any format.
+    """
+    most = 2 * _FLOAT * sum(p.numel() for p in network.parameters()) + (128 << 20)
     try:
-        with open(path, "rb") as file:
-            start = file.read(_HEADER.size)
-            size = os.fstat(file.fileno()).st_size
-            seen, offset, transposed = _header(start, path)
-            targets = list(_targets(network, transposed))
-            expected = offset + _FLOAT * sum(target.numel() for target in targets)
-            if size != expected:
-                what = f"{path} has {size} bytes where this network has {expected}"
-                raise FormatError(what, "Give the .cfg the weights were trained with")
-            file.seek(offset)
-            data = file.read(expected - offset)
+        return read_file(path, most)
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}", "Check the path") from None
-    if len(data) != expected - offset:
-        raise FormatError(f"{path} ends early", "Copy the file again")
-    floats = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32))
+
+
+def weights_from(network: Network, data: bytes, name: str) -> int:
+    """As `load_weights`, from the bytes of a file that is called `name`."""
+    seen, offset, transposed = _header(data[: _HEADER.size], name)
+    targets = list(_targets(network, transposed))
+    expected = offset + _FLOAT * sum(target.numel() for target in targets)
+    if len(data) != expected:
+        what = f"{name} has {len(data)} bytes where this network has {expected}"
+        raise FormatError(what, "Give the .cfg the weights were trained with")
+    floats = torch.from_numpy(np.frombuffer(data, "<f4", offset=offset).astype(np.float32))
     with torch.no_grad():
         for target in targets:
             target.copy_(floats[: target.numel()].view(target.shape))

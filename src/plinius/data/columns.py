@@ -15,6 +15,7 @@ import numpy as np
 
 from plinius.data.records import ABSENT, Array, Part, Record, Source
 from plinius.errors import SourceError
+from plinius.files import open_to_read
 
 
 class Column(Protocol):
@@ -106,7 +107,7 @@ def file_size(path: Path) -> int:
 def open_file(path: Path) -> IO[bytes]:
     """The file, opened to be read. Raises SourceError."""
     try:
-        return path.open("rb")
+        return open_to_read(path)
     except OSError as error:
         raise unreadable(path, error) from None
 

@@ -18,12 +18,13 @@ authenticated: whatever the extents hold is sealed, and proves itself when it is
 
 import hashlib
 import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
-from plinius.files import sync_folder
+from plinius.files import PRIVATE, create_new, sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.lock import FileLock
 from plinius.pm.mapped import MappedMedium, allocate
@@ -86,11 +87,12 @@ class Region:
         path = Path(path)
         start = _first_name(path)
         size = _MAIN_AT + 2 * twin_bytes + _pages(extent_bytes)
-        fd, lock = _opened(start, path, os.O_RDWR | os.O_CREAT)
+        fd, lock = _created(start, path)
         try:
             taken = f"{path} exists already"
             if path.exists() or os.fstat(fd).st_nlink != 1:
                 raise RegionError(taken, "Open it, or name another file (--region)")
+            os.fchmod(fd, PRIVATE)
             os.ftruncate(fd, 0)
             allocate(fd, size)
             medium = MappedMedium(fd)
@@ -271,6 +273,26 @@ def _opened(path: Path, region: Path, flags: int) -> tuple[int, FileLock]:
             os.close(fd)
         if isinstance(error, OSError):
             raise _storage(error, region) from None
+        raise
+
+
+def _created(start: Path, path: Path) -> tuple[int, FileLock]:
+    """A new file, or the one that a killed creation left, open and locked; never a link."""
+    try:
+        fd = create_new(start)
+    except FileExistsError:
+        if not stat.S_ISREG(start.lstat().st_mode):
+            raise StorageError(
+                f"{start} is in the way of a new region, and is no file",
+                "Remove it, or name another region (--region)",
+            ) from None
+        return _opened(start, path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _storage(error, path) from None
+    try:
+        return fd, FileLock(fd, path, exclusive=True)
+    except BaseException:
+        os.close(fd)
         raise
 
 
