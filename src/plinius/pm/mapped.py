@@ -238,6 +238,8 @@ class MappedMedium:
 
     def _open_map(self) -> tuple[mmap.mmap, Granularity]:
         length = os.fstat(self._fd).st_size
+        if length == 0:
+            raise cut_short()
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if self._writable else 0)
         try:
             flags = _MAP_SHARED_VALIDATE | _MAP_SYNC
@@ -263,10 +265,7 @@ class MappedMedium:
     def _check_whole(self) -> None:
         # The last page of a file cut short reads as zeros, and a write would make it longer again.
         if os.fstat(self._fd).st_size < self.size:
-            raise StorageError(
-                "The region's file was cut short under this process",
-                "Restore a whole copy of it, then run the same command again",
-            )
+            raise cut_short()
 
     def _check_block(self, offset: int, length: int) -> None:
         self._check(offset, length)
@@ -275,6 +274,14 @@ class MappedMedium:
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.size - offset):
             raise _outside(offset, offset + length)
+
+
+def cut_short() -> StorageError:
+    """The refusal of a file that is shorter than it was."""
+    return StorageError(
+        "The region's file was cut short under this process",
+        "Restore a whole copy of it, then run the same command again",
+    )
 
 
 def _outside(start: int, end: int) -> RegionError:

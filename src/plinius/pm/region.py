@@ -151,21 +151,27 @@ class Region:
         """Create an extent, grown for if need be, filled by `write` before it gets its name.
 
         A kill before the name is committed leaves free space, nothing else. Raises
-        RegionFullError; ValueError if the name is taken; RuntimeError inside a transaction, whose
+        RegionFullError; RegionError if the name is taken; RuntimeError inside a transaction, whose
         roll-back could bring back an extent that was dropped in it and then written over.
         """
         if self.extent(name) is not None:
-            raise ValueError(f"extent {name} exists already")
+            raise RegionError(
+                f"{self.name} has an extent {name} already",
+                "It was altered while it was open, or the name is taken: choose another one",
+            )
         return self._put_extent(name, length, write)
 
     def replace_extent(self, name: str, length: int, write: Writer) -> Span:
         """Put a new extent in an old one's place: a stop at any instant leaves one or the other.
 
-        The old one's space is free afterwards. Raises as `add_extent` does; ValueError if there
+        The old one's space is free afterwards. Raises as `add_extent` does; RegionError if there
         is no extent of that name.
         """
         if self.extent(name) is None:
-            raise ValueError(f"there is no extent {name}")
+            raise RegionError(
+                f"{self.name} has no extent {name} any more",
+                "It was altered while it was open: restore a copy of it, or start a new region",
+            )
         return self._put_extent(name, length, write)
 
     def _put_extent(self, name: str, length: int, write: Writer) -> Span:

@@ -60,6 +60,8 @@ def require_fit(state: RunState, now: Walk, about: Manifest) -> None:
     The parts must be the same, and so the classes of objects, the groups of optimizers, and the
     parameters of modules with their dtypes and shapes.
     """
+    if not {STATE, RNG, OBJECTS} <= about.values.keys():
+        raise _misfit("it is no mirrored state but a checkpoint, or another program's")
     stored = _by_key(cast(Any, about.values[STATE])["dict"])
     for key in [*state.parts, *stored]:
         if key not in stored or key not in state.parts:
