@@ -8,19 +8,20 @@ ffibuilder = FFI()
 ffibuilder.cdef(
     """
     int pl_pwb_supported(int kind);
-    void pl_flush(int kind, char *at, size_t n);
+    int pl_flush(int kind, char *at, size_t n);
     void pl_fence(void);
-    void pl_copy(int kind, char *to, const char *from, size_t n);
-    void pl_fetch(char *to, const char *from, size_t n);
-    void pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n);
-    void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n);
-    void pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n);
-    void pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n);
-    void pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n);
+    int pl_copy(int kind, char *to, const char *from, size_t n);
+    int pl_store(char *to, const char *from, size_t n);
+    int pl_fetch(char *to, const char *from, size_t n);
+    int pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n);
+    int pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n);
+    int pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n);
+    int pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n);
+    int pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n);
     int pl_msync(char *at, size_t n);
-    void pl_store_word(char *at, uint64_t word);
+    int pl_store_word(char *at, uint64_t word);
     long pl_fs_magic(int fd);
-    void pl_on_sigbus(const char *text);
+    int pl_guard(void);
     """
 )
 ffibuilder.set_source(

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
@@ -52,7 +53,7 @@ static void wb_clflush(char *p, char *end)
 
 /* Write back every cache line that [at, at+n) touches; the start is aligned down so that the last
  * line is never missed. */
-void pl_flush(int kind, char *at, size_t n)
+static void flush_raw(int kind, char *at, size_t n)
 {
     char *p = (char *)((uintptr_t)at & ~(uintptr_t)(LINE - 1)), *end = at + n;
     if (n == 0)
@@ -78,18 +79,18 @@ static inline void copy_line(int kind, char *to, const char *from)
 
 /* Copy with non-temporal stores where whole lines allow it; head and tail go through the cache and
  * are written back with `kind`. After pl_fence() all of it is persistent. */
-void pl_copy(int kind, char *to, const char *from, size_t n)
+static void copy_raw(int kind, char *to, const char *from, size_t n)
 {
     size_t head = (LINE - ((uintptr_t)to & (LINE - 1))) & (LINE - 1);
     if (head > n)
         head = n;
     memcpy(to, from, head);
-    pl_flush(kind, to, head);
+    flush_raw(kind, to, head);
     to += head, from += head, n -= head;
     for (; n >= LINE; to += LINE, from += LINE, n -= LINE)
         copy_line(kind, to, from);
     memcpy(to, from, n);
-    pl_flush(kind, to, n);
+    flush_raw(kind, to, n);
 }
 
 #else
@@ -100,7 +101,7 @@ void pl_copy(int kind, char *to, const char *from, size_t n)
 #endif
 int pl_pwb_supported(int kind) { return kind == PWB_DCCVAP && (getauxval(AT_HWCAP) & HWCAP_DCPOP); }
 
-void pl_flush(int kind, char *at, size_t n)
+static void flush_raw(int kind, char *at, size_t n)
 {
     char *p = (char *)((uintptr_t)at & ~(uintptr_t)(LINE - 1)), *end = at + n;
     (void)kind;
@@ -117,20 +118,20 @@ void pl_flush(int kind, char *at, size_t n)
 void pl_fence(void) { __asm__ volatile("dsb sy" ::: "memory"); }
 #else
 int pl_pwb_supported(int kind) { (void)kind; return 0; }
-void pl_flush(int kind, char *at, size_t n) { (void)kind, (void)at, (void)n; }
+static void flush_raw(int kind, char *at, size_t n) { (void)kind, (void)at, (void)n; }
 void pl_fence(void) { __sync_synchronize(); }
 #endif
-void pl_copy(int kind, char *to, const char *from, size_t n)
+static void copy_raw(int kind, char *to, const char *from, size_t n)
 {
     memcpy(to, from, n);
-    pl_flush(kind, to, n);
+    flush_raw(kind, to, n);
 }
-static inline void copy_line(int kind, char *to, const char *from) { pl_copy(kind, to, from, LINE); }
+static inline void copy_line(int kind, char *to, const char *from) { copy_raw(kind, to, from, LINE); }
 #endif
 
 /* Copy bulk bytes out of the medium, in four streams side by side: one alone does not keep the
  * memory busy. */
-void pl_fetch(char *to, const char *from, size_t n)
+static void fetch_raw(char *to, const char *from, size_t n)
 {
     size_t quarter = n / 4 & ~(size_t)(LINE - 1);
     for (size_t i = 0; i < quarter; i += LINE)
@@ -146,7 +147,7 @@ void pl_fetch(char *to, const char *from, size_t n)
 #define AHEAD 16
 
 /* words[i] = the 8 bytes at base + offsets[i] (multiples of 8). */
-void pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
+static void read_words_raw(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
@@ -156,7 +157,7 @@ void pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, si
 }
 
 /* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: the last one stays. */
-void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
+static void store_words_raw(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
@@ -166,7 +167,7 @@ void pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, s
 }
 
 /* Exchange the words at a[i] and b[i], in order, so that a place may come more than once. */
-void pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n)
+static void swap_words_raw(char *base, const int64_t *a, const int64_t *b, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n) {
@@ -180,14 +181,14 @@ void pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n)
 }
 
 /* Write back the cache lines number lines[i] of `base`. */
-void pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n)
+static void flush_lines_raw(int kind, char *base, const int64_t *lines, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        pl_flush(kind, base + lines[i] * LINE, LINE);
+        flush_raw(kind, base + lines[i] * LINE, LINE);
 }
 
 /* pl_copy() the lines number lines[i] of `from` to the same lines of `to`. */
-void pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n)
+static void copy_lines_raw(int kind, char *to, const char *from, const int64_t *lines, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
@@ -200,7 +201,7 @@ void pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, s
 int pl_msync(char *at, size_t n) { return msync(at, n, MS_SYNC) == 0 ? 0 : errno; }
 
 /* One aligned 8-byte store: on both architectures it reaches the medium whole or not at all. */
-void pl_store_word(char *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
+static void store_word_raw(char *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
 
 /* The file system's magic number (statfs(2)), or -errno. */
 long pl_fs_magic(int fd)
@@ -209,20 +210,72 @@ long pl_fs_magic(int fd)
     return fstatfs(fd, &s) == 0 ? (long)s.f_type : -(long)errno;
 }
 
-/* A mapped file that is cut short, or whose disk fails, raises SIGBUS where it is touched: say so
- * and leave, since the interrupted instruction cannot be finished. */
-static char sigbus_text[512];
+/* A mapped file that is cut short, or whose disk fails, raises SIGBUS where it is touched. All that
+ * touches the medium here runs guarded: it comes back with EFAULT instead. Any other fault goes to
+ * the handler that was there before, as if this one were not. */
+static __thread sigjmp_buf guard;
+static __thread volatile sig_atomic_t guarded;
+static struct sigaction before;
 
-static void on_sigbus(int number)
+static void on_fault(int number, siginfo_t *info, void *context)
 {
-    ssize_t written = write(STDERR_FILENO, sigbus_text, strlen(sigbus_text));
-    (void)number, (void)written;
-    _exit(1);
+    if (guarded) {
+        guarded = 0;
+        siglongjmp(guard, 1);
+    }
+    if (before.sa_flags & SA_SIGINFO)
+        before.sa_sigaction(number, info, context);
+    else if (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)
+        signal(number, SIG_DFL); /* the instruction faults again, and that ends the process */
+    else
+        before.sa_handler(number);
 }
 
-void pl_on_sigbus(const char *text)
+/* Guard from now on; 0, or errno. SA_NODEFER: a jump out of the handler leaves nothing blocked. */
+int pl_guard(void)
 {
-    struct sigaction action = {.sa_handler = on_sigbus};
-    strncpy(sigbus_text, text, sizeof sigbus_text - 1);
-    sigaction(SIGBUS, &action, NULL);
+    struct sigaction now, ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+    if (sigaction(SIGBUS, NULL, &now) != 0)
+        return errno;
+    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_fault)
+        return 0;
+    before = now;
+    return sigaction(SIGBUS, &ours, NULL) == 0 ? 0 : errno;
+}
+
+#define GUARDED(call)                                                                              \
+    do {                                                                                           \
+        if (sigsetjmp(guard, 0))                                                                   \
+            return EFAULT;                                                                         \
+        guarded = 1;                                                                               \
+        call;                                                                                      \
+        guarded = 0;                                                                               \
+        return 0;                                                                                  \
+    } while (0)
+
+/* Each returns 0, or EFAULT where the file behind the mapping ended. */
+int pl_flush(int kind, char *at, size_t n) { GUARDED(flush_raw(kind, at, n)); }
+int pl_copy(int kind, char *to, const char *from, size_t n) { GUARDED(copy_raw(kind, to, from, n)); }
+int pl_fetch(char *to, const char *from, size_t n) { GUARDED(fetch_raw(to, from, n)); }
+int pl_store(char *to, const char *from, size_t n) { GUARDED(memcpy(to, from, n)); }
+int pl_store_word(char *at, uint64_t word) { GUARDED(store_word_raw(at, word)); }
+int pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
+{
+    GUARDED(read_words_raw(base, offsets, words, n));
+}
+int pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
+{
+    GUARDED(store_words_raw(base, offsets, words, n));
+}
+int pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n)
+{
+    GUARDED(swap_words_raw(base, a, b, n));
+}
+int pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n)
+{
+    GUARDED(flush_lines_raw(kind, base, lines, n));
+}
+int pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n)
+{
+    GUARDED(copy_lines_raw(kind, to, from, lines, n));
 }

@@ -24,7 +24,6 @@ from plinius.data.sealed import SealedDataset, seal_dataset
 from plinius.data.sources import idx_source, npz_source
 from plinius.inspection import describe_region, inspect_file
 from plinius.keys import OwnerKey, load_key
-from plinius.pm.mapped import refuse_sigbus
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot, read_snapshot
 from plinius.snapshot import Json
@@ -45,7 +44,6 @@ _cfg = click.argument("cfg", type=PATH)
 @click.version_option(__version__, prog_name="plinius")
 def main() -> None:
     """Secure machine learning that survives: sealed data, sealed state, bit-identical resume."""
-    refuse_sigbus()
 
 
 @main.command()

@@ -52,6 +52,8 @@ class PlainMedium:
         self._check(offset, length)
         return self._shown[offset : offset + length]
 
+    view = read
+
     def read_into(self, offset: int, out: memoryview) -> None:
         out[:] = self.read(offset, len(out))
 
@@ -156,6 +158,8 @@ class SimulatedMedium:
     def read(self, offset: int, length: int) -> memoryview:
         self._check(offset, length)
         return self._shown[offset : offset + length]
+
+    view = read
 
     def read_into(self, offset: int, out: memoryview) -> None:
         out[:] = self.read(offset, len(out))

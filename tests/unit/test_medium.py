@@ -97,11 +97,11 @@ def test_nothing_outside_the_file_is_touched(medium: MappedMedium, offset: int) 
 def test_growth_keeps_old_views_and_adds_zeros(medium: MappedMedium) -> None:
     """A view taken before is still good after."""
     medium.store(0, b"kept")
-    view = medium.read(0, 4)
+    view = medium.view(0, 4)
     medium.resize(32 * PAGE)
     medium.store(0, b"new!")
     assert bytes(view) == b"new!"
-    assert not any(medium.read(16 * PAGE, 16 * PAGE))
+    assert not any(medium.view(16 * PAGE, 16 * PAGE))
 
 
 def test_growth_beyond_the_disk_is_refused_and_loses_nothing(medium: MappedMedium) -> None:

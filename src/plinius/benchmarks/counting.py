@@ -79,6 +79,10 @@ class CountingMedium:
         self._lines += _lines(offset, length)
         self._medium.flush(offset, length)
 
+    def view(self, offset: int, length: int) -> memoryview:
+        """See Medium."""
+        return self._medium.view(offset, length)
+
     def quiesce(self) -> None:
         """See Medium."""
         self._medium.quiesce()

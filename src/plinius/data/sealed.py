@@ -5,7 +5,7 @@ names and records are sealed. Every record is bound to its dataset, its index an
 """
 
 import json
-import mmap
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -102,18 +102,26 @@ def read_header(read: ByteReader, size: int, name: str = "The file") -> DatasetH
 
 
 def map_file(path: Path) -> tuple[ByteReader, int]:
-    """A reader of the mapped file, and its size in bytes. Raises StorageError."""
+    """A reader of the file, and its size in bytes. Raises StorageError."""
     try:
-        with open_to_read(path) as file:
-            size = file.seek(0, 2)
-            view = memoryview(
-                mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
-            )
+        file = open_to_read(path)
+        size = file.seek(0, 2)
     except OSError as error:
-        raise StorageError(
-            f"Cannot read {path}: {error.strerror}", "Name a sealed dataset that can be read"
-        ) from None
-    return lambda offset, length: view[offset : offset + length], size
+        raise _unreadable(path, error) from None
+
+    def read(offset: int, length: int) -> memoryview:
+        try:
+            return memoryview(os.pread(file.fileno(), max(0, min(length, size - offset)), offset))
+        except OSError as error:
+            raise _unreadable(path, error) from None
+
+    return read, size
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"Cannot read {path}: {error.strerror}", "Name a sealed dataset that can be read"
+    )
 
 
 class SealedDataset:

@@ -17,7 +17,17 @@ from plinius.pm.blocks import (
     Writer,
     write_all,
 )
-from plinius.pm.medium import LINE, PAGE, WORD, Granularity, Int64s, Uint64s, merge_ranges
+from plinius.pm.medium import (
+    LINE,
+    PAGE,
+    WORD,
+    Granularity,
+    Int64s,
+    Uint64s,
+    cut_short,
+    done,
+    merge_ranges,
+)
 
 _MAP_SHARED_VALIDATE, _MAP_SYNC = 0x03, 0x80000
 _MEMORY_FILE_SYSTEMS = {0x01021994, 0x858458F6, 0x958458F6}  # tmpfs, ramfs, hugetlbfs
@@ -58,6 +68,7 @@ class MappedMedium:
         self._writable = writable
         self._dirty: list[tuple[int, int]] = []
         self._device: Device | None = None  # made with the first writer
+        lib.pl_guard()  # so that a file that is cut short under the mapping ends no process
         self._map, self.granularity = self._open_map()
         # Where msync does the work, no instruction is needed, so none is required.
         needs_pwb = writable and self.granularity is not Granularity.PAGE
@@ -72,13 +83,22 @@ class MappedMedium:
         """See Medium. Raises RegionError outside the file, StorageError if it was cut short."""
         self._check(offset, length)
         self._check_whole()
+        out = memoryview(bytearray(length))
+        if length:
+            done(lib.pl_fetch(ffi.from_buffer(out), self._address + offset, length))
+        return out.toreadonly()
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """See Medium. Raises RegionError outside the file, StorageError if it was cut short."""
+        self._check(offset, length)
+        self._check_whole()
         return self._view[offset : offset + length].toreadonly()
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """See Medium. From a disk it reads the file, which takes no page fault a page."""
         if self.granularity is not Granularity.PAGE:
             self._check_block(offset, len(out))
-            lib.pl_fetch(ffi.from_buffer(out), self._address + offset, len(out))
+            done(lib.pl_fetch(ffi.from_buffer(out), self._address + offset, len(out)))
             return
         self._check(offset, len(out))
         while out:
@@ -108,14 +128,14 @@ class MappedMedium:
     def store(self, offset: int, data: bytes | memoryview) -> None:
         """See Medium."""
         self._check(offset, len(data))
-        self._view[offset : offset + len(data)] = data
+        done(lib.pl_store(self._address + offset, ffi.from_buffer(data), len(data)))
 
     def store_word(self, offset: int, word: int) -> None:
         """See Medium."""
         self._check(offset, WORD)
         if offset % WORD:
             raise ValueError("a word is stored at a multiple of 8")
-        lib.pl_store_word(self._address + offset, word)
+        done(lib.pl_store_word(self._address + offset, word))
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """See Medium. Streams past the CPU's cache; at PAGE granularity it writes to the file,
@@ -130,17 +150,18 @@ class MappedMedium:
                 raise _not_written(error.errno) from None
             self.flush(offset, len(data))
         else:
-            lib.pl_copy(self._pwb, self._address + offset, ffi.from_buffer(data), len(data))
+            source = ffi.from_buffer(data)
+            done(lib.pl_copy(self._pwb, self._address + offset, source, len(data)))
 
     def copy(self, to: int, source: int, length: int) -> None:
         """See Medium. Streams past the cache except at PAGE granularity."""
         self._check(to, length)
         self._check(source, length)
         if self.granularity is Granularity.PAGE:
-            self._view[to : to + length] = self._view[source : source + length]
+            done(lib.pl_store(self._address + to, self._address + source, length))
             self.flush(to, length)
         else:
-            lib.pl_copy(self._pwb, self._address + to, self._address + source, length)
+            done(lib.pl_copy(self._pwb, self._address + to, self._address + source, length))
 
     def flush(self, offset: int, length: int) -> None:
         """See Medium. At PAGE granularity the range is kept for the fence's msync."""
@@ -148,7 +169,7 @@ class MappedMedium:
         if self.granularity is Granularity.PAGE:
             self._dirty.append((offset // PAGE * PAGE, offset + length))
         else:
-            lib.pl_flush(self._pwb, self._address + offset, length)
+            done(lib.pl_flush(self._pwb, self._address + offset, length))
 
     def drain(self) -> None:
         """See Medium. One instruction, which covers the processor that runs it only."""
@@ -184,7 +205,7 @@ class MappedMedium:
         if len(words) != len(offsets):
             raise ValueError("there is one word for every offset")
         at, data = ffi.from_buffer("int64_t[]", offsets), ffi.from_buffer("uint64_t[]", words)
-        lib.pl_store_words(self._address + base, at, data, len(at))
+        done(lib.pl_store_words(self._address + base, at, data, len(at)))
 
     def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
         """See ListMedium."""
@@ -193,7 +214,7 @@ class MappedMedium:
         if len(first) != len(second):
             raise ValueError("each word is exchanged with one other")
         one, other = ffi.from_buffer("int64_t[]", first), ffi.from_buffer("int64_t[]", second)
-        lib.pl_swap_words(self._address + base, one, other, len(one))
+        done(lib.pl_swap_words(self._address + base, one, other, len(one)))
 
     def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
         """See ListMedium. At PAGE granularity the span of them is kept for the fence's msync,
@@ -202,7 +223,7 @@ class MappedMedium:
         self._check_list(base, length, lines, LINE)
         if self.granularity is not Granularity.PAGE:
             at = ffi.from_buffer("int64_t[]", lines)
-            lib.pl_flush_lines(self._pwb, self._address + base, at, len(at))
+            done(lib.pl_flush_lines(self._pwb, self._address + base, at, len(at)))
         elif len(lines):
             first, last = int(lines.min()) * LINE, int(lines.max()) * LINE
             self.flush(base + first, last + LINE - first)
@@ -213,7 +234,7 @@ class MappedMedium:
         self._check_list(to, length, lines, LINE)
         if self.granularity is not Granularity.PAGE:
             at, start = ffi.from_buffer("int64_t[]", lines), self._address
-            lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at))
+            done(lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at)))
             return
         twins = [
             np.frombuffer(self._view[start : start + length], np.uint64).reshape(-1, LINE // WORD)
@@ -276,14 +297,6 @@ class MappedMedium:
             raise _outside(offset, offset + length)
 
 
-def cut_short() -> StorageError:
-    """The refusal of a file that is shorter than it was."""
-    return StorageError(
-        "The region's file was cut short under this process",
-        "Restore a whole copy of it, then run the same command again",
-    )
-
-
 def _outside(start: int, end: int) -> RegionError:
     return RegionError(
         f"The region points outside itself (bytes {start} to {end})",
@@ -302,14 +315,6 @@ def _not_read(number: int | None) -> StorageError:
     return StorageError(
         f"The disk refused a read: {os.strerror(number or errno.EIO)}",
         "Check the disk, or restore a copy of the region",
-    )
-
-
-def refuse_sigbus() -> None:
-    """From now on, end the process with a sentence if a mapped file fails under it."""
-    lib.pl_on_sigbus(
-        b"plinius: A mapped file was cut short under this process, or its disk fails. "
-        b"Restore a whole copy of it, then run the same command again.\n"
     )
 
 

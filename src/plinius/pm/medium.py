@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from plinius.errors import StorageError
 from plinius.pm.blocks import Writer
 
 LINE = 64
@@ -51,6 +52,9 @@ class Medium(Protocol):
         """What a fence promises here."""
 
     def read(self, offset: int, length: int) -> memoryview:
+        """A copy of bytes, which the host then cannot change any more."""
+
+    def view(self, offset: int, length: int) -> memoryview:
         """A read-only view. The host may change what it shows at any time."""
 
     def read_into(self, offset: int, out: memoryview) -> None:
@@ -95,6 +99,20 @@ class Medium(Protocol):
 
     def close(self) -> None:
         """Let go of the medium."""
+
+
+def done(failed: int) -> None:
+    """Raise StorageError if a native call found the file behind the mapping ended."""
+    if failed:
+        raise cut_short()
+
+
+def cut_short() -> StorageError:
+    """The refusal of a file that is shorter than it was."""
+    return StorageError(
+        "The region's file was cut short under this process",
+        "Restore a whole copy of it, then run the same command again",
+    )
 
 
 def merge_ranges(ranges: list[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:

@@ -89,7 +89,7 @@ class Twins:
         Raises ValueError for an offset that is no multiple of 8, RegionError outside the twin.
         """
         at = self._words_at(offsets)
-        return read_words(self._medium.read(self._read_from, self.length), at)
+        return read_words(self._medium.view(self._read_from, self.length), at)
 
     def reading(self) -> AbstractContextManager[object]:
         """What is read inside is not changed by another thread meanwhile."""

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from plinius.pm._persist import ffi, lib
-from plinius.pm.medium import LINE, WORD, Int64s, Medium, Uint64s
+from plinius.pm.medium import LINE, WORD, Int64s, Medium, Uint64s, done
 
 
 @runtime_checkable
@@ -80,10 +80,6 @@ def read_words(view: memoryview, offsets: Int64s) -> Int64s:
     if at.size and at.view(np.uint64).max() > len(view) - WORD:  # a negative one is huge
         raise IndexError("a word outside the view")
     words = np.empty(at.size, np.int64)
-    lib.pl_read_words(
-        ffi.from_buffer(view),
-        ffi.from_buffer("int64_t[]", at),
-        ffi.from_buffer("uint64_t[]", words),
-        at.size,
-    )
+    source, offsets_at = ffi.from_buffer(view), ffi.from_buffer("int64_t[]", at)
+    done(lib.pl_read_words(source, offsets_at, ffi.from_buffer("uint64_t[]", words), at.size))
     return words
