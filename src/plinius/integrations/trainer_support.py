@@ -1,0 +1,93 @@
+"""Which configurations of a Trainer a mirror covers, and what must be equal to resume a run."""
+
+import inspect
+import os
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+
+from plinius.errors import StateError
+from plinius.snapshot import Json
+
+_SETTINGS = (
+    "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "optim",
+    "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "label_smoothing_factor",
+    "neftune_noise_alpha", "bf16", "seed", "data_seed", "full_determinism", "eval_strategy",
+    "eval_delay", "save_strategy", "logging_strategy", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "dataloader_drop_last",
+    "dataloader_num_workers", "train_sampling_strategy",
+)  # fmt: skip
+_STEPS = ("max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps")
+_PARAMETERS = {
+    "_run_epoch": {"epoch", "resume_from_checkpoint", "epochs_trained", "train_dataloader",
+                   "steps_trained_in_current_epoch"},
+    "get_batch_samples": {"epoch_iterator"},
+    "_finalize_training": set(),
+    "_evaluate": set(),
+}  # fmt: skip
+
+
+def require_covered(trainer: Trainer, loader: Any, own: TrainerCallback) -> None:
+    """Raise StateError, with the way out, for what could not be resumed exactly."""
+    args = trainer.args
+    optim = str(getattr(args.optim, "value", args.optim))
+    others = [it for it in trainer.callback_handler.callbacks if type(it) is type(own)]
+    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    for found, what, todo in (
+        (args.world_size > 1 or args.n_gpu > 1 or sharded,
+         f"A region is written by one process, not by a group of {args.world_size}",
+         "Train in one process on one device"),
+        (_differs_from_known(trainer),
+         "This version of transformers has another training loop", "Install transformers 5.23"),
+        (len(others) > 1, "There are two MirrorCallbacks", "Give one"),
+        (trainer.state.global_step > 0,
+         "train() was given a checkpoint to resume from (resume_from_checkpoint)",
+         "Call train() without: the mirror resumes the run"),
+        (trainer.state.is_hyper_param_search, "A hyperparameter search is many runs",
+         "Train one run with a mirror, or search without"),
+        (args.auto_find_batch_size, "auto_find_batch_size changes the batches during the run",
+         "Choose the batch size, and leave it out"),
+        (args.torch_compile, "torch_compile may compile other kernels in the next process",
+         "Leave torch_compile out"),
+        (trainer.accelerator.scaler is not None,
+         "The gradient scaler of fp16 is not mirrored", "Use bf16 or float32"),
+        (args.dataloader_num_workers and args.dataloader_persistent_workers,
+         "Persistent workers draw random numbers across epochs (dataloader_persistent_workers)",
+         "Leave dataloader_persistent_workers out"),
+        (getattr(loader, "use_stateful_dataloader", False),
+         "use_stateful_dataloader keeps a position of its own", "Leave use_stateful_dataloader out"),
+        ("layerwise" in optim or "lomo" in optim,
+         f"The optimizer {optim} steps within the backward pass", "Choose another optimizer"),
+    ):  # fmt: skip
+        if found:
+            raise StateError(what, todo)
+
+
+def require_best_model(trainer: Trainer) -> None:
+    """Raise StateError if the best model is to be loaded, and its checkpoint is gone."""
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.load_best_model_at_end and best is not None and not os.path.isdir(best):
+        raise StateError(
+            f"The checkpoint of the best model, {best}, is missing",
+            "Keep output_dir with the region, or leave load_best_model_at_end out",
+        )
+
+
+def identity_of(trainer: Trainer) -> Json:
+    """The settings that must be equal for a run to go on as it began."""
+    settings = {name: _plain(getattr(trainer.args, name, None)) for name in _SETTINGS}
+    return {**settings, **{name: getattr(trainer.state, name) for name in _STEPS}}
+
+
+def _differs_from_known(trainer: Trainer) -> bool:
+    return any(
+        not names <= set(inspect.signature(getattr(trainer, method)).parameters)
+        for method, names in _PARAMETERS.items()
+        if hasattr(trainer, method)
+    ) or not all(hasattr(trainer, method) for method in _PARAMETERS)
+
+
+def _plain(value: Any) -> Json:
+    value = getattr(value, "value", value)
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
