@@ -102,7 +102,12 @@ class RunState:
                     version=version if self._trusted else None,
                 )
             )  # fmt: skip
-        self._memories = {name: self._memories[name] for name in walk.tensors if self._changes}
+        # Gradients are let go of: they would stay until the next commit, beside the new ones.
+        self._memories = {
+            name: memory
+            for name, memory in self._memories.items()
+            if name in walk.tensors and "/~grad" not in name
+        }
         if apart:
             tensors = self._copied(tensors, shared)
         return Taken(tuple(tensors), walk.json, shared)
