@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
-from integrations.trainer_configurations import CONFIGURATIONS  # noqa: E402
-from integrations.trainer_runs import Build, Killed, Killer, run  # noqa: E402
+from integrations.trainer_configurations import CONFIGURATIONS
+from integrations.trainer_runs import Build, Killed, Killer, run
 
 OPTIONS: list[dict[str, Any]] = [{}, {"overlap": True}, {"every": 3}, {"overlap": True, "every": 2}]
 

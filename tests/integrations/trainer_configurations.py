@@ -1,5 +1,6 @@
 """Configurations of the Hugging Face Trainer, with tiny models and data in memory."""
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,68 @@ def frozen() -> transformers.BertForSequenceClassification:
     return model
 
 
+class ShuffledStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """Shuffled by Python's random numbers as each epoch begins."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        sentences = Sentences()
+        return (sentences[index] for index in random.sample(range(RECORDS), RECORDS))
+
+
+class Counting(Sentences):
+    """Each epoch gives other tokens: it counts what callbacks say."""
+
+    level = 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        it = super().__getitem__(index)
+        return {**it, "input_ids": [*it["input_ids"][1:], 3 + self.level % 9]}
+
+
+class Harder(transformers.TrainerCallback):
+    """Makes the data harder, and the model less sure, as each epoch begins."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
+        """Another level."""
+        about["train_dataloader"].dataset.level += 2
+        about["model"].classifier.weight.data.mul_(0.9)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
+        """Decay."""
+        about["model"].classifier.weight.data.mul_(0.99)
+
+
+class Favouring(transformers.Trainer):
+    """Draws records by weight, with a generator of its own that goes on from epoch to epoch."""
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
+        return torch.utils.data.WeightedRandomSampler(
+            [1.0, 2.0] * (RECORDS // 2), RECORDS, generator=torch.Generator().manual_seed(9)
+        )
+
+
+class Bare(transformers.Trainer):
+    """Trains from a DataLoader that accelerate did not prepare."""
+
+    def get_train_dataloader(self) -> Any:
+        """A shuffling one of torch."""
+        return torch.utils.data.DataLoader(
+            self.train_dataset, 4, shuffle=True, collate_fn=self.data_collator
+        )
+
+
+class Criterion:
+    """A loss that counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        """Cross entropy, which weighs more and more."""
+        self.asked += 1
+        return torch.nn.functional.cross_entropy(outputs.logits, labels) * (1 + self.asked / 50)
+
+
 class Weighing(transformers.Trainer):
     """A Trainer whose loss depends on a count of its own."""
 
@@ -169,9 +232,13 @@ def make(
     own: Callable[[], Callbacks] = list,
     trainer: type[transformers.Trainer] = transformers.Trainer,
     given: dict[str, Any] | None = None,
+    made: dict[str, Callable[[], Any]] | None = None,
     **settings: Any,
 ) -> Build:
-    """A configuration: a small one with these settings of its TrainingArguments."""
+    """A configuration: a small one with these settings of its TrainingArguments.
+
+    `given` goes to the Trainer as it is, what `made` builds for each run anew.
+    """
     generates = trainer is transformers.Seq2SeqTrainer
     arguments = (
         transformers.Seq2SeqTrainingArguments if generates else transformers.TrainingArguments
@@ -188,6 +255,7 @@ def make(
             model=model(), args=arguments(output_dir=str(folder), **chosen),
             train_dataset=data(), eval_dataset=Sentences(9), data_collator=collate,
             callbacks=[*own(), *callbacks], **(given or {}),
+            **{name: build() for name, build in (made or {}).items()},
         )  # fmt: skip
 
     return build
@@ -246,6 +314,29 @@ CONFIGURATIONS: dict[str, Build] = {
     "accumulated, partial": make(gradient_accumulation_steps=4, num_train_epochs=5),
     "stream": make(data=Stream, max_steps=13),
     "stream, accumulated": make(data=Stream, max_steps=7, gradient_accumulation_steps=4),
+    "stream, shuffled": make(data=ShuffledStream, max_steps=13),
+    "harder epochs": make(data=Counting, own=lambda: [Harder()]),
+    "weighted sampler": make(trainer=Favouring),
+    "bare loader": make(trainer=Bare),
+    "loss with a count": make(made={"compute_loss_func": Criterion}),
+    "progress shown": make(disable_tqdm=False, **EVALUATED),
+    "greedy schedule": make(
+        **EVALUATED, lr_scheduler_type="greedy", metric_for_best_model="loss", learning_rate=0.3,
+    ),
+    "schedule with a floor": make(
+        lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr_rate": 0.1}
+    ),
+    "warmup, stable, decay": make(
+        lr_scheduler_type="warmup_stable_decay", warmup_steps=3,
+        lr_scheduler_kwargs={"num_decay_steps": 4},
+    ),
+    "early stopping on a plateau": make(
+        **BEST, own=_stopper, learning_rate=0.3, num_train_epochs=6,
+        lr_scheduler_type="reduce_lr_on_plateau",
+    ),
+    "schedule-free": make(
+        optim="schedule_free_adamw", lr_scheduler_type="constant", **EVALUATED
+    ),
     "stream with a worker": make(data=Stream, max_steps=5, dataloader_num_workers=1),
     "some steps": make(max_steps=8),
     "half an epoch": make(num_train_epochs=1.5),

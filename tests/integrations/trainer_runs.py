@@ -15,7 +15,8 @@ from plinius.integrations.transformers import MirrorCallback
 from unit.mirroring import KEY
 
 EVENTS = (
-    "on_epoch_begin", "on_step_begin", "on_substep_end", "on_pre_optimizer_step", "on_step_end",
+    "on_train_begin", "on_train_end", "on_epoch_begin", "on_step_begin", "on_substep_end",
+    "on_pre_optimizer_step", "on_step_end",
     "on_log", "on_prediction_step", "on_evaluate", "on_save", "on_epoch_end",
 )  # fmt: skip
 _TIMES = ("runtime", "per_second")
@@ -74,7 +75,8 @@ def outcome(trainer: transformers.Trainer, loss: float, folder: Path) -> dict[st
     """What a run ended with, to be compared: times and the folder's name are left out."""
     others = [
         it for it in trainer.callback_handler.callbacks
-        if not isinstance(it, MirrorCallback | Killer | transformers.PrinterCallback)
+        if not isinstance(it, MirrorCallback | Killer | transformers.PrinterCallback
+        | transformers.ProgressCallback)
     ]  # fmt: skip
     found = {
         "model": dict(trainer.model.state_dict()),

@@ -162,7 +162,7 @@ def _digest(batches: Sequence[Any]) -> str:
     while todo:
         value = todo.pop()
         if isinstance(value, Mapping):
-            todo += [it for pair in sorted(value.items(), key=str) for it in pair]
+            todo += [it for name in sorted(value, key=str) for it in (name, value[name])]
         elif isinstance(value, list | tuple):
             todo += value
         elif isinstance(value, torch.Tensor):
@@ -172,6 +172,8 @@ def _digest(batches: Sequence[Any]) -> str:
             hasher.update(value.tobytes())
         elif isinstance(value, str | bytes | int | float | None):
             hasher.update(repr(value).encode())
+        else:
+            todo.append(getattr(value, "__dict__", {}))
     return hasher.hexdigest()
 
 

@@ -56,7 +56,8 @@ def require_covered(trainer: Trainer, loader: Any, own: TrainerCallback) -> None
          "Persistent workers draw random numbers across epochs (dataloader_persistent_workers)",
          "Leave dataloader_persistent_workers out"),
         (getattr(loader, "use_stateful_dataloader", False),
-         "use_stateful_dataloader keeps a position of its own", "Leave use_stateful_dataloader out"),
+         "use_stateful_dataloader keeps a position of its own",
+         "Leave use_stateful_dataloader out"),
         ("layerwise" in optim or "lomo" in optim,
          f"The optimizer {optim} steps within the backward pass", "Choose another optimizer"),
     ):  # fmt: skip

@@ -35,12 +35,11 @@ class TrainerValues:
     """What a Trainer counts, logs and decides, and the attributes of the user's own parts of it.
 
     These are the other callbacks, what a subclass adds to the Trainer, and the objects given as
-    compute_metrics and compute_loss_func. `covered` are the objects that are mirrored by name.
+    compute_metrics and compute_loss_func; of data sets and collators, which may hold all the data,
+    the numbers and texts. `covered` are the objects that are mirrored by name.
     """
 
-    def __init__(
-        self, trainer: Trainer, own: TrainerCallback, covered: Iterable[object]
-    ) -> None:
+    def __init__(self, trainer: Trainer, own: TrainerCallback, covered: Iterable[object]) -> None:
         self._trainer, self._own = trainer, own
         known = [trainer.model, trainer.args, trainer.processing_class, trainer.train_dataset,
                  trainer.eval_dataset, trainer.data_collator, trainer.accelerator]  # fmt: skip
@@ -54,6 +53,7 @@ class TrainerValues:
             "control": vars(trainer.control).copy(),
             "accumulators": {name: getattr(trainer, name) for name in _ACCUMULATORS},
             "attributes": {name: self._attributes(name, it) for name, it in self._holders()},
+            "data": {name: _numbers(it) for name, it in self._data()},
         }
 
     def put(self, kept: Mapping[str, Any]) -> None:
@@ -63,7 +63,15 @@ class TrainerValues:
         vars(trainer.control).update(kept["control"])
         vars(trainer).update(kept["accumulators"])
         for name, holder in self._holders():
-            vars(holder).update(kept["attributes"].get(name, {}))
+            vars(holder).update(kept["attributes"][name])
+        for name, data in self._data():
+            vars(data).update(kept["data"][name])
+
+    def _data(self) -> Iterator[tuple[str, Any]]:
+        for name in ("train_dataset", "eval_dataset", "data_collator"):
+            data = getattr(self._trainer, name)
+            if hasattr(data, "__dict__") and not isinstance(data, _FIXED):
+                yield name, data
 
     def _holders(self) -> Iterator[tuple[str, Any]]:
         """The user's own objects that may hold values, by a name that tells them apart."""
@@ -75,9 +83,9 @@ class TrainerValues:
         for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
             given = getattr(trainer, name, None)
             given = getattr(given, "__self__", given)  # of a bound method
-            if given is not None and id(given) not in self._covered:
-                if not isinstance(given, (*_FIXED, functools.partial)):
-                    yield f"{name} {type(given).__name__}", given
+            fixed = given is None or isinstance(given, (*_FIXED, functools.partial))
+            if not fixed and id(given) not in self._covered:
+                yield f"{name} {type(given).__name__}", given
 
     def _attributes(self, name: str, holder: Any) -> dict[str, Any]:
         """The attributes of an object that transformers itself did not give it."""
@@ -136,6 +144,11 @@ def _code_of(member: Any) -> types.CodeType | None:
 
 def _fields(state: Any) -> Iterator[dataclasses.Field[Any]]:
     return iter(dataclasses.fields(state))
+
+
+def _numbers(data: Any) -> dict[str, Any]:
+    kinds = bool | int | float | str | None
+    return {name: it for name, it in vars(data).items() if isinstance(it, kinds)}
 
 
 def _is_plain(value: Any) -> bool:

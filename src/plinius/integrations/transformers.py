@@ -5,13 +5,13 @@ trainer.train()
 """
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from plinius.errors import StateError
 from plinius.integrations.trainer_batches import Batches
 from plinius.integrations.trainer_support import identity_of, require_best_model, require_covered
 from plinius.integrations.trainer_values import TrainerValues, find_trainer
@@ -19,6 +19,8 @@ from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 
 _HOOKS = ("_run_epoch", "get_batch_samples", "_finalize_training", "_evaluate")
+_EVENTS = ("on_epoch_begin", "on_step_begin")
+Call = Callable[..., Any]
 
 
 class MirrorCallback(TrainerCallback):
@@ -49,56 +51,32 @@ class MirrorCallback(TrainerCallback):
         self.mirror: Mirror | None = None
         self._trainer: Trainer | None = None
         self._kept: dict[str, Any] = {}
-        self._resuming = self._evaluated = self._stopped = False
+        self._resuming = self._due = self._stopped = False
         self._mirrored = self._first_epoch = self._epoch = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Open the mirror and go on from it.
+        """Look at what is to be trained; the mirror is opened when the other callbacks began.
 
-        Raises StateError, naming it, for a configuration that is not covered, and what
-        `Mirror.open` and `mirror_in` raise.
+        Raises StateError, naming it, for a configuration that is not covered.
         """
         self.close()
         trainer = find_trainer(self)
-        require_covered(trainer, about["train_dataloader"], self)
+        loader = about["train_dataloader"]
+        require_covered(trainer, loader, self)
         self._values = TrainerValues(trainer, self, self._extra.values())
-        self._batches = Batches(about["train_dataloader"])
+        self._batches = Batches(loader)
         self._kept = self._take(ended=False)
-        self._parts = {
-            "model": about["model"],
-            "optimizer": about["optimizer"],
-            "scheduler": about["lr_scheduler"],
-            "trainer": self._kept,
-            **self._extra,
-        }
-        identity = {**self._options.get("identity", {}), "trainer": identity_of(trainer)}
-        options = {**self._options, "identity": identity}
-        self.mirror = Mirror.open(self._region, self._key, self._parts, **options)
-        self._mirrored = self.mirror.mirror_in()
-        self._extra.update({name: self._parts[name] for name in self._extra})
-        self._resuming, self._first_epoch = self.mirror.commits > 0, 0
-        self._evaluated = self._stopped = False
-        if self._resuming:
-            self._kept = self._parts["trainer"]
-            self._digest = self.mirror.digest()
-            self._first_epoch = self._kept["epoch"]
-            self._values.put(self._kept)
+        self._resuming = self._due = self._stopped = False
+        self._first_epoch = self._epoch = 0
         self._hook(trainer)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """All that followed the step before is done: mirror it out. Or go on from there."""
-        if self._resuming:
-            self._resume()
-        elif self._evaluated or state.global_step >= self._mirrored + self._every:
-            self._mirror_out(ended=False)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         """An evaluation is worth a commit."""
-        self._evaluated = not self._resuming
+        self._due = not self._resuming
 
     def on_save(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         """A checkpoint is worth a commit."""
-        self._evaluated = not self._resuming
+        self._due = not self._resuming
 
     def on_train_end(self, args: Any, state: Any, control: Any, **about: Any) -> None:
         """Let go of the region. Raises StorageError if the last step is not mirrored."""
@@ -111,23 +89,59 @@ class MirrorCallback(TrainerCallback):
         """
         trainer, self._trainer = self._trainer, None
         if trainer:
-            for name in _HOOKS:
-                vars(trainer).pop(name, None)
+            for owner, names in ((trainer, _HOOKS), (trainer.callback_handler, _EVENTS)):
+                for name in names:
+                    vars(owner).pop(name, None)
         mirror, self.mirror = self.mirror, None
         if mirror:
             mirror.close()
 
     def _hook(self, trainer: Trainer) -> None:
         """Have the Trainer's loop ask here: it counts from the run's begin in every process."""
-        self._trainer = trainer
-        self._train_epoch, self._get_samples = trainer._run_epoch, trainer.get_batch_samples
-        self._finalize, self._evaluate_all = trainer._finalize_training, trainer._evaluate
-        trainer._run_epoch = self._run_epoch
-        trainer.get_batch_samples = self._get_batch_samples
-        trainer._finalize_training = self._finalize_training
-        trainer._evaluate = self._evaluate
+        self._trainer, self._callbacks = trainer, trainer.callback_handler
+        for owner, names in ((trainer, _HOOKS), (self._callbacks, _EVENTS)):
+            for name in names:
+                theirs = getattr(owner, name)
+                setattr(owner, name, partial(getattr(self, f"_{name.lstrip('_')}"), theirs))
 
-    def _run_epoch(self, **given: Any) -> None:
+    def _start(self) -> None:
+        """Open the mirror and go on from it, once in a training."""
+        if self.mirror:
+            return
+        assert self._trainer is not None
+        trainer = self._trainer
+        self._parts = {
+            "model": trainer.model,
+            "optimizer": trainer.optimizer,
+            "scheduler": trainer.lr_scheduler,
+            "trainer": self._kept,
+            **self._extra,
+        }
+        identity = {**self._options.get("identity", {}), "trainer": identity_of(trainer)}
+        options = {**self._options, "identity": identity}
+        self.mirror = Mirror.open(self._region, self._key, self._parts, **options)
+        self._mirrored = self.mirror.mirror_in()
+        self._extra.update({name: self._parts[name] for name in self._extra})
+        self._resuming = self.mirror.commits > 0
+        if self._resuming:
+            self._kept = self._parts["trainer"]
+            self._first_epoch = self._kept["epoch"]
+            self._values.put(self._kept)
+
+    def _on_epoch_begin(self, theirs: Call, args: Any, state: Any, control: Any) -> Any:
+        """The begin of an epoch that is resumed is part of what is resumed."""
+        self._start()
+        return control if self._resuming else theirs(args, state, control)
+
+    def _on_step_begin(self, theirs: Call, args: Any, state: Any, control: Any) -> Any:
+        """All that followed the step before is done: mirror it out. Or go on from there."""
+        if self._resuming:
+            self._resume()
+        elif self._due or state.global_step >= self._mirrored + self._every:
+            self._mirror_out(ended=False)
+        return theirs(args, state, control)
+
+    def _run_epoch(self, theirs: Call, **given: Any) -> None:
         """An epoch of the Trainer, or the rest of it."""
         assert self._trainer is not None
         state, control = self._trainer.state, self._trainer.control
@@ -135,9 +149,9 @@ class MirrorCallback(TrainerCallback):
             control.should_training_stop = self._stopped = True
             return
         self._epoch = given["epoch"] = self._first_epoch + given["epoch"]
-        skipped = self._kept["data"]["batches"] if self._resuming else 0
+        skipped = self._kept["reading"]["batches"] if self._resuming else 0
         if self._resuming:
-            self._batches.begin_epoch_again(self._epoch, self._kept["data"])
+            self._batches.begin_epoch_again(self._epoch, self._kept["reading"])
         else:
             self._batches.begin_epoch()
         if skipped:  # the Trainer then counts from there; its own skipping is not iterated over
@@ -146,21 +160,24 @@ class MirrorCallback(TrainerCallback):
                 epochs_trained=self._epoch,
                 steps_trained_in_current_epoch=skipped,
             )
-        self._train_epoch(**given)
+        theirs(**given)
         last = self._epoch + 1 >= state.num_train_epochs
         if self._first_epoch and last and not self._trainer.control.should_training_stop:
             self._trainer.control.should_training_stop = self._stopped = True
 
-    def _get_batch_samples(self, epoch_iterator: Any, *given: Any, **named: Any) -> Any:
-        return self._get_samples(self._batches.next_group(epoch_iterator), *given, **named)
+    def _get_batch_samples(self, theirs: Call, iterator: Any, *given: Any, **named: Any) -> Any:
+        return theirs(self._batches.next_group(iterator), *given, **named)
 
-    def _evaluate(self, *given: Any, **named: Any) -> Any:
+    def _evaluate(self, theirs: Call, *given: Any, **named: Any) -> Any:
         """An evaluation of the Trainer; that on its start is part of what is resumed."""
-        return {} if self._resuming else self._evaluate_all(*given, **named)
+        self._start()
+        return {} if self._resuming else theirs(*given, **named)
 
-    def _finalize_training(self, *given: Any, **named: Any) -> Any:
+    def _finalize_training(self, theirs: Call, *given: Any, **named: Any) -> Any:
         """All steps are made: mirror that out, before the best model is loaded."""
-        assert self._trainer is not None and self.mirror is not None
+        self._start()
+        assert self._trainer is not None
+        assert self.mirror is not None
         if self._stopped:  # by us, to leave the loop
             self._trainer.control.should_training_stop = False
         if self._resuming:
@@ -172,33 +189,30 @@ class MirrorCallback(TrainerCallback):
                 self._mirror_out(ended=True)
                 self.mirror.wait()
         require_best_model(self._trainer)
-        return self._finalize(*given, **named)
+        return theirs(*given, **named)
 
     def _resume(self) -> None:
-        """Put back what the way to this place changed. Raises StateError if that cannot be."""
-        assert self.mirror is not None
+        """Put back what the way to this place changed. Raises StateError for other data."""
         self._resuming = False
         if not self._kept["ended"]:
-            self._batches.require_same(self._kept["data"])
+            self._batches.require_same(self._kept["reading"])
         self._values.put(self._kept)
         self._batches.put_random(self._kept["random"])
-        if self.mirror.digest() != self._digest:
-            raise StateError(
-                "What is mirrored changed before training went on: a callback wrote to it in "
-                "on_train_begin, on_epoch_begin or on_step_begin",
-                "Change the model, the optimizer and the scheduler before trainer.train()",
-            )
 
     def _take(self, *, ended: bool) -> dict[str, Any]:
-        data = self._batches.take()
-        random = self._batches.random()
-        place = {"epoch": self._epoch, "ended": ended, "data": data, "random": random}
-        return {**self._values.take(), **place}
+        return {
+            **self._values.take(),
+            "epoch": self._epoch,
+            "ended": ended,
+            "reading": self._batches.take(),
+            "random": self._batches.random(),
+        }
 
     def _mirror_out(self, *, ended: bool) -> None:
-        assert self.mirror is not None and self._trainer is not None
+        assert self._trainer is not None
+        assert self.mirror is not None
         self._parts.update(self._extra)
         self._parts["trainer"] = self._kept = self._take(ended=ended)
         self._mirrored = self._trainer.state.global_step
-        self._evaluated = False
+        self._due = False
         self.mirror.mirror_out(self._mirrored)
