@@ -89,7 +89,8 @@ class TrainerValues:
 
     def _attributes(self, name: str, holder: Any) -> dict[str, Any]:
         """The attributes of an object that transformers itself did not give it."""
-        ours = _assigned_by_transformers(type(holder))
+        cls: type = type(holder)
+        ours = _assigned_by_transformers(cls)
         found = {
             key: it
             for key, it in getattr(holder, "__dict__", {}).items()
