@@ -42,19 +42,30 @@ class Module(lightning.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
 
 
-def fit(region: Path, stop: int | None = None, *, accumulate: int = 1, **options: object) -> Module:
+def fit(
+    region: Path,
+    stop: int | None = None,
+    *,
+    accumulate: int = 1,
+    module: Module | None = None,
+    loader: object = None,
+    settings: dict[str, object] | None = None,
+    callbacks: tuple[object, ...] = (),
+    **options: object,
+) -> Module:
     """Train a small module for STEPS steps, in epochs of EPOCH batches; raise before one."""
     lightning.seed_everything(3, verbose=False)
     dataset = torch.utils.data.TensorDataset(torch.randn(EPOCH * 2, 4))
-    loader = ResumableLoader(dataset, 2, seed=1)
-    callback = MirrorCallback(region, KEY, state={"loader": loader}, **options)  # type: ignore[arg-type]
+    mine = ResumableLoader(dataset, 2, seed=1)
+    callback = MirrorCallback(region, KEY, state={"loader": mine}, **options)  # type: ignore[arg-type]
     trainer = lightning.Trainer(
-        max_steps=STEPS, accelerator="cpu", callbacks=[callback], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        max_steps=STEPS, accelerator="cpu", callbacks=[*callbacks, callback], logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
         accumulate_grad_batches=accumulate, default_root_dir=region.parent,
+        **{"enable_checkpointing": False, **(settings or {})},
     )  # fmt: skip
-    module = Module(stop)
-    trainer.fit(module, loader, torch.utils.data.DataLoader(dataset))
+    module = module or Module(stop)
+    trainer.fit(module, loader or mine, torch.utils.data.DataLoader(dataset))
     return module
 
 
@@ -115,3 +126,83 @@ def test_a_group_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(lightning.Trainer, "world_size", 2)
     with pytest.raises(StateError, match="written by one process, not by a group of 2"):
         fit(tmp_path / "run.region")
+
+
+class Judged(Module):
+    """Logs what its validation found."""
+
+    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
+        self.log("found", self.layer(batch[0]).square().mean(), on_epoch=True)
+
+
+class Plateau(Judged):
+    def configure_optimizers(self) -> dict[str, object]:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": "found"},
+        }
+
+
+class Mean(Module):
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        loss = super().training_step(batch, index)
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+
+class Hooked(Module):
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        checkpoint["mine"] = 1
+
+
+def with_metric() -> Module:
+    module = Module(None)
+    module.metric = __import__("torchmetrics").MeanMetric()
+    return module
+
+
+NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
+    "averaging": (
+        {"callbacks": (lightning.pytorch.callbacks.StochasticWeightAveraging(0.1, 1),)},
+        "the callback StochasticWeightAveraging. Train without it",
+    ),
+    "accumulation": (
+        {"callbacks": (lightning.pytorch.callbacks.GradientAccumulationScheduler({1: 2}),)},
+        "the callback GradientAccumulationScheduler",
+    ),
+    "stopping": (
+        {"callbacks": (lightning.pytorch.callbacks.EarlyStopping("found"),)},
+        "the callback EarlyStopping",
+    ),
+    "best": (
+        {
+            "callbacks": (lightning.pytorch.callbacks.ModelCheckpoint(monitor="found"),),
+            "settings": {"enable_checkpointing": True},
+        },
+        "the ModelCheckpoint that monitors found",
+    ),
+    "plateau": ({"module": Plateau(None)}, "ReduceLROnPlateau"),
+    "mean": ({"module": Mean(None)}, "the mean of loss over an epoch"),
+    "hook": ({"module": Hooked(None)}, "on_save_checkpoint of Hooked"),
+    "metric": ({"module": with_metric()}, "the metric metric"),
+    "every other epoch": (
+        {"settings": {"check_val_every_n_epoch": 2}},
+        "check_val_every_n_epoch other than 1",
+    ),
+    "within an epoch": ({"settings": {"val_check_interval": 2}}, "val_check_interval other than"),
+    "overfitting": ({"settings": {"overfit_batches": 2}}, "overfit_batches"),
+    "plain loader": (
+        {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},
+        "batches from a DataLoader that is not in the state. Train from a plinius.ResumableLoader",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_COVERED)
+def test_what_is_not_covered_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    """When fitting starts, or at the first step."""
+    given, sentence = NOT_COVERED[name]
+    with pytest.raises(StateError, match=f"The Lightning mirror does not cover {sentence}"):
+        fit(tmp_path / "run.region", **given)  # type: ignore[arg-type]

@@ -11,6 +11,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plinius.errors import StateError
+from plinius.integrations.lightning_support import (
+    require_covered,
+    require_loaders,
+    require_no_means,
+)
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 
@@ -20,10 +25,10 @@ _VALIDATION = "epoch_loop.val_loop"
 class MirrorCallback(Callback):
     """Mirrors module, optimizers, schedulers and Lightning's own progress every `every` steps.
 
-    A killed script, run again, goes on at the step after the last mirrored one. For the batches to
-    go on as well, train from a `plinius.ResumableLoader` and give it in `state`, which holds
-    whatever else belongs to the run. `options` are those of `Mirror.open`. What metrics hold since
-    the epoch began is not part of the state.
+    A killed script, run again, goes on at the step after the last mirrored one. The batches come
+    from loaders that are in `state` (`plinius.ResumableLoader`), which holds whatever else belongs
+    to the run. What a resumed run would lose is refused by name when fitting starts: see
+    docs/mirror.md. `options` are those of `Mirror.open`.
     """
 
     def __init__(
@@ -47,20 +52,27 @@ class MirrorCallback(Callback):
                 f"A region is written by one process, not by a group of {trainer.world_size}",
                 "Train with Trainer(devices=1)",
             )
+        require_covered(trainer, pl_module)
         state: dict[str, Any] = {
             "model": pl_module,
             "optimizers": [*trainer.optimizers],
             "schedulers": [config.scheduler for config in trainer.lr_scheduler_configs],
             "lightning": _Progress(trainer),
+            "callbacks": _Callbacks(trainer, self),
             **self._extra,
         }
         self.mirror = Mirror.open(self._region, self._key, state, **self._options)
         self._mirrored = self.mirror.mirror_in()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises StateError unless what the batches come from is in the state."""
+        require_loaders(trainer, [*self._extra.values()])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
     ) -> None:
         """Mirror the step out, unless only gradients were accumulated."""
+        require_no_means(trainer)
         if trainer.global_step >= self._mirrored + self._every:
             self._mirror_out(trainer)
 
@@ -109,3 +121,18 @@ class _Progress:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._trainer.fit_loop.load_state_dict(state_dict)
+
+
+class _Callbacks:
+    """The states of the other callbacks, as Lightning's own checkpoints have them."""
+
+    def __init__(self, trainer: Trainer, mirror: MirrorCallback) -> None:
+        self._callbacks = [it for it in trainer.callbacks if it is not mirror]  # type: ignore[attr-defined]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {it.state_key: it.state_dict() for it in self._callbacks if it.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for callback in self._callbacks:
+            if callback.state_key in state_dict:
+                callback.load_state_dict(state_dict[callback.state_key])
