@@ -46,6 +46,6 @@ def test_a_killed_run_ends_as_one_that_was_not(
 ) -> None:
     """Model, optimizer, scheduler, the Trainer's state, callbacks, loss, random numbers: equal."""
     soak = request.config.getoption("--soak")
-    kills, trials = (3, 12) if soak else (1, 1)
+    kills, trials = (3, 8) if soak else (1, 1)
     seed = zlib.crc32(name.encode())
     kill_and_compare(CONFIGURATIONS[name], tmp_path, seed, kills=kills, trials=trials)

@@ -244,7 +244,7 @@ def make(
         transformers.Seq2SeqTrainingArguments if generates else transformers.TrainingArguments
     )
     defaults = {
-        "num_train_epochs": 3, "per_device_train_batch_size": 4, "logging_steps": 3,
+        "num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 3,
         "learning_rate": 0.02, "use_cpu": True, "save_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "per_device_eval_batch_size": 4,
     }  # fmt: skip
