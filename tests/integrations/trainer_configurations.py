@@ -172,14 +172,14 @@ class Weighing(transformers.Trainer):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.losses, self.weights = 0, torch.ones(3)
+        self.step, self.weights = 0, torch.ones(3)
 
     def compute_loss(self, model: Any, inputs: Any, **named: Any) -> Any:
         """The loss, weighed in training."""
         if not model.training:
             return super().compute_loss(model, inputs, **named)
-        self.losses += 1
-        self.weights[self.losses % 3] *= 0.9
+        self.step += 1
+        self.weights[self.step % 3] *= 0.9
         return super().compute_loss(model, inputs, **named) * self.weights[0]
 
 
