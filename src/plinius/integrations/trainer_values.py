@@ -27,7 +27,8 @@ _ACCUMULATORS = (
     "_initial_num_input_tokens_seen", "current_flos",
 )  # fmt: skip
 _FIXED = (
-    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, functools.partial, type, Trainer,
+    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, functools.partial, type,
+    Trainer,
 )  # fmt: skip
 _PLAIN = (
     bool, int, float, complex, str, bytes, bytearray, type(None), np.generic, np.ndarray,
