@@ -172,14 +172,14 @@ class Weighing(transformers.Trainer):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self.losses, self.weights = 0, torch.ones(3)
+        self.step, self.weights = 0, torch.ones(3)
 
     def compute_loss(self, model: Any, inputs: Any, **named: Any) -> Any:
         """The loss, weighed in training."""
         if not model.training:
             return super().compute_loss(model, inputs, **named)
-        self.losses += 1
-        self.weights[self.losses % 3] *= 0.9
+        self.step += 1
+        self.weights[self.step % 3] *= 0.9
         return super().compute_loss(model, inputs, **named) * self.weights[0]
 
 
@@ -244,7 +244,7 @@ def make(
         transformers.Seq2SeqTrainingArguments if generates else transformers.TrainingArguments
     )
     defaults = {
-        "num_train_epochs": 3, "per_device_train_batch_size": 4, "logging_steps": 3,
+        "num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 3,
         "learning_rate": 0.02, "use_cpu": True, "save_strategy": "no", "report_to": "none",
         "disable_tqdm": True, "per_device_eval_batch_size": 4,
     }  # fmt: skip

@@ -131,7 +131,7 @@ def _inside(value: Any) -> list[tuple[str, Any]]:
 
 def _set_epoch(loader: Any, epoch: int) -> None:
     """As the Trainer does at the begin of an epoch."""
-    inner = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
+    inner: Any = getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None)
     for it in (loader, inner):
         if it is not None and hasattr(it, "set_epoch"):
             it.set_epoch(epoch)

@@ -28,7 +28,7 @@ _PARAMETERS = {
 }  # fmt: skip
 
 
-def require_covered(trainer: Trainer, loader: Any, own: TrainerCallback) -> None:
+def require_covered(trainer: Trainer, own: TrainerCallback) -> None:
     """Raise StateError, with the way out, for what could not be resumed exactly."""
     args = trainer.args
     optim = str(getattr(args.optim, "value", args.optim))
@@ -55,9 +55,6 @@ def require_covered(trainer: Trainer, loader: Any, own: TrainerCallback) -> None
         (args.dataloader_num_workers and args.dataloader_persistent_workers,
          "Persistent workers draw random numbers across epochs (dataloader_persistent_workers)",
          "Leave dataloader_persistent_workers out"),
-        (getattr(loader, "use_stateful_dataloader", False),
-         "use_stateful_dataloader keeps a position of its own",
-         "Leave use_stateful_dataloader out"),
         ("layerwise" in optim or "lomo" in optim,
          f"The optimizer {optim} steps within the backward pass", "Choose another optimizer"),
     ):  # fmt: skip
@@ -75,10 +72,11 @@ def require_best_model(trainer: Trainer) -> None:
         )
 
 
-def identity_of(trainer: Trainer) -> Json:
-    """The settings that must be equal for a run to go on as it began."""
+def identity_of(trainer: Trainer) -> dict[str, Json]:
+    """The settings that must be equal for a run to go on as it began, by name."""
     settings = {name: _plain(getattr(trainer.args, name, None)) for name in _SETTINGS}
-    return {**settings, **{name: getattr(trainer.state, name) for name in _STEPS}}
+    steps = {name: getattr(trainer.state, name) for name in _STEPS}
+    return {f"trainer.{name}": it for name, it in {**settings, **steps}.items()}
 
 
 def _differs_from_known(trainer: Trainer) -> bool:

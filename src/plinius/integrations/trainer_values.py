@@ -4,13 +4,15 @@ import copy
 import dataclasses
 import datetime
 import decimal
+import dis
 import enum
 import functools
+import itertools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +26,10 @@ _ACCUMULATORS = (
     "_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_initial_global_step",
     "_initial_num_input_tokens_seen", "current_flos",
 )  # fmt: skip
-_FIXED = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, Trainer)
+_FIXED = (
+    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, functools.partial, type,
+    Trainer,
+)  # fmt: skip
 _PLAIN = (
     bool, int, float, complex, str, bytes, bytearray, type(None), np.generic, np.ndarray,
     enum.Enum, PurePath, decimal.Decimal, datetime.date, datetime.time, datetime.timedelta, range,
@@ -83,14 +88,13 @@ class TrainerValues:
         for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
             given = getattr(trainer, name, None)
             given = getattr(given, "__self__", given)  # of a bound method
-            fixed = given is None or isinstance(given, (*_FIXED, functools.partial))
+            fixed = given is None or isinstance(given, _FIXED)
             if not fixed and id(given) not in self._covered:
                 yield f"{name} {type(given).__name__}", given
 
     def _attributes(self, name: str, holder: Any) -> dict[str, Any]:
         """The attributes of an object that transformers itself did not give it."""
-        cls: type = type(holder)
-        ours = _assigned_by_transformers(cls)
+        ours = _assigned_by_transformers(cast(Hashable, type(holder)))
         found = {
             key: it
             for key, it in getattr(holder, "__dict__", {}).items()
@@ -126,13 +130,19 @@ def find_trainer(callback: TrainerCallback) -> Trainer:
 def _assigned_by_transformers(cls: type) -> frozenset[str]:
     """Names of attributes that a class has from transformers, where these are no state.
 
-    What the Trainer's own code names is set up anew by each process, or an accumulator.
+    What the Trainer's own code assigns is set up anew by each process, or an accumulator.
     """
-    bases = [it for it in cls.__mro__ if it.__module__.startswith("transformers.")]
     if issubclass(cls, ExportableState):
         return frozenset()
+    bases = [it for it in cls.__mro__ if it.__module__.startswith("transformers.")]
     codes = [_code_of(it) for base in bases for it in vars(base).values()]
-    return frozenset(name for code in codes if code for name in code.co_names)
+    return frozenset(name for code in codes if code for name in _assigned_to_self(code))
+
+
+def _assigned_to_self(code: types.CodeType) -> Iterator[str]:
+    for before, it in itertools.pairwise(dis.get_instructions(code)):
+        if it.opname == "STORE_ATTR" and before.argval == "self":
+            yield it.argval
 
 
 def _code_of(member: Any) -> types.CodeType | None:

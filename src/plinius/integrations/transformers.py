@@ -61,10 +61,9 @@ class MirrorCallback(TrainerCallback):
         """
         self.close()
         trainer = find_trainer(self)
-        loader = about["train_dataloader"]
-        require_covered(trainer, loader, self)
+        require_covered(trainer, self)
         self._values = TrainerValues(trainer, self, self._extra.values())
-        self._batches = Batches(loader)
+        self._batches = Batches(about["train_dataloader"])
         self._kept = self._take(ended=False)
         self._resuming = self._due = self._stopped = False
         self._first_epoch = self._epoch = 0
@@ -117,7 +116,7 @@ class MirrorCallback(TrainerCallback):
             "trainer": self._kept,
             **self._extra,
         }
-        identity = {**self._options.get("identity", {}), "trainer": identity_of(trainer)}
+        identity = {**self._options.get("identity", {}), **identity_of(trainer)}
         options = {**self._options, "identity": identity}
         self.mirror = Mirror.open(self._region, self._key, self._parts, **options)
         self._mirrored = self.mirror.mirror_in()
