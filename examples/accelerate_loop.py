@@ -49,18 +49,11 @@ with plinius.Mirror.open(here.region, here.key, state, overlap=True) as mirror:
     print(f"begins after iteration {iteration}")
     while iteration < here.iterations:
         for batch in loader:
-<<<<<<< HEAD
-            accelerator.backward(model(**batch)["loss"])
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-=======
             with accelerator.accumulate(model):
                 accelerator.backward(model(**batch)["loss"])
                 optimizer.step()
                 scheduler.step()
                 optimizer.zero_grad()
->>>>>>> hf2
             iteration += 1
             mirror.mirror_out(iteration)
             if iteration == here.iterations:
