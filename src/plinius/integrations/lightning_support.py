@@ -51,6 +51,8 @@ def require_covered(trainer: Trainer, module: LightningModule) -> None:
     settings: Any = trainer
     if settings.reload_dataloaders_every_n_epochs:
         raise _refused("reload_dataloaders_every_n_epochs", "Leave it out")
+    if trainer.limit_train_batches not in (None, 1.0):
+        raise _refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
     if settings.overfit_batches:
         raise _refused("overfit_batches", "Leave it out")
     if trainer.enable_validation and trainer.check_val_every_n_epoch != 1:
