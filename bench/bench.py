@@ -29,18 +29,18 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
-from plinius.benchmarks.figures import Bar, ratio
-from plinius.benchmarks.machine import describe_with_torch
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
 from plinius.data.sealed import seal_dataset
-from plinius.data.sources import idx_source
 from plinius.keys import OwnerKey
 from plinius.pm.medium import Granularity
-from plinius.telemetry import IterationMetrics
-from plinius.trainer import Run, Settings
+from plinius.sources.idx import idx_source
+from plinius.training.telemetry import IterationMetrics
+from plinius.training.trainer import Run, Settings
+from plinius_benchmarks.figures import Bar, ratio
+from plinius_benchmarks.machine import describe_with_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CFG = ROOT / "demo" / "mnist.cfg"

@@ -7,10 +7,10 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 import plinius
-from plinius.batches import Batches
 from plinius.data.sampler import Sampler
 from plinius.data.sealed import SealedDataset, seal_dataset
-from plinius.data.sources import npz_source
+from plinius.sources.npz import npz_source
+from plinius.training.batches import Batches
 
 here = place("tabular", iterations=300)
 torch.manual_seed(0)

@@ -13,13 +13,13 @@ from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
 
 if TYPE_CHECKING:
-    from plinius.loader import ResumableLoader
     from plinius.mirror import Mirror
+    from plinius.training.loader import ResumableLoader
 
 __version__ = "0.1.0"
 __all__ = ["Mirror", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
 
-_WITH_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.loader"}
+_WITH_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.training.loader"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,14 +1,13 @@
 """A snapshot: everything that decides the next step of a run, as bytes and small values."""
 
 import hashlib
-import json
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+from plinius.jsonvalue import Json, to_json
 
 ITEM_BYTES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8,
@@ -104,8 +103,3 @@ class Snapshot:
             add(to_json([tensor.name, tensor.dtype, list(tensor.shape)]))
             add(tensor.row_major())
         return sha.hexdigest()
-
-
-def to_json(value: Json) -> bytes:
-    """Compact JSON with sorted keys; floats are written so that they read back bit for bit."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

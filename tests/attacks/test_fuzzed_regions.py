@@ -19,8 +19,9 @@ from plinius.integrations.distributed_checkpoint import RegionStorage
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
-from plinius.pm.structures import PersistentArray, PersistentQueue, PersistentStack
 from plinius.slots import describe_mirror, newest_snapshot
+from plinius.structures.array import PersistentArray
+from plinius.structures.chain import PersistentQueue, PersistentStack
 from unit.mirroring import KEY
 
 MEMORY = Path("/dev/shm")

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-import plinius.slots.pieces
+import plinius.slots.chunks
 from crash.mirrors import newest
-from crash.simulated import SimulatedMedium
 from plinius.errors import FormatError, KeyFileError, PliniusError, RegionError, SealError
 from plinius.keys import OwnerKey
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots, newest_snapshot
+from plinius.slots.chunks import cut
 from plinius.slots.layout import EXTENT
-from plinius.slots.pieces import cut
 from plinius.snapshot import Snapshot, TensorBytes
+from plinius.testing import SimulatedMedium
 
 KEY = OwnerKey(bytes(range(32)))
 
@@ -25,8 +25,8 @@ KEY = OwnerKey(bytes(range(32)))
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 256 bytes, so that a small tensor has several."""
-    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
-    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
 
 def state(iteration: int, size: int = 512) -> Snapshot:

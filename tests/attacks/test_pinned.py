@@ -128,6 +128,6 @@ def test_the_commit_before_must_be_the_one_that_the_newest_names(tmp_path: Path)
         mirror.mirror_out(8)
         mirror.mirror_in()
         write(path, older[8:], layout.slot(7) + 8)  # commit 5 in the place of commit 7
-        write(path, b"\0" * 64, layout.pieces(8))
+        write(path, b"\0" * 64, layout.chunks(8))
         with pytest.raises(SealError, match="Commit 7"):
             mirror.mirror_in(accept_previous=True)

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from click.testing import CliRunner
 
-from plinius.cli import main
+from plinius.cli.main import main
 from plinius.data.sealed import seal_dataset
-from plinius.data.sources import idx_source
 from plinius.keys import OwnerKey
 from plinius.slots import newest_snapshot
+from plinius.sources.idx import idx_source
 
 SIDE, CLASSES, RECORDS, HELD_OUT, ITERATIONS = 8, 4, 320, 80, 24
 PLINIUS = Path(sys.executable).parent / "plinius"

@@ -6,16 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from crash.regions import owned_once
-from crash.simulated import PlainMedium
 from plinius.data.extent import EXTENT, open_dataset
 from plinius.data.records import Array, Part, Source
 from plinius.data.sealed import seal_dataset
 from plinius.errors import SealError
+from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.pm.medium import PAGE, Medium
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots
-from plinius.snapshot import Json, Snapshot, TensorBytes
+from plinius.snapshot import Snapshot, TensorBytes
+from plinius.testing import PlainMedium
 
 KEY = OwnerKey(bytes(range(32)))
 TWIN = 16 * 1024

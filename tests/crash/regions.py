@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crash.simulated import PlainMedium
 from plinius.pm.heap import ARENA_AT
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.testing import PlainMedium
 
 TWIN = 16 * 1024
 SIZE = PAGE + 2 * TWIN + 4 * PAGE

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from crash.simulated import SimulatedMedium
 from plinius.pm.medium import Granularity
+from plinius.testing import SimulatedMedium
 
 SEED = int(os.environ.get("PLINIUS_TEST_SEED", secrets.randbits(32)))
 """What every sampling in this folder draws from; shown by a failure, set to reproduce it."""

@@ -10,12 +10,12 @@ import numpy as np
 
 from crash.mirrors import KEY, sealed_numbers
 from crash.regions import fresh_image
-from crash.simulated import SimulatedMedium
 from crash.test_full_size import state
 from plinius.data.extent import load_dataset
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots
+from plinius.testing import SimulatedMedium
 
 TWIN = 16 * 1024
 PAGE_DOC = Path(__file__).parents[2] / "docs" / "persistence.md"

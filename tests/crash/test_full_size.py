@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from crash.mirrors import KEY, newest
-from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, SEED, cut_everywhere, rng_of
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import DEFAULT_TWIN_BYTES, Region, format_region
 from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
+from plinius.testing import PlainMedium, SimulatedMedium
 
 IMAGES = 10_000
 WORDS = 4096  # the array in the twins, of which each transaction changes some

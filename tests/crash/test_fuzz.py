@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-import plinius.slots.pieces
+import plinius.slots.chunks
 from crash.mirrors import KEY, newest, state
 from crash.regions import holds_together
-from crash.simulated import PlainMedium
 from crash.stops import SEED, rng_of
 from plinius.errors import PliniusError
 from plinius.pm.heap import ARENA_AT, Span
@@ -21,6 +20,7 @@ from plinius.pm.region import Region, format_region
 from plinius.pm.romulus import TwinState
 from plinius.slots import Slots, describe_mirror
 from plinius.slots.layout import EXTENT
+from plinius.testing import PlainMedium
 
 IMAGES = 100_000
 TWIN = 16 * 1024
@@ -34,8 +34,8 @@ STATES = [one.word for one in TwinState]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the mirror's own scratch memory does not hide what a number asks for."""
-    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
-    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
 
 def true_image() -> bytes:

@@ -2,16 +2,16 @@
 
 import pytest
 
-import plinius.slots.pieces
+import plinius.slots.chunks
 from crash.mirrors import KEY, digest_in, empty_region, mirrored, newest, opened, state
 from crash.regions import owned_once
-from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.slots.layout import EXTENT
 from plinius.snapshot import Snapshot
+from plinius.testing import PlainMedium, SimulatedMedium
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
@@ -19,8 +19,8 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
-    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
-    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
 
 @each_granularity

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from crash.simulated import SECTOR, SimulatedMedium
 from crash.stops import BOTH
 from plinius.pm.medium import LINE, PAGE, Granularity
+from plinius.testing import SECTOR, SimulatedMedium
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 

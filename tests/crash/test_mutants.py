@@ -9,9 +9,9 @@ import pytest
 import plinius.data.extent
 import plinius.pm.region
 import plinius.pm.romulus
-import plinius.slots.lanes
-import plinius.slots.pieces
-import plinius.slots.slots
+import plinius.slots.chunks
+import plinius.slots.protocol
+import plinius.slots.workers
 from crash import mirrors, regions, stops
 from crash import test_dataset_stops as dataset
 from crash import test_mirror_stops as mirror
@@ -119,8 +119,8 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
 MODULES = (
     plinius.pm.romulus,
     plinius.pm.region,
-    plinius.slots.slots,
-    plinius.slots.lanes,
+    plinius.slots.protocol,
+    plinius.slots.workers,
     plinius.data.extent,
 )
 ALL = [mutant for module in MODULES for mutant in mutants_of(module)]
@@ -141,10 +141,10 @@ def caught(mutant: Mutant, proofs: list[Proof]) -> bool:
 def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same images in every run, and what to compare with made by the true code."""
     monkeypatch.setattr(stops, "SEED", 1)
-    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
-    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
-    monkeypatch.setattr(plinius.slots.lanes, "_SHARE_BYTES", PAGE)
-    monkeypatch.setattr(plinius.data.extent, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.workers, "_SHARE_BYTES", PAGE)
+    monkeypatch.setattr(plinius.data.extent, "_BLOCK_BYTES", 1000)
     for change in regions.CHANGES:
         regions.states_of(change)
     for commits in (0, 1, 2):

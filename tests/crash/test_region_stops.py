@@ -16,12 +16,12 @@ from crash.regions import (
     two_in_a_row,
     wide_store,
 )
-from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
 from plinius.errors import FormatError, RegionError
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
 from plinius.pm.romulus import TwinState
+from plinius.testing import PlainMedium, SimulatedMedium
 
 each_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)

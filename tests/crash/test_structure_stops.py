@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from crash.regions import SIZE, TWIN, holds_together
-from crash.simulated import PlainMedium, SimulatedMedium
 from crash.stops import BOTH, cut_everywhere
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
-from plinius.pm.structures import PersistentArray, PersistentQueue, PersistentStack
+from plinius.structures.array import PersistentArray
+from plinius.structures.chain import PersistentQueue, PersistentStack
+from plinius.testing import PlainMedium, SimulatedMedium
 
 KINDS = {"array": PersistentArray, "stack": PersistentStack, "queue": PersistentQueue}
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)

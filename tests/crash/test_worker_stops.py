@@ -9,10 +9,9 @@ import threading
 
 import pytest
 
-import plinius.slots.lanes
-import plinius.slots.pieces
+import plinius.slots.chunks
+import plinius.slots.workers
 from crash.mirrors import KEY, digest_in, empty_region, state
-from crash.simulated import SimulatedMedium
 from crash.stops import BOTH, cut_everywhere
 from crash.test_slot_stops import LARGER, refuse_at
 from plinius.errors import StorageError
@@ -20,6 +19,7 @@ from plinius.pm import mapped
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
 from plinius.slots import Slots
+from plinius.testing import SimulatedMedium
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 each_number = pytest.mark.parametrize("threads", [2, 3])
@@ -28,9 +28,9 @@ each_number = pytest.mark.parametrize("threads", [2, 3])
 @pytest.fixture(autouse=True)
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a small state is enough for each thread to have its share."""
-    monkeypatch.setattr(plinius.slots.pieces, "PIECE_BYTES", 256)
-    monkeypatch.setattr(plinius.slots.pieces, "SMALL_BYTES", 64)
-    monkeypatch.setattr(plinius.slots.lanes, "_SHARE_BYTES", PAGE)
+    monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
+    monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
+    monkeypatch.setattr(plinius.slots.workers, "_SHARE_BYTES", PAGE)
 
 
 def shared(

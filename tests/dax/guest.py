@@ -23,7 +23,7 @@ from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
 
 if TYPE_CHECKING:
-    from plinius.trainer import Run  # imports torch, which only one task needs
+    from plinius.training.trainer import Run  # imports torch, which only one task needs
 
 TESTS = Path(__file__).parents[1]
 WORLD = TESTS / "dax/work/world"
@@ -204,7 +204,7 @@ def where_it_fell(twins: str, mirror: Slots | None) -> str:
 
 def torch(folder: Path) -> int:
     """Train the small network of the tests: whole, if that was not yet done, and to be cut."""
-    from plinius.trainer import Run, Settings
+    from plinius.training.trainer import Run, Settings
 
     key = load_key(WORLD / "owner.key")
     settings = Settings(WORLD / "small.cfg", WORLD / "train.sealed", threads=1)

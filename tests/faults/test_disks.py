@@ -18,7 +18,7 @@ from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
-from plinius.trainer import Run, Settings
+from plinius.training.trainer import Run, Settings
 
 NO_ROOM = "Free some space, or put the region elsewhere (--region).\n"
 REFUSED = "Check the disk and its space; the last committed state is kept.\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-import plinius.pm.blocks as blocks_module
+import plinius.pm.block_writer as blocks_module
 import plinius.pm.mapped as mapped_module
 from cli.world import CFG, PLINIUS, World, call, digest_of, memory_folder
 from crash.mirrors import newest

@@ -156,7 +156,7 @@ def test_an_interrupt_at_any_line_leaves_one_whole_state(
     """Whatever is called next, what is committed and what is restored is of one iteration."""
     soak = request.config.getoption("--soak")
     step, rounds = (1, 6) if soak else (11, 1)
-    monkeypatch.setattr("plinius.slots.lanes._SHARE_BYTES", 4096)  # so that threads share it
+    monkeypatch.setattr("plinius.slots.workers._SHARE_BYTES", 4096)  # so that threads share it
     region, run = tmp_path / "run.region", Run()
     with Mirror.open(region, KEY, run.state, **MODES[mode]) as mirror:
         for iteration in (1, 2, 3):

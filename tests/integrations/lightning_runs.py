@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from plinius.integrations.lightning import MirrorCallback
-from plinius.loader import ResumableLoader
+from plinius.training.loader import ResumableLoader
 from unit.mirroring import KEY
 
 PLACES = (

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from plinius.errors import MismatchError, StateError, StorageError
-from plinius.loader import ResumableLoader
 from plinius.slots import newest_snapshot
+from plinius.training.loader import ResumableLoader
 from unit.mirroring import KEY
 
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")

@@ -27,7 +27,7 @@ from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot, read_snapshot
-from plinius.trainer import Run, Settings
+from plinius.training.trainer import Run, Settings
 from resume.forks import Shared, creating, forked, wait_until
 
 LEAST_KILLS, MOST_KILLS = 3, 6

@@ -32,9 +32,9 @@ from cli.world import (
     write_idx,
 )
 from plinius.data.sealed import seal_dataset
-from plinius.data.sources import idx_source
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
+from plinius.sources.idx import idx_source
 
 KILLER = Path(__file__).with_name("killer.py")
 UNTIL = 24

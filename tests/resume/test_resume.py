@@ -18,7 +18,7 @@ from cli.world import CFG, ITERATIONS, PLINIUS, World, call, digest_of, memory_f
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
-from plinius.trainer import Run, Settings
+from plinius.training.trainer import Run, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -352,7 +352,7 @@ def test_two_processes_train_alike(world: World, trained: Path, tmp_path: Path) 
     """Another process with another hash seed and another folder ends with the same digest."""
     region = tmp_path / "run.region"
     done = subprocess.run(
-        [sys.executable, "-m", "plinius.cli", *map(str, world.train(region))],
+        [sys.executable, "-m", "plinius", *map(str, world.train(region))],
         cwd=tmp_path,
         env=os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"},
         capture_output=True,

@@ -10,15 +10,15 @@ from random import Random
 
 import safetensors.torch  # before a fork, else every child would import it
 
-import plinius.evaluation
 import plinius.mirror
+import plinius.training.evaluation
 from cli.world import CFG, CLASSES, World, make_world, textures, write_idx
-from plinius.cli import main
+from plinius.cli.main import main
 from plinius.data.sealed import seal_dataset
-from plinius.data.sources import idx_source
 from plinius.keys import load_key
 from plinius.pm.region import Region
 from plinius.slots import read_snapshot
+from plinius.sources.idx import idx_source
 from resume.forks import Shared, forked, wait_until
 from resume.killer import Job, killed_run, train, uninterrupted
 from soak.kinds import Fall, Kind, recovered, was_killed
@@ -28,7 +28,7 @@ LARGE = 30_000  # records, so that kills fall in their loading too
 WIDE = CFG.replace("filters=8\n", "filters=2000\n")  # a model of a megabyte, to be exported
 
 assert safetensors.torch
-assert plinius.evaluation
+assert plinius.training.evaluation
 
 
 @functools.cache

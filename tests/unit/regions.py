@@ -1,8 +1,8 @@
 """Small regions for the structures and the lists of words."""
 
-from crash.simulated import PlainMedium
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.testing import PlainMedium
 
 TWIN = 64 * 1024
 

@@ -8,14 +8,14 @@ import torch
 from click.testing import CliRunner
 
 from cli.world import CFG, World
-from plinius.benchmarks import batch, crash, mirror, networks, overhead, paper
-from plinius.benchmarks.figures import Bar, Report, ratio, spread
-from plinius.benchmarks.machine import describe_with_torch
-from plinius.benchmarks.page import write_page
-from plinius.benchmarks.plots import plot
-from plinius.benchmarks.tables import tables
-from plinius.cli import main
+from plinius.cli.main import main
 from plinius.errors import StorageError
+from plinius_benchmarks import batch, crash, mirror, networks, overhead, paper
+from plinius_benchmarks.figures import Bar, Report, ratio, spread
+from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.page import write_page
+from plinius_benchmarks.plots import plot
+from plinius_benchmarks.tables import tables
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import plinius.pm.blocks
+import plinius.pm.block_writer
 from plinius.errors import RegionError, StorageError
 from plinius.mirror import Mirror
-from plinius.pm.blocks import PAGE, CopyWriter, Device, RingWriter, private_memory
+from plinius.pm.block_writer import PAGE, CopyWriter, Device, RingWriter, private_memory
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import Granularity
 from plinius.slots import newest_snapshot
@@ -90,7 +90,7 @@ def test_without_direct_writing_blocks_go_through_the_cache(
     medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system that has no O_DIRECT."""
-    monkeypatch.setattr(plinius.pm.blocks, "_reopen_direct", lambda fd: None)
+    monkeypatch.setattr(plinius.pm.block_writer, "_reopen_direct", lambda fd: None)
     pieces = cut(random.Random(2))
     fill(medium, pieces)
     assert all(medium.read(offset, len(data)) == data for offset, data in pieces)
@@ -108,7 +108,7 @@ def test_where_direct_writing_is_refused_there_is_none(tmp_path: Path) -> None:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "open", refused)
-            assert plinius.pm.blocks._reopen_direct(fd) is None
+            assert plinius.pm.block_writer._reopen_direct(fd) is None
     finally:
         os.close(fd)
 
@@ -119,7 +119,7 @@ def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(bytes(100))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: whole(fd, data[:7], at))
     fd = os.open(path, os.O_RDWR)
-    plinius.pm.blocks.write_all(fd, memoryview(b"x" * 50), 25)
+    plinius.pm.block_writer.write_all(fd, memoryview(b"x" * 50), 25)
     os.close(fd)
     assert path.read_bytes() == bytes(25) + b"x" * 50 + bytes(25)
 
@@ -135,15 +135,15 @@ def test_what_fails_beside_is_raised_by_the_fence(
     medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once; the next blocks begin afresh."""
-    whole = plinius.pm.blocks.write_all
+    whole = plinius.pm.block_writer.write_all
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(plinius.pm.blocks, "write_all", full)
+    monkeypatch.setattr(plinius.pm.block_writer, "write_all", full)
     with pytest.raises(StorageError):
         fill(medium, [(0, b"a" * PAGE)])
-    monkeypatch.setattr(plinius.pm.blocks, "write_all", whole)
+    monkeypatch.setattr(plinius.pm.block_writer, "write_all", whole)
     fill(medium, [(0, b"b" * PAGE)])
     assert medium.read(0, PAGE) == b"b" * PAGE
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plinius.data.folder import folder_source
 from plinius.data.records import Part
+from plinius.sources.folder import folder_source
 from unit.refusals import refusal
 
 U8 = np.dtype("u1")

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from plinius.loader import ResumableLoader
+from plinius.training.loader import ResumableLoader
 
 
 def records(count: int) -> torch.utils.data.Dataset[torch.Tensor]:

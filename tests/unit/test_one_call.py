@@ -213,7 +213,7 @@ def test_a_refused_commit_leaves_zeros(path: Path) -> None:
     """Never bytes that the host had a say in."""
     with Mirror.open(path, KEY, {"a": torch.ones(100_000), "b": torch.ones(200_000)}) as mirror:
         mirror.mirror_out(1)
-        at = mirror._slots._known.layout.pieces(1) + 500_000
+        at = mirror._slots._known.layout.chunks(1) + 500_000
         byte = mirror._region.medium.read(at, 1)[0]
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1

@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from plinius.errors import FormatError, MismatchError, StateError, StorageError
 from plinius.mirror import Mirror
-from plinius.parameters import export_safetensors, import_safetensors
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
+from plinius.training.parameters import export_safetensors, import_safetensors
 from unit.mirroring import KEY, Loop, Net
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crash.simulated import SimulatedMedium
 from plinius.errors import FormatError, RegionError, RegionFullError, StorageError
 from plinius.pm.heap import ENTRIES, Heap
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.testing import SimulatedMedium
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plinius.data.records import ABSENT, MAX_COUNT, Part, Source
-from plinius.data.sources import idx_source, npz_source
 from plinius.errors import SourceError
+from plinius.sources.idx import idx_source
+from plinius.sources.npz import npz_source
 from unit.refusals import refusal
 
 U8 = np.dtype("u1")

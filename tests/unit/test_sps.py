@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from plinius.benchmarks import sps
-from plinius.benchmarks.counting import CountingMedium
-from plinius.benchmarks.sps_report import PAPER, sps_plot, sps_table
 from plinius.errors import StorageError
 from plinius.pm.mapped import MappedMedium, pwb_names
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
-from plinius.pm.structures import PersistentArray
+from plinius.structures.array import PersistentArray
+from plinius_benchmarks import sps
+from plinius_benchmarks.counting import CountingMedium
+from plinius_benchmarks.sps_report import PAPER, sps_plot, sps_table
 
 MEMORY = Path("/dev/shm")
 

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crash.simulated import PlainMedium
 from crash.stops import BOTH, cut_image_everywhere, kill_everywhere
 from plinius.errors import PliniusError, RegionError, RegionFullError
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
-from plinius.pm.structures import Item, PersistentArray, PersistentQueue, PersistentStack
+from plinius.structures.array import PersistentArray
+from plinius.structures.chain import Item, PersistentQueue, PersistentStack
+from plinius.testing import PlainMedium
 from unit.regions import TWIN, plain
 
 CHAINS = [PersistentStack, PersistentQueue]

@@ -42,7 +42,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
         data_only = {
             id(node.func)
             for node in ast.walk(tree)
-            if path.parent.name == "benchmarks"
+            if path.parent.name == "plinius_benchmarks"
             and isinstance(node, ast.Call)
             and any(ast.unparse(word) == "weights_only=True" for word in node.keywords)
         }

@@ -10,7 +10,7 @@ from plinius.pm.medium import Medium
 from plinius.pm.region import Region
 
 EXTENT = "dataset"
-_PIECE_BYTES = 4 << 20
+_BLOCK_BYTES = 4 << 20
 
 Progress = Callable[[int, int], None]
 
@@ -79,8 +79,8 @@ def _load(
     require_dataset(dataset, wanted)
 
     def write(medium: Medium, at: int) -> None:
-        for start in range(0, size, _PIECE_BYTES):
-            piece = read(start, min(_PIECE_BYTES, size - start))
+        for start in range(0, size, _BLOCK_BYTES):
+            piece = read(start, min(_BLOCK_BYTES, size - start))
             medium.write(at + start, piece)
             if progress:
                 progress(start + len(piece), size)

@@ -22,10 +22,11 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from plinius.errors import MismatchError, StateError
+from plinius.jsonvalue import Json, to_json
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
-from plinius.snapshot import Json, Snapshot, TensorBytes, to_json
+from plinius.snapshot import Snapshot, TensorBytes
 from plinius.state.classes import Classes
 from plinius.state.codec import Decoder, Encoder
 from plinius.state.environment import environment

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from plinius.errors import StateError
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 
 _SETTINGS = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "optim",

@@ -8,7 +8,7 @@ import numpy as np
 
 from plinius.errors import RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
-from plinius.pm.blocks import (
+from plinius.pm.block_writer import (
     DEVICE_BLOCK_BYTES,
     MEMORY_BLOCK_BYTES,
     CopyWriter,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plinius.errors import StorageError
-from plinius.pm.blocks import Writer
+from plinius.pm.block_writer import Writer
 
 LINE = 64
 PAGE = mmap.PAGESIZE

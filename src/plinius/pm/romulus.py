@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from plinius.errors import RegionError, StorageError
 from plinius.pm.medium import LINE, WORD, Int64s, Medium, merge_ranges
-from plinius.pm.words import lists_of, read_words
+from plinius.pm.vectored import lists_of, read_words
 
 _NO_LINES = np.empty(0, np.int64)
 

@@ -1,8 +1,8 @@
-"""The sealed slots of a run's state, without torch: layout, pieces, lanes, manifest, protocol."""
+"""The sealed slots of a run's state, without torch: layout, chunks, workers, manifest, protocol."""
 
 from plinius.slots.layout import describe_mirror
 from plinius.slots.manifest import Manifest
-from plinius.slots.newest import newest_snapshot, read_snapshot
-from plinius.slots.slots import Slots
+from plinius.slots.protocol import Slots
+from plinius.slots.reader import newest_snapshot, read_snapshot
 
 __all__ = ["Slots", "Manifest", "newest_snapshot", "read_snapshot", "describe_mirror"]

@@ -21,8 +21,8 @@ A slot:
     64     32   salt of this commit's key
     96     8    sealed manifest bytes M
     104    24   zero
-    4096   M    sealed manifest (JSON), piece 0
-    4096+R ...  sealed pieces 1, 2, ... (pieces.py), each from a page on
+    4096   M    sealed manifest (JSON), chunk 0
+    4096+R ...  sealed chunks 1, 2, ... (chunks.py), each from a page on
 """
 
 import hashlib
@@ -31,11 +31,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plinius.errors import FormatError, RegionError
+from plinius.jsonvalue import Json
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region
-from plinius.slots.pieces import cut, room_for
-from plinius.snapshot import Json, TensorSpec
+from plinius.slots.chunks import cut, room_for
+from plinius.snapshot import TensorSpec
 
 EXTENT = "mirror"
 MAGIC = b"PLNSMIRR"
@@ -66,8 +67,8 @@ class Layout(NamedTuple):
         """The offset of a commit's sealed manifest."""
         return self.slot(commit) + PAGE
 
-    def pieces(self, commit: int) -> int:
-        """The offset from which on a commit's sealed pieces lie."""
+    def chunks(self, commit: int) -> int:
+        """The offset from which on a commit's sealed chunks lie."""
         return self.slot(commit) + PAGE + self.manifest_room
 
 
@@ -92,7 +93,7 @@ def layout_for(
 ) -> Layout:
     """Slots for states of these tensors; with something to spare if `old` was outgrown."""
     cuts = cut([tensor.nbytes for tensor in tensors])
-    # Numbers in a manifest grow longer as a run goes on, and each piece may need a salt.
+    # Numbers in a manifest grow longer as a run goes on, and each chunk may need a salt.
     manifest_room = _pages(manifest_length * 3 // 2 + 128 * len(cuts)) + PAGE
     room = room_for(cuts)
     if old:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from plinius.errors import StateError
-from plinius.snapshot import Json, Snapshot, TensorBytes, TensorSpec, to_json
+from plinius.jsonvalue import Json, to_json
+from plinius.snapshot import Snapshot, TensorBytes, TensorSpec
 
 MAX_BYTES = 64 << 20
 VALUES = "~values"

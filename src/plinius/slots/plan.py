@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from plinius import sealing
-from plinius.slots.pieces import Piece, cut
+from plinius.slots.chunks import Chunk, cut
 from plinius.snapshot import TensorBytes
 
 LEAST_WAIT, MOST_WAIT = 8, 64
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
     number: int
     salt: bytes
-    todo: list[Piece]
+    todo: list[Chunk]
     look: set[int]
     kept: dict[int, Held]
 
@@ -82,7 +82,7 @@ class Commit(NamedTuple):
         return SLOT_HEAD.size + self.manifest_bytes + sealed
 
 
-class Chunks:
+class Planner:
     """The chunks of a state, and what lies of them in the two slots."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Chunks:
         self._held: list[dict[int, Held]] = [{}, {}]
         self._habits: dict[int, _Habit] = {}
         self._versions: dict[int, _Versions] = {}
-        self.all: list[Piece] = []
+        self.all: list[Chunk] = []
 
     def lay_out(self, tensors: Sequence[TensorBytes]) -> None:
         """Cut tensors into chunks; what lies in the slots is of use in the same layout only."""
@@ -106,7 +106,7 @@ class Chunks:
         """Rely on nothing that lies in the slots."""
         self._specs, self._held, self._habits = [], [{}, {}], {}
 
-    def candidates(self, number: int) -> list[Piece]:
+    def candidates(self, number: int) -> list[Chunk]:
         """The chunks whose fingerprint decides whether commit `number` seals them."""
         held = self._held[number % 2]
         return [
@@ -155,7 +155,7 @@ class Chunks:
         }
         self._held[plan.number % 2] = {**plan.kept, **sealed}
 
-    def _trusted(self, chunk: Piece, lies: Held) -> bool:
+    def _trusted(self, chunk: Chunk, lies: Held) -> bool:
         versions = self._versions.get(chunk.number)
         return versions is not None and lies.versions == versions
 
@@ -170,6 +170,6 @@ class Chunks:
             other[chunk] = other[chunk]._replace(fingerprint=None)
 
 
-def _versions(chunk: Piece, tensors: Sequence[TensorBytes]) -> _Versions:
+def _versions(chunk: Chunk, tensors: Sequence[TensorBytes]) -> _Versions:
     versions = tuple(tensors[part.tensor].version for part in chunk.parts)
     return None if None in versions else versions

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from plinius.errors import MismatchError
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 from plinius.state.classes import name_of
 from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Kind, refused
 from plinius.state.tensors import (

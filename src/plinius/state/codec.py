@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from plinius.errors import MismatchError, StateError
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 from plinius.state.classes import Classes
 from plinius.state.tensors import NAMES, Place, has_storage, place_of
 

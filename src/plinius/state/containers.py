@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from plinius.errors import MismatchError
-from plinius.snapshot import Json, to_json
+from plinius.jsonvalue import Json, to_json
 from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Fact, Kind, pointer
 
 _FACTORIES: dict[str, type] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 
 _TUNING = ("ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "ATEN_", "TORCH_", "OPENBLAS_")
 

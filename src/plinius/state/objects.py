@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from plinius.errors import MismatchError, PliniusError
-from plinius.snapshot import Json, to_json
+from plinius.jsonvalue import Json, to_json
 from plinius.state.arrays import set_grad
 from plinius.state.codec import (
     ABSENT,

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from plinius.errors import MismatchError
+from plinius.jsonvalue import Json, to_json
 from plinius.slots import Manifest
-from plinius.snapshot import Json, to_json
 from plinius.state.classes import Classes
 from plinius.state.codec import Decoder, Encoder, pointer
 from plinius.state.environment import show

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from plinius.snapshot import Json, TensorBytes
+from plinius.jsonvalue import Json
+from plinius.snapshot import TensorBytes
 from plinius.state.arrays import Generator, generator_state, set_generator_state
 from plinius.state.changes import Changes, optimizers_in, owned_by
 from plinius.state.classes import Classes

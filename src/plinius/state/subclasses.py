@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from typing import Any
 
 from plinius.errors import MismatchError
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 from plinius.state.classes import name_of
 from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Kind, pointer, refused
 from plinius.state.containers import decode_items, fill, pairs

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from plinius.snapshot import Json
+from plinius.jsonvalue import Json
 from plinius.state.codec import KINDS, Decoder, Encoder, Kind, refused
 
 LARGE_BYTES = 1024

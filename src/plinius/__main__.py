@@ -1,0 +1,5 @@
+"""`python -m plinius`."""
+
+from plinius.cli.main import main
+
+main()

@@ -1,0 +1,72 @@
+"""Inspection: what any of our files tells without a key."""
+
+from pathlib import Path
+
+from plinius.data import header as dataset_header
+from plinius.data.sealed import map_file, read_header
+from plinius.errors import FormatError, StorageError
+from plinius.files import open_to_read
+from plinius.jsonvalue import Json
+from plinius.pm import region as pm_region
+from plinius.pm.region import Region
+from plinius.slots import describe_mirror
+
+
+def inspect_file(path: Path) -> dict[str, Json]:
+    """Kind, version, counts, shapes and sizes of a sealed dataset or a region.
+
+    Nothing of it is authenticated, for that takes the key. Raises FormatError for other files.
+    """
+    try:
+        with open_to_read(path) as file:
+            magic = file.read(8)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read {path}: {error.strerror}", "Name a file that can be read"
+        ) from None
+    if magic == dataset_header.MAGIC:
+        return _dataset(path)
+    if magic == pm_region.MAGIC:
+        with Region.open(path, writable=False) as region:
+            return describe_region(region)
+    raise FormatError(
+        f"{path} is neither a sealed dataset nor a region",
+        "Name a file made by plinius seal or plinius train",
+    )
+
+
+def describe_region(region: Region) -> dict[str, Json]:
+    """The structure of an open region."""
+    extents = region.heap.extents()
+    mirror = describe_mirror(region)
+    return {
+        "kind": "region",
+        "version": pm_region.VERSION,
+        "id": region.id.hex(),
+        "bytes": region.medium.size,
+        "granularity": region.granularity.name,
+        "survives": region.granularity.survives,
+        "state": region.twins.state().name,
+        "twins_equal": region.twins.equal(),
+        "twin_bytes": region.twins.length,
+        "roots": {name: span.length for name, span in region.heap.roots().items()},
+        "extents": {name: [span.offset, span.length] for name, span in extents.items()},
+        **({"mirror": mirror} if mirror else {}),
+    }
+
+
+def _dataset(path: Path) -> dict[str, Json]:
+    read, size = map_file(path)
+    header = read_header(read, size, str(path))
+    return {
+        "kind": "sealed dataset",
+        "version": dataset_header.VERSION,
+        "id": header.id.hex(),
+        "key_id": header.key_id.hex(),
+        "bytes": size,
+        "count": header.count,
+        "sample": [str(header.sample.dtype), list(header.sample.shape)],
+        "label": [str(header.label.dtype), list(header.label.shape)],
+        "classes": header.classes,
+        "record_bytes": header.record_bytes,
+    }

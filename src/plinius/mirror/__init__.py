@@ -1,0 +1,5 @@
+"""The mirror of a training run: three lines that make it survive."""
+
+from plinius.mirror.mirror import Mirror
+
+__all__ = ["Mirror"]

@@ -1,0 +1,1 @@
+"""The owner's side: records read from the files that people have."""

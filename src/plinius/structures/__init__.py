@@ -1,0 +1,1 @@
+"""Persistent array, stack and queue, in the heap of a region."""

@@ -1,0 +1,103 @@
+"""A persistent array of numbers, found again by its root's name after any stop.
+
+Its elements, 8 bytes each, follow the header (see docs/formats/structures.md).
+"""
+
+import operator
+from typing import Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from plinius.pm.medium import WORD, Int64s
+from plinius.pm.region import Region
+from plinius.structures.header import HEADER, Rooted
+
+Index = int | slice | npt.NDArray[np.integer]
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+
+class PersistentArray(Rooted):
+    """A fixed number of int64 or float64. Indexed by an integer, a slice, or an array of indices;
+    whatever is read is a copy.
+    """
+
+    MAGIC, WHAT, KINDS = b"PLNSARR\n", "array", ("int64", "float64")
+
+    @classmethod
+    def create(cls, region: Region, name: str, length: int, kind: str = "int64") -> Self:
+        """Make one of `length` zeros. Raises ValueError if the name is taken, RegionFullError."""
+        if length < 0:
+            raise ValueError("an array has no negative length")
+        return cls._make(region, name, kind, length, length * WORD)
+
+    @classmethod
+    def open(cls, region: Region, name: str) -> Self:
+        """Find it by name. Raises RegionError if it is not there or is damaged."""
+        return cls(region, name)
+
+    @property
+    def offset(self) -> int:
+        """Where its elements start in the heap, in bytes: for `Twins.store_words`."""
+        return self._at + HEADER.size
+
+    @overload
+    def __getitem__(self, index: int) -> int | float: ...
+    @overload
+    def __getitem__(self, index: slice | npt.NDArray[np.integer]) -> Numbers: ...
+    def __getitem__(self, index: Index) -> int | float | Numbers:
+        with self._twins.reading():
+            words = self._twins.read_words(self._offsets(self._places(index)))
+        values: Numbers = words.view(self.kind)
+        return values if isinstance(index, slice | np.ndarray) else values[0].item()
+
+    def __setitem__(self, index: Index, values: npt.ArrayLike) -> None:
+        given = np.asarray(values)
+        if given.size and not np.can_cast(given.dtype, self.kind, "same_kind"):
+            raise TypeError(f"the array {self.name} holds {self.kind}")
+        with self._twins.transaction():
+            places = self._places(index)
+            words = np.broadcast_to(given.astype(self.kind), places.shape)
+            self._twins.store_words(
+                self._offsets(places), np.ascontiguousarray(words).view(np.int64)
+            )
+
+    def swap(self, first: Int64s | int, second: Int64s | int) -> None:
+        """Exchange elements first[i] and second[i], for each i in turn.
+
+        Raises IndexError, and ValueError if the two are not of one length.
+        """
+        one, other = np.atleast_1d(first), np.atleast_1d(second)
+        if one.shape != other.shape:
+            raise ValueError("each element is exchanged with one other")
+        with self._twins.transaction():
+            offsets = self._offsets(self._places(np.concatenate((one, other))))
+            self._twins.swap_words(offsets[: one.size], offsets[one.size :])
+
+    def _places(self, index: Index) -> Int64s:
+        length = self._header()[0]
+        if isinstance(index, slice):
+            return np.arange(*index.indices(length), dtype=np.int64)
+        if not isinstance(index, np.ndarray):
+            at = operator.index(index)
+            index = np.array([at + length if at < 0 else at])
+        if index.dtype.kind not in "iu" or index.ndim != 1:
+            raise TypeError("an array is indexed by integers, in a list of one dimension")
+        places = np.ascontiguousarray(index, np.int64)
+        if places.size and places.view(np.uint64).max() >= length:  # a negative one is huge
+            raise IndexError(f"an element beyond the {length:,} of array {self.name}")
+        return places
+
+    def _offsets(self, places: Int64s) -> Int64s:
+        offsets = places * WORD
+        offsets += self.offset
+        return offsets
+
+    def _check(self) -> None:
+        self._header()
+
+    def _header(self) -> tuple[int, int, int, int]:
+        header = super()._header()
+        if header[0] > (self._length - HEADER.size) // WORD:
+            self._refuse("it is longer than its block")
+        return header

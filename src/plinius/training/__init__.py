@@ -1,0 +1,1 @@
+"""The trainer of Darknet networks, and what any training loop shares."""

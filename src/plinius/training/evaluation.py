@@ -1,0 +1,44 @@
+"""Evaluation: the mirrored parameters of a run, for testing and for export."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from plinius.darknet.cfg import read_cfg
+from plinius.darknet.network import Network
+from plinius.data.extent import Progress
+from plinius.data.sealed import SealedDataset
+from plinius.mirror.identity import require_same_run
+from plinius.snapshot import Snapshot
+from plinius.state.restore import load_tensors
+from plinius.state.tensors import tensor_of
+from plinius.training.batches import Batches
+
+_BATCH = 256
+
+
+def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
+    """The network of a cfg with a snapshot's parameters. Raises MismatchError if the snapshot is
+    of another cfg.
+    """
+    cfg = read_cfg(cfg_path)
+    require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
+    network = Network(cfg)
+    stored = {t.name: tensor_of(t) for t in snapshot.tensors if t.name.startswith("model/")}
+    load_tensors(network, "model", stored)
+    network.eval()
+    return network
+
+
+def accuracy(network: Network, dataset: SealedDataset, progress: Progress | None = None) -> float:
+    """The share of records whose largest output is that of the label (top-1), from 0 to 1."""
+    batches = Batches(dataset, network.input_shape, network.truths)
+    count, correct = dataset.header.count, 0
+    with torch.inference_mode():
+        for start in range(0, count, _BATCH):
+            x, truth = batches.open(np.arange(start, min(start + _BATCH, count)))
+            correct += int((network(x).argmax(1) == truth.argmax(1)).sum())
+            if progress:
+                progress(min(start + _BATCH, count), count)
+    return correct / count

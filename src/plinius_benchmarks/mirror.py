@@ -1,0 +1,295 @@
+"""`plinius bench mirror`: saving and restoring, as in Fig. 7 and Table I of the paper.
+
+All rivals save the same state and restore it, in turn, round after round, each round in another
+order, so that whatever else the machine does falls on all of them; a figure is the median over
+the rounds, a ratio the median of the ratios within a round. torch has one thread. The mirror's
+time is split by a medium that measures what passes through it: writing (and reading) is what the
+medium took, sealing (and opening) the rest.
+"""
+
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import distributed
+
+from plinius.keys import OwnerKey
+from plinius.mirror import Mirror
+from plinius.pm.block_writer import Writer
+from plinius.pm.medium import Granularity, Medium
+from plinius.pm.region import Region
+from plinius_benchmarks import networks, rivals
+from plinius_benchmarks.figures import Bar, Report, Row, ratio, spread
+from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.rivals import Act, Limits, Rival
+
+LAYERS = (5, 10, 15, 20, 25, 30, 35, 40, 45)  # big5.cfg ... big45.cfg
+LARGE = (77, 434)  # 180 MB, 1 GB
+SHORT = (5, 20, 45)
+ROUNDS, SHORT_ROUNDS = 9, 5
+_PLINIUS, _TWO = "plinius", "plinius, 2 threads"
+_SEALED, _DIRECT, _PLAIN = "torch.save + AES-GCM", "O_DIRECT + fdatasync", "torch.save"
+_WARM_UP = 2
+
+Progress = Callable[[int, int], None]
+
+
+def run_mirror(
+    places: Sequence[Path],
+    layers: Sequence[int] = LAYERS + LARGE,
+    rounds: int = ROUNDS,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Measure in each folder, for networks of so many layers. Takes minutes.
+
+    Raises StorageError, RegionFullError and what else a region raises.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    bars: list[Bar] = []
+    try:
+        with _group():
+            for number, (place, count) in enumerate((p, n) for p in places for n in layers):
+                few = rounds if count < LARGE[-1] else min(rounds, 3)
+                one = _compete(place, count, few)
+                rows += one
+                bars += _bars(one)
+                progress(number + 1, len(places) * len(layers))
+        machine = describe_with_torch()
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "name": "mirror",
+        "title": "Saving and restoring a model (the paper's Fig. 7 and Table I)",
+        "machine": machine,
+        "rows": rows,
+        "bars": [bar.row() for bar in bars],
+        "notes": [
+            f"Medians of {rounds} interleaved rounds (3 at 1 GB), one thread but where it says 2.",
+            "The paper (emlSGX-PM) saves 3.2x and restores 3.7x as fast as its own baseline.",
+            "Restoring reads from the page cache, except for the mirror's on disk, which reads "
+            "what it wrote past that cache from the disk.",
+        ],
+    }
+
+
+def _compete(place: Path, layers: int, rounds: int) -> list[Row]:
+    network = networks.big(layers)
+    tensors = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with ExitStack() as stack:
+        made = tempfile.TemporaryDirectory(prefix="plinius-bench-", dir=place)
+        folder = Path(stack.enter_context(made))
+        clock = _Clock()
+        mirrors = [
+            stack.enter_context(_mirror(folder / name, network, threads, clock))
+            for name, threads in (("one", 1), ("two", 2))
+        ]
+        granularity = mirrors[0].granularity
+        limits = [stack.enter_context(_closing(Limits(tensors, folder, n))) for n in (1, 2)]
+        entered = [
+            Rival(_PLINIUS, mirrors[0].save, mirrors[0].restore),
+            limits[0].aes(),
+            Rival(_TWO, mirrors[1].save, mirrors[1].restore),
+            limits[1].aes(),
+            limits[0].memcpy(),
+            rivals.torch_save(tensors, folder),
+            rivals.torch_save_sealed(tensors, folder),
+            rivals.safetensors(tensors, folder),
+            rivals.distributed_checkpoint(tensors, folder),
+            *rivals.asynchronous_checkpoint(tensors, folder),
+            rivals.buffer_by_buffer(tensors, folder),
+        ]
+        if granularity is Granularity.PAGE:
+            direct = limits[0].direct()
+            entered[1:1] = [direct] if direct else []
+        saves, restores = _take_turns(entered, rounds, clock)
+        parts = {"save": clock.shares("save"), "restore": clock.shares("restore")}
+    rows = []
+    for rival in entered:
+        row: Row = {"place": granularity.name, "layers": layers, "bytes": size, "who": rival.name}
+        for what, seconds in (("save", saves), ("restore", restores)):
+            times = seconds.get(rival.name)
+            if times:
+                row[what] = spread(times)
+                row[f"{what}s"] = times
+        if rival.name == _PLINIUS:
+            row["parts"] = parts
+        rows.append(row)
+    return rows
+
+
+def _take_turns(
+    entered: Sequence[Rival], rounds: int, clock: "_Clock"
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each rival in each round, in an order of each round's own.
+
+    Whoever comes behind a rival finds its tensors in the cache, and its disk busy.
+    """
+    order, shuffle = list(entered), random.Random(0).shuffle  # noqa: S311
+    saves: dict[str, list[float]] = {}
+    restores: dict[str, list[float]] = {}
+    for turn in range(_WARM_UP + rounds):
+        shuffle(order)
+        for rival in order:
+            counts = turn >= _WARM_UP
+            clock.begin("save", counts and rival.name == _PLINIUS)
+            seconds = _timed(rival.save)
+            clock.end(seconds)
+            if rival.after:
+                rival.after()
+            if counts:
+                saves.setdefault(rival.name, []).append(seconds)
+            if rival.restore:
+                clock.begin("restore", counts and rival.name == _PLINIUS)
+                seconds = _timed(rival.restore)
+                clock.end(seconds)
+                if counts:
+                    restores.setdefault(rival.name, []).append(seconds)
+    return saves, restores
+
+
+def _timed(act: Act) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
+    at = {row["who"]: row for row in rows}
+    mine = at[_PLINIUS]
+    size = mine["bytes"] / 1e6
+    where = f"{mine['place']}, {size:.0f} MB"
+
+    def faster(other: str, what: str, who: str = _PLINIUS) -> float:
+        return ratio(at[other][what], at[who][what])
+
+    if mine["place"] == Granularity.PROCESS.name:
+        for who, limit in ((_PLINIUS, "AES-GCM"), (_TWO, "AES-GCM, 2 threads")):
+            for what, name in (("saves", "mirror_out"), ("restores", "mirror_in")):
+                rate = faster(limit, what, who)
+                yield Bar(f"{where}: {name} of {who}, share of raw AES-GCM's rate", rate, 0.8)
+        if size < 200:
+            yield Bar(f"{where}: saving, against {_SEALED}", faster(_SEALED, "saves"), 12)
+            yield Bar(f"{where}: restoring, against {_SEALED}", faster(_SEALED, "restores"), 10)
+    elif _DIRECT in at:
+        rate = faster(_DIRECT, "saves")
+        yield Bar(f"{where}: saving, share of the rate of {_DIRECT}", rate, 0.85)
+        if size > 45:
+            yield Bar(f"{where}: saving, against {_PLAIN} + fsync", faster(_PLAIN, "saves"), 3)
+
+
+class _Clock:
+    """How long the medium took of each save and restore."""
+
+    def __init__(self) -> None:
+        self.medium = 0.0
+        self._what: str | None = None
+        self._found: dict[str, list[tuple[float, float]]] = {"save": [], "restore": []}
+
+    def begin(self, what: str, counts: bool) -> None:
+        self.medium, self._what = 0.0, what if counts else None
+
+    def end(self, seconds: float) -> None:
+        if self._what:
+            self._found[self._what].append((self.medium, seconds))
+
+    def shares(self, what: str) -> Row:
+        """Seconds that the medium took and that sealing took, medians, and the medium's share."""
+        found = self._found[what]
+        medium = spread([one for one, _ in found])[1]
+        rest = spread([whole - one for one, whole in found])[1]
+        return {"medium": medium, "sealing": rest, "share": medium / (medium + rest)}
+
+
+class _TimedMedium:
+    """Passes everything on, and measures how long that takes."""
+
+    def __init__(self, medium: Medium, clock: _Clock) -> None:
+        self._medium, self._clock = medium, clock
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._medium, name)
+        measured = ("read_into", "drain", "fence", "write")
+        return self._measured(found) if name in measured else found
+
+    def writer(self) -> Writer:
+        return cast(Writer, _TimedWriter(self._medium.writer(), self))
+
+    def _measured(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return act(*arguments)
+            finally:
+                self._clock.medium += time.perf_counter() - began
+
+        return measured
+
+
+class _TimedWriter:
+    def __init__(self, writer: Writer, medium: _TimedMedium) -> None:
+        self.room = medium._measured(writer.room)
+        self.put = medium._measured(writer.put)
+
+
+class _Mirrored:
+    """A mirror of a network in a region of its own."""
+
+    def __init__(self, region: Region, network: torch.nn.Module, threads: int) -> None:
+        key = OwnerKey.generate()
+        self.granularity = region.granularity
+        self._tensors = [tensor.detach() for tensor in network.state_dict().values()]
+        self.mirror = Mirror.open(region, key, {"model": network}, threads=threads)
+        self._iteration = self.mirror.mirror_in()
+
+    def save(self) -> None:
+        """Mirror all of it out: every tensor counts as written to, as after a step."""
+        self._iteration += 1
+        for tensor in self._tensors:
+            torch.autograd.graph.increment_version(tensor)
+        self.mirror.mirror_out(self._iteration)
+
+    def restore(self) -> None:
+        self.mirror.mirror_in()
+
+
+@contextmanager
+def _mirror(
+    path: Path, network: torch.nn.Module, threads: int, clock: _Clock
+) -> Iterator[_Mirrored]:
+    with Region.create(path, 0) as region:
+        region.medium = cast(Medium, _TimedMedium(region.medium, clock))
+        made = _Mirrored(region, network, threads)
+        try:
+            yield made
+        finally:
+            made.mirror.close()
+
+
+@contextmanager
+def _closing(limits: Limits) -> Iterator[Limits]:
+    try:
+        yield limits
+    finally:
+        limits.close()
+
+
+@contextmanager
+def _group() -> Iterator[None]:
+    """The process group that an asynchronous checkpoint needs, of this process alone."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = f"file://{folder}/group"
+        distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
