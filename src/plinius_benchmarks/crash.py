@@ -107,15 +107,7 @@ class _Trainer:
     def run(self, until: int, for_iterations: int | None) -> None:
         """Train on; kill it after so many more iterations, or let it go to its end."""
         before = self._told()
-        command = [
-            sys.executable,
-            "-m",
-            "plinius.cli.main",
-            "train",
-            *self._arguments,
-            "--threads",
-            "1",
-        ]
+        command = [sys.executable, "-m", "plinius", "train", *self._arguments, "--threads", "1"]
         command += ["--region", str(self.region), "--metrics", str(self._metrics)]
         with (self._folder / "said").open("w+") as said:
             process = subprocess.Popen(  # noqa: S603
