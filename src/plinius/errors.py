@@ -1,12 +1,12 @@
-"""What can go wrong, one class per decision a caller takes.
+"""What can go wrong: one class for each decision that a caller can take.
 
-Every error says what was found and what to do next, in one sentence each. Failures of
-authenticated decryption never say why.
+A message has two parts: what was found, and what to do next. A failure of authenticated
+decryption never says why it failed.
 """
 
 
 class PliniusError(Exception):
-    """Base of all refusals: `what` was found, and the next step, `todo`."""
+    """Base class: `what` was found, and `todo`, the next step. The message is both."""
 
     def __init__(self, what: str, todo: str) -> None:
         super().__init__(f"{what.rstrip('.')}. {todo.rstrip('.')}.")
@@ -19,44 +19,48 @@ class KeyFileError(PliniusError):
 
 
 class FormatError(PliniusError):
-    """The bytes are foreign, truncated or of another version: give another file or program."""
+    """The file has another format or version, or is incomplete: give another file or program."""
 
 
 class SealError(PliniusError):
-    """Sealed bytes do not open: they were altered, or belong elsewhere. Do not go on."""
+    """Sealed bytes do not open: they were altered or belong elsewhere. Do not use them."""
 
 
 class SourceError(PliniusError):
-    """Data to be sealed or trained on does not fit: mend the data or the command."""
+    """Data to be sealed or trained on does not fit: correct the data or the command."""
 
 
 class CfgError(PliniusError):
-    """A network description cannot be built: mend the line it names."""
+    """A network description cannot be built: correct the line that the message names."""
 
 
 class RegionError(PliniusError):
-    """The region's structure cannot be followed: it was damaged or altered."""
+    """The structure of the region is not valid: it was damaged or altered."""
 
 
 class RegionBusyError(PliniusError):
-    """Another process holds the region: wait for it or stop it."""
+    """Another process uses the region: wait for it or stop it."""
 
 
 class RegionFullError(PliniusError):
-    """The region, or the disk under it, has no room: make room."""
+    """The region, or the disk it is on, is full: free some space."""
 
 
 class StorageError(PliniusError):
-    """The file system refuses (read-only path, missing folder, input/output error)."""
+    """The operating system refuses: a missing file, no permission, an input/output error."""
+
+
+class NotInstalledError(PliniusError):
+    """The command needs software that is not installed: install it."""
 
 
 class MismatchError(PliniusError):
-    """A run differs from the one in the region: use its settings, or another region."""
+    """This run is not the one in the region: use that run's settings, or another region."""
 
 
 class StateError(PliniusError):
-    """The state holds something that a mirror cannot: take it out, or give its state in tensors."""
+    """The state holds something that cannot be mirrored: remove it, or give it as tensors."""
 
 
 class DivergedError(PliniusError):
-    """Training has left the numbers: change the recipe."""
+    """The loss is no longer a finite number: change the training recipe."""

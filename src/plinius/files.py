@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all, and never over another one; and how files are read."""
+"""How files are read and created.
+
+Only regular files are read. A new file appears complete or not at all, and never replaces another.
+"""
 
 import errno
 import os
@@ -11,38 +14,57 @@ from typing import BinaryIO
 from plinius.errors import StorageError
 
 PRIVATE = 0o600
-"""The mode of whatever this program makes: keys, regions, sealed data, exports, metrics."""
+"""The mode of every file that this package creates: only its owner can read or write it."""
 
 
 def open_to_read(path: str | Path) -> BinaryIO:
-    """A regular file open for reading; a FIFO does not make it wait.
+    """Open a regular file for reading, without waiting for a FIFO.
 
-    Raises OSError, also for a folder, a FIFO or a device.
+    Raises StorageError, also for a folder, a FIFO or a device.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OSError(errno.EINVAL, "Not a regular file")
-        return open(handle, "rb")
-    except OSError:
-        os.close(handle)
-        raise
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            mode = os.fstat(handle).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise OSError(errno.EINVAL, "Not a regular file")
+            return open(handle, "rb")  # refuses a folder
+        except OSError:
+            os.close(handle)
+            raise
+    except OSError as error:
+        raise cannot_read(path, error) from None
 
 
-def read_file(path: str | Path, most: int) -> bytes:
-    """All bytes of a regular file of at most `most`. Raises OSError."""
+def read_file(path: str | Path, limit: int) -> bytes:
+    """All bytes of a regular file of at most `limit` bytes. Raises StorageError."""
     with open_to_read(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        try:
+            data = file.read(limit + 1)
+            if len(data) > limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        except OSError as error:
+            raise cannot_read(path, error) from None
     return data
 
 
-def create_new(path: Path) -> int:
-    """A descriptor of a new file that only its owner can read or write, open for both.
+def file_size(path: str | Path) -> int:
+    """The size of a regular file in bytes. Raises StorageError."""
+    with open_to_read(path) as file:
+        return os.fstat(file.fileno()).st_size
 
-    Nothing that is there already is opened, a link least of all. Raises OSError.
+
+def cannot_read(path: str | Path, error: OSError) -> StorageError:
+    """The refusal for a file or folder that the operating system does not let us read."""
+    return StorageError(
+        f"Cannot read {path}: {error.strerror or error}", "Check the path and its permissions"
+    )
+
+
+def create_new(path: Path) -> int:
+    """Create a file of mode 0600 and return its descriptor, open for reading and writing.
+
+    An existing file or link is never opened. Raises OSError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(path, flags, PRIVATE)
@@ -50,25 +72,26 @@ def create_new(path: Path) -> int:
 
 @contextmanager
 def publish(path: Path) -> Iterator[BinaryIO]:
-    """Write to `path`.part; on leaving without an error, sync it and give it its name.
+    """Create the file `path`, mode 0600: the body writes to `path`.part, which is then renamed.
 
-    An error in the body removes the part; a killed run leaves it, and the next run starts it
-    anew. Raises StorageError if `path` exists or the file system refuses.
+    Before it gets its name, the file is synced. An error in the body removes the .part file; a
+    killed process leaves it behind, and the next call removes it. Raises StorageError if `path`
+    exists or the file system refuses.
     """
-    part = path.with_name(path.name + ".part")
+    temporary = path.with_name(path.name + ".part")
     try:
         if os.path.lexists(path):
             raise _exists(path)
-        part.unlink(missing_ok=True)
-        with open(create_new(part), "w+b") as file:
+        temporary.unlink(missing_ok=True)
+        with open(create_new(temporary), "w+b") as file:
             try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                _link(part, path, file)
+                _link(temporary, path, file)
             finally:
-                if _same(part, file):
-                    part.unlink()
+                if _is_name_of(temporary, file):
+                    temporary.unlink()
         sync_folder(path.parent)
     except OSError as error:
         raise StorageError(
@@ -77,24 +100,25 @@ def publish(path: Path) -> Iterator[BinaryIO]:
         ) from None
 
 
-def _link(part: Path, path: Path, file: BinaryIO) -> None:
-    if not _same(part, file):
-        raise StorageError(f"Another process writes {part} too", "Let one of them finish")
+def _link(temporary: Path, path: Path, file: BinaryIO) -> None:
+    if not _is_name_of(temporary, file):
+        raise StorageError(f"Another process writes {temporary} too", "Let one of them finish")
     try:
-        os.link(part, path)  # unlike a rename, never replaces a file
+        os.link(temporary, path)  # unlike a rename, never replaces a file
     except FileExistsError:
         raise _exists(path) from None
 
 
-def _same(part: Path, file: BinaryIO) -> bool:
+def _is_name_of(path: Path, file: BinaryIO) -> bool:
+    """Whether `path` still names this open file, and not one that another process put there."""
     try:
-        return os.path.samestat(part.lstat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
+    """Make the names in a folder durable. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

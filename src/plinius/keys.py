@@ -1,22 +1,25 @@
-"""The owner's key: made, stored in a file only its owner can read, never shown.
+"""The owner's key and its file, which only its owner can read. The secret is never shown.
 
-A key file is text: comment lines starting with `#`, then `plinius-owner-key-1 <64 hex digits>`.
+The file format is described in docs/formats/owner-key.md.
 """
 
 import os
-import stat
 from pathlib import Path
 
 from plinius import sealing
 from plinius.errors import KeyFileError, StorageError
-from plinius.files import sync_folder
+from plinius.files import open_to_read, publish
 
 _TAG = "plinius-owner-key-1"
 _MAX_BYTES = 4096
+_NAME_A_KEY = "Name a key file made by plinius keygen"
 
 
 class OwnerKey:
-    """A 32-byte key. Its repr and its errors show only its public id."""
+    """A secret of 32 bytes. Its repr and its errors show only its public id.
+
+    Raises ValueError for a secret of another length.
+    """
 
     __slots__ = ("_secret",)
 
@@ -42,11 +45,17 @@ class OwnerKey:
         return sealing.key_id(self._secret)
 
     def sealer(self, purpose: str, salt: bytes) -> sealing.Sealer:
-        """The sealer for one object of this owner, named by purpose and random salt."""
+        """The sealer of one object of this owner.
+
+        Its key depends on `purpose` (a word of the object's format) and the object's random salt.
+        """
         return sealing.derive(self._secret, purpose, salt)
 
     def require(self, wanted: bytes, what: str) -> None:
-        """Refuse with both ids if `what` was sealed under the key of another id."""
+        """Raise KeyFileError, which names both ids, unless `wanted` is the id of this key.
+
+        `what` is the name of the object that was sealed with key `wanted`.
+        """
         if wanted != self.id:
             raise KeyFileError(
                 f"{what} was sealed with key {wanted.hex()}, but this is key {self.id.hex()}",
@@ -54,49 +63,36 @@ class OwnerKey:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a key file with mode 0600, durably. Refuses to overwrite anything."""
+        """Write a durable key file of mode 0600.
+
+        Raises KeyFileError if `path` exists, StorageError if it cannot be written.
+        """
         path = Path(path)
+        if os.path.lexists(path):
+            raise KeyFileError(
+                f"{path} exists already, and overwriting a key would lose all data sealed with it",
+                "Choose another name with -o",
+            )
         text = (
             f"# Plinius owner's key {self.id.hex()}: whoever has it can open the data. Keep it.\n"
             f"{_TAG} {self._secret.hex()}\n"
         )
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise KeyFileError(
-                f"{path} exists already, and overwriting a key would lose all data sealed with it",
-                "Choose another name with -o",
-            ) from None
-        except OSError as error:
-            raise StorageError(
-                f"Cannot create {path}: {error.strerror}", "Choose a folder you can write to"
-            ) from None
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(path.parent)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise StorageError(
-                f"Cannot write {path}: {error.strerror}", "Free some space or choose another folder"
-            ) from None
+        with publish(path) as file:
+            file.write(text.encode())
 
 
 def load_key(path: str | Path) -> OwnerKey:
-    """Read a key file. Raises KeyFileError if others can read it or it holds no key."""
+    """Read a key file.
+
+    Raises KeyFileError if it cannot be read, others than its owner can read it, it belongs to
+    another user (other than root), or it holds no key.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise KeyFileError(
-            f"Cannot read the key file {path}: {error.strerror}",
-            "Name a key file made by plinius keygen",
-        ) from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(f"{path} is not a file", "Name a key file made by plinius keygen")
+        file = open_to_read(path)
+    except StorageError as error:
+        raise KeyFileError(error.what, _NAME_A_KEY) from None
+    with file:
+        status = os.fstat(file.fileno())
         if status.st_uid not in (os.geteuid(), 0):
             raise KeyFileError(
                 f"The key file {path} belongs to another user (uid {status.st_uid})",
@@ -107,9 +103,9 @@ def load_key(path: str | Path) -> OwnerKey:
                 f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",
                 f"Run chmod 600 {path}, and make a new key if others may have read it",
             )
-        raw = os.read(handle, _MAX_BYTES)
-    finally:
-        os.close(handle)
+        raw = file.read(_MAX_BYTES + 1)
+    if len(raw) > _MAX_BYTES:
+        raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
     lines = [line for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
     words = [line.split() for line in lines if not line.startswith("#")]
     try:
@@ -117,4 +113,4 @@ def load_key(path: str | Path) -> OwnerKey:
             return OwnerKey(bytes.fromhex(words[0][1]))
     except ValueError:
         pass
-    raise KeyFileError(f"{path} holds no owner's key", "Name a key file made by plinius keygen")
+    raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)

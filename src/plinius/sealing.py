@@ -1,8 +1,9 @@
 """Authenticated encryption and key derivation: the only file that touches AES.
 
 AES-256-GCM (NIST SP 800-38D) under keys derived by HKDF-SHA256 (RFC 5869). Each sealed object
-draws a fresh random salt, so each has a key of its own and its nonces may simply count. A sealed
-piece is `ciphertext | tag`, `TAG_BYTES` longer than its plaintext.
+(a dataset, a commit) has a fresh random salt and therefore a key of its own, so the nonce of a
+message is its number. A sealed message is `ciphertext | tag`, `TAG_BYTES` longer than its
+plaintext.
 """
 
 import copy
@@ -24,13 +25,15 @@ LEGACY_OVERHEAD = 28  # MAC(16) | IV(12)
 _MAX_NONCE = 2**96 - 1
 
 Bytes = bytes | bytearray | memoryview
-"""Anything readable; what is written into must be a writable bytearray or memoryview."""
+"""Bytes to read. A parameter named `out` is written to and must be writable."""
 
 
 class Sealer:
-    """Seals and opens numbered pieces under one derived key.
+    """Seals and opens numbered messages under one derived key.
 
-    Sealing numbers must rise: a number used twice would repeat a nonce, so it raises ValueError.
+    Each message is sealed with a higher number (0 to 2**96 - 1) than the one before; another
+    number raises ValueError, since a number used twice would repeat a nonce. Opening is free of
+    this rule, and safe from several threads.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -40,42 +43,48 @@ class Sealer:
     def __repr__(self) -> str:
         return "Sealer(<key>)"
 
-    def part(self, end: int) -> "Sealer":
-        """A sealer of the numbers left below `end`, for another thread; this one goes on there."""
+    def split_off(self, end: int) -> "Sealer":
+        """A sealer for the unused numbers below `end`, for another thread.
+
+        This one keeps the numbers from `end` on. Raises ValueError if it has not all of these.
+        """
         if not self._next <= end <= self._end:
-            raise ValueError("parts of a sealer follow each other")
-        part = copy.copy(self)
-        part._end, self._next = end, end
-        return part
+            raise ValueError("a sealer can only give away numbers that it has not used")
+        other = copy.copy(self)
+        other._end, self._next = end, end
+        return other
 
     def seal_into(self, number: int, plaintext: Bytes, aad: bytes, out: Bytes) -> None:
-        """Write `plaintext` sealed as piece `number` to `out` (len(plaintext) + TAG_BYTES)."""
+        """Write `plaintext` sealed as message `number` to `out` (len(plaintext) + TAG_BYTES)."""
         nonce = self._take(number)
         self._aead.encrypt_into(nonce, plaintext, aad, out)
 
     def seal(self, number: int, plaintext: Bytes, aad: bytes) -> bytes:
-        """`plaintext` sealed as piece `number`."""
+        """`plaintext` sealed as message `number`."""
         return self._aead.encrypt(self._take(number), plaintext, aad)
 
     def open_into(self, number: int, sealed: Bytes, aad: bytes, out: Bytes) -> None:
-        """Write the plaintext of piece `number` to `out`; on SealError, `out` means nothing."""
+        """Write the plaintext of message `number` to `out` (len(sealed) - TAG_BYTES).
+
+        Raises SealError without saying why; do not use what `out` then holds.
+        """
         try:
             self._aead.decrypt_into(_nonce(number), sealed, aad, out)
         except InvalidTag:
-            raise broken() from None
+            raise does_not_open() from None
 
     def open(self, number: int, sealed: Bytes, aad: bytes) -> bytes:
-        """The plaintext of piece `number`. Raises SealError without saying why."""
+        """The plaintext of message `number`. Raises SealError without saying why."""
         if len(sealed) < TAG_BYTES:
-            raise broken()
+            raise does_not_open()
         try:
             return self._aead.decrypt(_nonce(number), sealed, aad)
         except InvalidTag:
-            raise broken() from None
+            raise does_not_open() from None
 
     def _take(self, number: int) -> bytes:
         if not self._next <= number < self._end:
-            raise ValueError("a piece number may be sealed once only")
+            raise ValueError("a message number may be sealed once only")
         self._next = number + 1
         return _nonce(number)
 
@@ -86,7 +95,7 @@ def derive(owner_key: bytes, purpose: str, salt: bytes) -> Sealer:
 
 
 def key_id(owner_key: bytes) -> bytes:
-    """A public name of an owner's key (8 bytes): tells keys apart and reveals nothing else."""
+    """The public id of an owner's key (8 bytes): it tells keys apart and reveals nothing else."""
     return _hkdf(owner_key, b"", "key-id", KEY_ID_BYTES)
 
 
@@ -96,19 +105,22 @@ def fresh(length: int) -> bytes:
 
 
 def legacy_open(key: bytes, sealed: Bytes) -> bytes:
-    """Open MAC(16) | IV(12) | ciphertext, AES-128-GCM without AAD: the original's format."""
+    """Open a record of the original Plinius: tag(16) | nonce(12) | ciphertext, no AAD.
+
+    AES-128-GCM under its 16-byte key. Raises SealError.
+    """
     if len(sealed) < LEGACY_OVERHEAD:
-        raise broken()
+        raise does_not_open()
     view = memoryview(sealed)
     try:
         body = bytes(view[LEGACY_OVERHEAD:]) + bytes(view[:TAG_BYTES])
         return AESGCM(key).decrypt(bytes(view[TAG_BYTES:LEGACY_OVERHEAD]), body, None)
     except InvalidTag:
-        raise broken() from None
+        raise does_not_open() from None
 
 
-def broken(what: str = "Sealed data") -> SealError:
-    """The one refusal for bytes that do not open."""
+def does_not_open(what: str = "Sealed data") -> SealError:
+    """The refusal for bytes that do not open; the same for every cause. `what` is named in it."""
     return SealError(
         f"{what} does not open with this key",
         "It was altered, is in the wrong place, or was sealed with another key; "
@@ -123,5 +135,5 @@ def _hkdf(key: bytes, salt: bytes, purpose: str, length: int) -> bytes:
 
 def _nonce(number: int) -> bytes:
     if not 0 <= number <= _MAX_NONCE:
-        raise ValueError("piece number out of range")
+        raise ValueError("message number out of range")
     return number.to_bytes(12, "big")

@@ -189,7 +189,7 @@ class Limits:
 
         def save() -> None:
             whole = sealer()
-            self._sealers = [whole.part(share[-1][0] + 1) for share in self._shares()]
+            self._sealers = [whole.split_off(share[-1][0] + 1) for share in self._shares()]
             self._together(seal)
 
         def restore() -> None:

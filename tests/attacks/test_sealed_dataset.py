@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plinius.data.header import HEADER_BYTES
-from plinius.data.records import Part, Source
+from plinius.data.records import ArraySpec, Source
 from plinius.data.sealed import SealedDataset, read_header, seal_dataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError
 from plinius.keys import OwnerKey
@@ -33,7 +33,9 @@ def small(path: Path, key: OwnerKey = KEY, shade: int = 0) -> bytes:
 
     names = ("ash", "birch", "cedar")
     seal_dataset(
-        Source("small", COUNT, Part(U8, (2, 3)), Part(U16, ()), records, 3, names), key, path
+        Source("small", COUNT, ArraySpec(U8, (2, 3)), ArraySpec(U16, ()), records, 3, names),
+        key,
+        path,
     )
     return path.read_bytes()
 

@@ -73,7 +73,7 @@ def key_others_can_read(p: Place) -> tuple[list[object], str]:
 def key_missing(p: Place) -> tuple[list[object], str]:
     """No key file."""
     return p.read("digest", key=p.folder / "no.key"), (
-        f"Cannot read the key file {p.folder / 'no.key'}: No such file or directory. "
+        f"Cannot read {p.folder / 'no.key'}: No such file or directory. "
         "Name a key file made by plinius keygen."
     )
 
@@ -103,7 +103,7 @@ def key_in_no_folder(p: Place) -> tuple[list[object], str]:
     """keygen into a folder that is not there."""
     key = p.folder / "no" / "owner.key"
     return ["keygen", "-o", key], (
-        f"Cannot create {key}: No such file or directory. Choose a folder you can write to."
+        f"Cannot write {key}: No such file or directory. Free some space or choose another folder."
     )
 
 
@@ -231,7 +231,7 @@ def dataset_missing(p: Place) -> tuple[list[object], str]:
     """A new run without its dataset makes no region."""
     return p.train(data=p.folder / "no.sealed", region=p.folder / "new.region"), (
         f"Cannot read {p.folder}/no.sealed: No such file or directory. "
-        "Name a sealed dataset that can be read."
+        "Check the path and its permissions."
     )
 
 
@@ -270,8 +270,8 @@ def dataset_of_the_future(p: Place) -> tuple[list[object], str]:
     raw[8:12] = struct.pack("<I", 2)
     data = p.file("next.sealed", bytes(raw))
     return p.train(data=data, region=p.folder / "new.region"), (
-        "next.sealed is a sealed dataset of version 2, this program reads 1. "
-        "Use the program that made it, or a newer one."
+        "next.sealed is a sealed dataset of version 2, and this program reads version 1. "
+        "Use the release of plinius that made it."
     )
 
 
@@ -301,5 +301,6 @@ def inspected_file_foreign(p: Place) -> tuple[list[object], str]:
 def inspected_file_missing(p: Place) -> tuple[list[object], str]:
     """inspect on nothing."""
     return ["inspect", p.folder / "none"], (
-        f"Cannot read {p.folder}/none: No such file or directory. Name a file that can be read."
+        f"Cannot read {p.folder}/none: No such file or directory. "
+        "Check the path and its permissions."
     )

@@ -18,7 +18,8 @@ from plinius.pm.region import Region
 def cfg_missing(p: Place) -> tuple[list[object], str]:
     """No cfg."""
     return p.train(cfg=p.folder / "no.cfg"), (
-        f"{p.folder}/no.cfg cannot be read: No such file or directory. Give a .cfg file."
+        f"Cannot read {p.folder}/no.cfg: No such file or directory. "
+        "Check the path and its permissions."
     )
 
 
@@ -28,7 +29,7 @@ def cfg_of_another_input(p: Place) -> tuple[list[object], str]:
     cfg = p.cfg(("height=8", "height=9"))
     return p.train(cfg=cfg, region=p.folder / "new.region"), (
         "The samples of train.sealed are 1 x 8 x 8, but the network's input is 1 x 9 x 8. "
-        "Mend height, width and channels (or inputs) in [net], or name another dataset."
+        "Correct height, width and channels (or inputs) in [net], or name another dataset."
     )
 
 
@@ -323,7 +324,7 @@ def weights_that_are_no_safetensors(p: Place) -> tuple[list[object], str]:
     """A foreign file to begin with."""
     weights = p.file("net.safetensors", b"foreign")
     return p.train("--weights", weights, region=p.folder / "new.region"), (
-        f"{weights} is no .safetensors file. Name one that plinius export or others wrote."
+        f"{weights} is not a .safetensors file. Name one, as written by plinius export."
     )
 
 

@@ -85,7 +85,7 @@ def case(made: Case) -> Case:
 
 
 def flip_newest(region: Path, older: int = 0) -> None:
-    """Flip a bit in the first sealed piece of the newest commit (or of one before it)."""
+    """Flip a bit in the first sealed chunk of the newest commit (or of one before it)."""
     at, _ = newest_slot(region, older)
     raw = bytearray(region.read_bytes())
     room = call("region", "info", region, "--json").json["mirror"]["manifest_room"]

@@ -125,8 +125,8 @@ def test_a_read_only_place_is_refused(place: Place, tmp_path: Path) -> None:
             )
         keygen = call("keygen", "-o", there / "owner.key")
         assert keygen.stderr == (
-            f"plinius: Cannot create {there}/owner.key: Read-only file system. "
-            "Choose a folder you can write to.\n"
+            f"plinius: Cannot write {there}/owner.key: Read-only file system. "
+            "Free some space or choose another folder.\n"
         )
         pair = ["--images", place.world.images, "--labels", place.world.labels]
         sealing = call("seal", "--key", place.world.key, "-o", there / "out.sealed", *pair)

@@ -7,7 +7,7 @@ import numpy as np
 
 from crash.regions import owned_once
 from plinius.data.extent import EXTENT, open_dataset
-from plinius.data.records import Array, Part, Source
+from plinius.data.records import Array, ArraySpec, Source
 from plinius.data.sealed import seal_dataset
 from plinius.errors import SealError
 from plinius.jsonvalue import Json
@@ -87,7 +87,7 @@ def digest_in(image: bytes) -> str | None:
 def sealed_numbers(folder: Path, count: int = 12, length: int = 700) -> Path:
     """A sealed dataset of a few pages, whose records' bytes are their numbers."""
     source = Source(
-        "numbers", count, Part(np.dtype("u1"), (length,)), Part(np.dtype("<i8"), ()),
+        "numbers", count, ArraySpec(np.dtype("u1"), (length,)), ArraySpec(np.dtype("<i8"), ()),
         lambda: ((np.full(length, i, "u1"), np.array(i, "<i8")) for i in range(count)),
     )  # fmt: skip
     path = folder / "numbers.sealed"

@@ -10,7 +10,7 @@ import numpy as np
 
 from crash.mirrors import newest
 from plinius.data.extent import EXTENT, load_dataset, open_dataset
-from plinius.data.records import Part, Source
+from plinius.data.records import ArraySpec, Source
 from plinius.data.sealed import seal_dataset
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
@@ -165,10 +165,10 @@ class Load(Kind):
 
     def prepare(self) -> None:
         self.data = self.folder / "soak.sealed"
-        part = Part(np.dtype("u1"), (RECORD_BYTES,))
+        spec = ArraySpec(np.dtype("u1"), (RECORD_BYTES,))
         rows = np.random.default_rng(1).integers(0, 256, (RECORDS, RECORD_BYTES), "u1")
         source = Source(
-            "noise", RECORDS, part, Part(np.dtype("<i8"), ()),
+            "noise", RECORDS, spec, ArraySpec(np.dtype("<i8"), ()),
             lambda: ((row, np.array(i, "<i8")) for i, row in enumerate(rows)),
         )  # fmt: skip
         seal_dataset(source, KEY, self.data)

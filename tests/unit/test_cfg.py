@@ -7,7 +7,7 @@ import pytest
 
 from plinius.darknet.cfg import MAX_BYTES, MAX_SECTIONS, MAX_WARNINGS, parse_cfg, read_cfg
 from plinius.darknet.network import Network
-from plinius.errors import CfgError
+from plinius.errors import CfgError, StorageError
 
 NET = "[net]\nbatch=4\nheight=8\nwidth=8\nchannels=2\n"
 SMALL = NET + "[convolutional]\nfilters=3\nsize=3\npad=1\nactivation=leaky\n[softmax]\n"
@@ -92,13 +92,16 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         ("batch=1\n", "a.cfg:1: a key before any section"),
         (NET, "a.cfg has no layers"),
         ("[conv]\n" + NET, "does not begin with [net]"),
-        (SMALL + NET, "a.cfg:12: [net] stands a second time"),
+        (SMALL + NET, "a.cfg:12: [net] appears a second time"),
         (NET + "[route]\n", "a.cfg:6: section [route] is not supported yet. Supported: [net], "),
         (NET + "[convolutionl]\n", "a.cfg:6: '[convolutionl]' is not a section"),
         (NET + "[softmax\n", "a.cfg:6: '[softmax' is not a section"),
         (NET + "[softmax]\ngroups\n", "a.cfg:7: 'groups' is not key=value"),
         (NET + "[softmax]\n=1\n", "a.cfg:7: '=1' is not key=value"),
-        (SMALL.replace("batch=4", "batch=4#x"), "a.cfg:2: [net] batch='4#x'. batch needs a whole"),
+        (
+            SMALL.replace("batch=4", "batch=4#x"),
+            "a.cfg:2: [net] batch='4#x'. batch needs an integer",
+        ),
         (SMALL.replace("batch=4", "batch=0"), "from 1 to 1048576"),
         (SMALL.replace("batch=4", "batch="), "a.cfg:2: [net] batch=''"),
         (SMALL.replace("batch=4", "batch=1_0"), "a.cfg:2: [net] batch='1_0'"),
@@ -107,7 +110,10 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         (SMALL.replace("batch=4", "decay=1e999"), "a.cfg:2: [net] decay='1e999'"),
         (SMALL.replace("batch=4", "subdivisions=3"), "does not divide evenly"),
         (SMALL.replace("batch=4", "time_steps=3"), "a.cfg:2: [net] time_steps is for recurrent"),
-        (SMALL.replace("batch=4", "policy=poly"), "a.cfg:2: [net] policy=poly needs the end"),
+        (
+            SMALL.replace("batch=4", "policy=poly"),
+            "a.cfg:2: [net] policy=poly needs the number of updates",
+        ),
         (SMALL.replace("batch=4", "policy=steps"), "steps and scales differ in length"),
         (SMALL.replace("batch=4", "steps=1,x"), "a.cfg:2: [net] steps='1,x'"),
         (SMALL.replace("batch=4", "inputs=7"), "a.cfg:2: [net] inputs is not height*width*channel"),
@@ -126,7 +132,7 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         (NET + "[maxpool]\nsize=2\npadding=9\n", "[maxpool] a window lies outside the image"),
         ("[net]\ninputs=4\n[cost]\n", "a.cfg:3: [cost] nothing to compare"),
         (NET + "[softmax]\n[connected]\noutput=3\n", "compares 128 values with a truth of 3"),
-        ("[net]\ninputs=4\n[conn]\nbatch_normalize=1\n", "needs two values a channel"),
+        ("[net]\ninputs=4\n[conn]\nbatch_normalize=1\n", "needs two values per channel"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_place(text: str, message: str) -> None:
@@ -151,7 +157,7 @@ def test_long_files_are_refused() -> None:
     assert "is larger than" in refused("#" * (MAX_BYTES + 1))
     assert "more than 1000 sections" in refused(NET + "[dropout]\n" * MAX_SECTIONS)
     noise = "".join(f"k{i}=1\n" for i in range(MAX_WARNINGS + 2))
-    assert "too much to warn of" in refused(NET + noise)
+    assert "too many mistakes to warn of" in refused(NET + noise)
 
 
 def test_files_are_read_with_their_digest(tmp_path: Path) -> None:
@@ -161,11 +167,11 @@ def test_files_are_read_with_their_digest(tmp_path: Path) -> None:
     cfg = read_cfg(path)
     assert cfg.sha256 == hashlib.sha256(SMALL.encode()).hexdigest()
     assert cfg.name == str(path)
-    with pytest.raises(CfgError, match="cannot be read"):
+    with pytest.raises(StorageError, match="^Cannot read .*: No such file or directory"):
         read_cfg(tmp_path / "absent.cfg")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CfgError, match="is not text"):
         read_cfg(path)
     path.write_bytes("é".encode() * MAX_BYTES)
-    with pytest.raises(CfgError, match="is larger than"):
+    with pytest.raises(StorageError, match="^Cannot read .*: File too large"):
         read_cfg(path)

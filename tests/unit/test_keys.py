@@ -104,6 +104,7 @@ def test_keys_of_another_length_are_refused(length: int) -> None:
         "plinius-owner-key-1\n",
         "\xff\xfe\0",
         "#" * 5000 + f"\nplinius-owner-key-1 {SECRET.hex()}\n",
+        f"plinius-owner-key-1 {SECRET.hex()}\n" + "#" * 5000,
     ],
 )
 def test_files_without_a_key_are_refused(tmp_path: Path, text: str) -> None:
@@ -121,8 +122,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     """A missing file, and a pipe that would block."""
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path, words in (
-        (tmp_path / "none", f"Cannot read the key file {tmp_path}/none: No such file or directory"),
-        (tmp_path / "pipe", f"{tmp_path}/pipe is not a file"),
+        (tmp_path / "none", f"Cannot read {tmp_path}/none: No such file or directory"),
+        (tmp_path / "pipe", f"Cannot read {tmp_path}/pipe: Not a regular file"),
     ):
         with pytest.raises(KeyFileError) as caught:
             load_key(path)
@@ -131,12 +132,12 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     """A folder is no key file."""
-    with pytest.raises(KeyFileError, match=f"^{tmp_path} is not a file"):
+    with pytest.raises(KeyFileError, match=f"^Cannot read {tmp_path}: Is a directory"):
         load_key(tmp_path)
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     """Saving into nowhere is the file system's refusal."""
     path = tmp_path / "none" / "key"
-    with pytest.raises(StorageError, match=f"^Cannot create {path}: No such file or directory"):
+    with pytest.raises(StorageError, match=f"^Cannot write {path}: No such file or directory"):
         OwnerKey(SECRET).save(path)

@@ -27,7 +27,7 @@ def snapshot(tmp_path: Path) -> Snapshot:
 def test_a_model_goes_out_and_into_another(snapshot: Snapshot, tmp_path: Path) -> None:
     """By the names of its state_dict, a tied tensor once; others can read the file."""
     path = tmp_path / "net.safetensors"
-    count = export_safetensors(snapshot, "model", path, iteration="1")
+    count = export_safetensors(snapshot, "model", path, {"iteration": "1"})
     read = load_file(path)
     assert count == len(read)
     assert {*read} == {*Net().state_dict()} - {"head.weight"}
@@ -60,7 +60,7 @@ def test_a_dtype_that_the_format_has_not_is_refused(tmp_path: Path) -> None:
     with Mirror.open(tmp_path / "r", KEY, state) as mirror:
         mirror.mirror_out(1)
     taken = newest_snapshot(tmp_path / "r", KEY)
-    with pytest.raises(StateError, match="do not go into a .safetensors file"):
+    with pytest.raises(StateError, match="cannot be written to a .safetensors file"):
         export_safetensors(taken, "model", tmp_path / "x.safetensors")
     assert not (tmp_path / "x.safetensors").exists()
 
@@ -69,7 +69,7 @@ def test_a_dtype_that_the_format_has_not_is_refused(tmp_path: Path) -> None:
 def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
     """Also one whose header claims a huge length."""
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(FormatError, match="x.safetensors is no .safetensors file"):
+    with pytest.raises(FormatError, match="x.safetensors is not a .safetensors file"):
         import_safetensors(Net(), tmp_path / "x.safetensors")
 
 

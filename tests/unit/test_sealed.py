@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from plinius.data.records import ABSENT, DTYPES, Part, Record, Source
-from plinius.data.sealed import SealedDataset, map_file, read_header, seal_dataset
+from plinius.data.records import ABSENT, DTYPES, ArraySpec, Record, Source
+from plinius.data.sealed import SealedDataset, file_reader, read_header, seal_dataset
 from plinius.errors import FormatError, SourceError, StorageError
 from plinius.keys import OwnerKey
 
@@ -24,8 +24,8 @@ U8 = np.dtype("u1")
 def source_of(
     samples: np.ndarray, labels: np.ndarray, classes: int = 0, names: tuple[str, ...] = ()
 ) -> Source:
-    sample = Part(samples.dtype, samples.shape[1:])
-    label = Part(labels.dtype, labels.shape[1:])
+    sample = ArraySpec(samples.dtype, samples.shape[1:])
+    label = ArraySpec(labels.dtype, labels.shape[1:])
 
     def records() -> Iterator[Record]:
         return ((x[...], y[...]) for x, y in zip(arrays[0], arrays[1], strict=True))
@@ -44,17 +44,17 @@ def sealed(path: Path, count: int = 20) -> SealedDataset:
     return SealedDataset.from_file(path, KEY)
 
 
-PARTS = st.builds(
-    Part,
+SPECS = st.builds(
+    ArraySpec,
     st.sampled_from(list(DTYPES.values())),
     hnp.array_shapes(min_dims=0, max_dims=8, max_side=3).filter(lambda s: np.prod(s) < 200),
 )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.data(), PARTS, st.one_of(PARTS, st.just(ABSENT)), st.integers(1, 5))
+@given(st.data(), SPECS, st.one_of(SPECS, st.just(ABSENT)), st.integers(1, 5))
 def test_what_is_sealed_opens_the_same(
-    tmp_path: Path, data: st.DataObject, sample: Part, label: Part, count: int
+    tmp_path: Path, data: st.DataObject, sample: ArraySpec, label: ArraySpec, count: int
 ) -> None:
     """Any types and shapes come back bit for bit, in any order."""
     raw = data.draw(st.binary(min_size=1))
@@ -70,7 +70,7 @@ def test_what_is_sealed_opens_the_same(
     path.unlink(missing_ok=True)
     header = seal_dataset(source_of(samples, labels, 0, ("ä", "")), KEY, path)
     dataset = SealedDataset.from_file(path, KEY)
-    assert dataset.header == header == read_header(*map_file(path))
+    assert dataset.header == header == read_header(*file_reader(path))
     assert (header.sample, header.label, header.size) == (sample, label, path.stat().st_size)
     assert dataset.class_names == ("ä", "")
     order = data.draw(st.lists(st.integers(0, count - 1)))

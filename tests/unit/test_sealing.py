@@ -50,7 +50,7 @@ def test_the_key_id_is_derived_by_hkdf() -> None:
 
 
 def test_purposes_salts_and_owners_part_keys() -> None:
-    """A piece opens under the very purpose, salt and owner it was sealed with, and no other."""
+    """A message opens under the very purpose, salt and owner it was sealed with, and no other."""
     sealed = OwnerKey(bytes(32)).sealer("a", b"1").seal(0, b"text", b"")
     for owner, purpose, salt in ((0, "b", b"1"), (0, "a", b"2"), (1, "a", b"1")):
         with pytest.raises(SealError):
@@ -58,7 +58,7 @@ def test_purposes_salts_and_owners_part_keys() -> None:
 
 
 def test_known_answers_of_aes_256_gcm() -> None:
-    """Test cases 13 and 14 of the GCM specification, with piece number 0 as the zero nonce."""
+    """Test cases 13 and 14 of the GCM specification, with message number 0 as the zero nonce."""
     assert sealing.Sealer(bytes(32)).seal(0, b"", b"").hex() == "530f8afbc74536b9a963b4f1c4cb738b"
     assert sealing.Sealer(bytes(32)).seal(0, bytes(16), b"").hex() == (
         "cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919"
@@ -66,7 +66,7 @@ def test_known_answers_of_aes_256_gcm() -> None:
 
 
 def test_known_answer_with_nonce_and_aad() -> None:
-    """Test case 16 of the GCM specification, its nonce read as a piece number."""
+    """Test case 16 of the GCM specification, its nonce read as a message number."""
     key = bytes.fromhex("feffe9928665731c6d6a8f9467308308" * 2)
     plaintext = bytes.fromhex(
         "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
@@ -88,9 +88,9 @@ def test_a_number_is_sealed_once() -> None:
     sealer = sealing.Sealer(bytes(32))
     sealer.seal(3, b"", b"")
     for number in (3, 2, 0):
-        with pytest.raises(ValueError, match="^a piece number may be sealed once only$"):
+        with pytest.raises(ValueError, match="^a message number may be sealed once only$"):
             sealer.seal(number, b"", b"")
-        with pytest.raises(ValueError, match="^a piece number may be sealed once only$"):
+        with pytest.raises(ValueError, match="^a message number may be sealed once only$"):
             sealer.seal_into(number, b"", b"", bytearray(16))
     sealer.seal(4, b"", b"")
 
@@ -99,15 +99,15 @@ def test_a_number_is_sealed_once() -> None:
 def test_numbers_out_of_range_are_refused(number: int) -> None:
     """A number must fit the nonce, to seal as to open."""
     sealer = sealing.Sealer(bytes(32))
-    with pytest.raises(ValueError, match="^(piece number out of range|a piece number may be)"):
+    with pytest.raises(ValueError, match="^(message number out of range|a message number may be)"):
         sealer.seal(number, b"", b"")
-    with pytest.raises(ValueError, match="^piece number out of range$"):
+    with pytest.raises(ValueError, match="^message number out of range$"):
         sealer.open(number, bytes(16), b"")
 
 
 @given(st.binary(max_size=40), st.binary(max_size=20), st.integers(0, 2**96 - 1))
 def test_what_is_sealed_in_place_opens_in_place(text: bytes, aad: bytes, number: int) -> None:
-    """Both ways to seal give the same piece, and both ways to open the same text."""
+    """Both ways to seal give the same message, and both ways to open the same text."""
     out = bytearray(len(text) + sealing.TAG_BYTES)
     sealing.Sealer(bytes(32)).seal_into(number, text, aad, out)
     assert out == sealing.Sealer(bytes(32)).seal(number, text, aad)
@@ -117,15 +117,15 @@ def test_what_is_sealed_in_place_opens_in_place(text: bytes, aad: bytes, number:
 
 
 def test_nothing_opens_that_was_touched() -> None:
-    """Any flipped byte, another number, other AAD, a cut or longer piece: one sentence for all."""
+    """A flipped byte, another number or AAD, a shorter or longer message: one sentence for all."""
     sealer = sealing.Sealer(bytes(32))
-    good = sealer.seal(7, b"text of a piece", b"aad")
+    good = sealer.seal(7, b"some plain text", b"aad")
     cases = [(7, good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :], b"aad") for i in range(len(good))]
     cases += [(8, good, b"aad"), (7, good, b"aae"), (7, good, b""), (7, good + b"\0", b"aad")]
     cases += [(7, good[:length], b"aad") for length in range(len(good))]
-    for number, piece, aad in cases:
+    for number, sealed, aad in cases:
         with pytest.raises(SealError) as caught:
-            sealer.open(number, piece, aad)
+            sealer.open(number, sealed, aad)
         assert str(caught.value) == SENTENCE
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
     with pytest.raises(SealError, match="^Sealed data does not open"):

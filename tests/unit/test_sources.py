@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plinius.data.records import ABSENT, MAX_COUNT, Part, Source
-from plinius.errors import SourceError
+from plinius.data.records import ABSENT, MAX_COUNT, ArraySpec, Source
+from plinius.errors import SourceError, StorageError
 from plinius.sources.idx import idx_source
 from plinius.sources.npz import npz_source
 from unit.refusals import refusal
@@ -53,8 +53,8 @@ def test_idx_pair_gives_its_records(tmp_path: Path, pack: Callable[[bytes], byte
     source = idx_source(images, labels, 3)
     assert (source.count, source.sample, source.label, source.classes) == (
         5,
-        Part(U8, (1, 2, 3)),
-        Part(U8, ()),
+        ArraySpec(U8, (1, 2, 3)),
+        ArraySpec(U8, ()),
         3,
     )
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_idx_parts_may_be_missing(tmp_path: Path) -> None:
     assert (idx_source(images, None).label, idx_source(None, labels).sample) == (ABSENT, ABSENT)
     assert [y.shape for _, y in idx_source(images, None)] == [(0,)] * 5
     assert [x.shape for x, _ in idx_source(None, labels)] == [(0,)] * 5
-    with pytest.raises(ValueError, match="^images, labels or both"):
+    with pytest.raises(ValueError, match="^samples, labels or both"):
         idx_source(None, None)
 
 
@@ -78,7 +78,7 @@ def test_idx_numbers_become_little_endian(tmp_path: Path, code: int, kind: str) 
     """Big-endian numbers keep their values; shapes of other than two dimensions are kept."""
     array = np.arange(24).reshape(2, 3, 2, 2).astype(kind)
     source = idx_source(put(tmp_path / "x", idx(array, code)), None)
-    assert source.sample == Part(np.dtype(kind).newbyteorder("<"), (3, 2, 2))
+    assert source.sample == ArraySpec(np.dtype(kind).newbyteorder("<"), (3, 2, 2))
     assert np.array_equal([x for x, _ in source], array)
 
 
@@ -102,7 +102,7 @@ def test_idx_cut_anywhere_is_refused(tmp_path: Path) -> None:
     )
     file = put(tmp_path / "x", whole + b"\0")
     assert refusal(lambda: idx_source(file, None)) == (
-        f"{file} goes on after its last record. Check that it is the right file."
+        f"{file} continues after its last record. Check that it is the right file."
     )
 
 
@@ -142,12 +142,17 @@ def test_idx_foreign_files_are_refused(tmp_path: Path) -> None:
     assert "ends before the end of its header" in refusal(lambda: idx_source(file, None))
     file = put(tmp_path / "x", idx(X[:0]))
     assert refusal(lambda: idx_source(file, None)).startswith(f"{file} holds 0 records.")
-    assert refusal(lambda: idx_source(tmp_path, None)) == f"{tmp_path} is not a file. Name a file."
     os.mkfifo(tmp_path / "pipe")
-    assert "is not a file" in refusal(lambda: idx_source(tmp_path / "pipe", None))
-    assert refusal(lambda: idx_source(tmp_path / "none", None)) == (
-        f"Cannot read {tmp_path / 'none'}: No such file or directory. Name one that can be read."
-    )
+    for path, found in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "pipe", "Not a regular file"),
+        (tmp_path / "none", "No such file or directory"),
+    ):
+        with pytest.raises(StorageError) as caught:
+            idx_source(path, None)
+        assert str(caught.value) == (
+            f"Cannot read {path}: {found}. Check the path and its permissions."
+        )
 
 
 def test_labels_out_of_range_are_refused(tmp_path: Path) -> None:
@@ -173,8 +178,8 @@ def test_npz_gives_its_records(tmp_path: Path, save: Callable[..., None], kind: 
     x, y = np.arange(24).reshape(4, 3, 2).astype(kind), np.array([0, 1, 0, 2])
     save(tmp_path / "d.npz", x=x, y=y)
     source = npz_source(tmp_path / "d.npz", 3)
-    assert source.sample == Part(np.dtype(kind).newbyteorder("<"), (3, 2))
-    assert (source.label, source.classes) == (Part(np.dtype("<i8"), ()), 3)
+    assert source.sample == ArraySpec(np.dtype(kind).newbyteorder("<"), (3, 2))
+    assert (source.label, source.classes) == (ArraySpec(np.dtype("<i8"), ()), 3)
     records = list(source)
     assert np.array_equal([a for a, _ in records], x)
     assert np.array_equal([b for _, b in records], y)
@@ -212,7 +217,7 @@ def test_npz_never_runs_what_it_holds(tmp_path: Path) -> None:
     assert refusal(lambda: npz_source(tmp_path / "fortran.npz")) == (
         f"Array x of {tmp_path / 'fortran.npz'} is in Fortran order. Save it in C order."
     )
-    assert "type complex128 is not one of uint8" in refusal(
+    assert "dtype complex128 is not one of uint8" in refusal(
         lambda: npz_source(tmp_path / "complex.npz")
     )
 
@@ -228,14 +233,35 @@ def test_npz_never_runs_what_it_holds(tmp_path: Path) -> None:
         b"{'descr': '|z1', 'fortran_order': False, 'shape': (1,), }\n",
         b"{'descr': '<f3', 'fortran_order': False, 'shape': (1,), }\n",
         b"{'descr': __import__('os'), 'fortran_order': False, 'shape': (1,), }\n",
+        b"{'descr': (), 'fortran_order': False, 'shape': (1,), }\n",
+        b"{'descr': [('a', '<f4', (2**9, ))], 'fortran_order': False, 'shape': (1,), }\n",
+        b"{'descr': '<f4', 'fortran_order': 0, 'shape': (1,), }\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (), }\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (9e9,), }\n",
+        *(b * 1000 for b in (b"(", b"[", b"-", b"{", b"'", b"9")),
         b"(" * 5000,
+        b"\xff" * 1000,
         b"",
     ],
 )
 def test_npz_hostile_headers_are_refused(tmp_path: Path, header: bytes) -> None:
-    """A header is matched, not evaluated, and its sizes are held against the real file."""
+    """A header is a literal, never evaluated, and its sizes are compared with the real file."""
     with pytest.raises(SourceError):
         npz_source(npz_of(tmp_path / "d.npz", header, bytes(64)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (3,), }\n",
+        b"{'shape': (3,), 'fortran_order': False, 'descr': 'u1'}",
+        b'{"descr":"<u1","fortran_order":False,"shape":(3,)}' + b" " * 900,
+    ],
+)
+def test_npz_headers_of_other_programs_are_read(tmp_path: Path, header: bytes) -> None:
+    """Any Python literal with the three keys, whatever its order, quotes and padding."""
+    records = list(npz_source(npz_of(tmp_path / "d.npz", header, b"abc")))
+    assert [int(x) for x, _ in records] == [*b"abc"]
 
 
 def test_npz_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -302,7 +328,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path, kind: str) -> None:
 
 
 def source_of(records: list[tuple[np.ndarray, np.ndarray]], count: int) -> Source:
-    return Source("s", count, Part(U8, (2,)), Part(U8, ()), lambda: iter(records))
+    return Source("s", count, ArraySpec(U8, (2,)), ArraySpec(U8, ()), lambda: iter(records))
 
 
 def test_records_that_differ_from_the_declaration_are_refused() -> None:
@@ -311,12 +337,12 @@ def test_records_that_differ_from_the_declaration_are_refused() -> None:
     assert len(list(source_of([good] * 2, 2))) == 2
     assert refusal(lambda: source_of([good], 2)) == (
         "s changed while it was read: it now holds 1 records, not the 2 it had. "
-        "Leave it alone and try again."
+        "Try again while nothing writes to it."
     )
     assert "more than the 1 records it had" in refusal(lambda: source_of([good] * 2, 1))
     assert refusal(lambda: source_of([(np.zeros(3, U8), good[1])], 1)) == (
-        "The sample of record 0 of s is uint8 (3,), not uint8 (2,) as the others. "
-        "Make them all alike."
+        "The sample of record 0 of s is uint8 (3,), not uint8 (2,) as declared for all "
+        "records. Give every record the same dtype and shape."
     )
     assert "The label of record 0" in refusal(
         lambda: source_of([(good[0], np.array(0, np.int8))], 1)
@@ -326,17 +352,19 @@ def test_records_that_differ_from_the_declaration_are_refused() -> None:
 @pytest.mark.parametrize(
     ("count", "sample", "label"),
     [
-        (0, Part(U8, ()), ABSENT),
-        (MAX_COUNT + 1, Part(U8, ()), ABSENT),
+        (0, ArraySpec(U8, ()), ABSENT),
+        (MAX_COUNT + 1, ArraySpec(U8, ()), ABSENT),
         (1, ABSENT, ABSENT),
-        (1, Part(U8, (2**26,)), Part(U8, ())),
-        (1, Part(U8, (2**62, 2**62)), ABSENT),
-        (1, Part(U8, (1,) * 9), ABSENT),
-        (1, Part(np.dtype(">f4"), ()), ABSENT),
-        (1, Part(U8, (3, 0)), ABSENT),
+        (1, ArraySpec(U8, (2**26,)), ArraySpec(U8, ())),
+        (1, ArraySpec(U8, (2**62, 2**62)), ABSENT),
+        (1, ArraySpec(U8, (1,) * 9), ABSENT),
+        (1, ArraySpec(np.dtype(">f4"), ()), ABSENT),
+        (1, ArraySpec(U8, (3, 0)), ABSENT),
     ],
 )
-def test_impossible_declarations_are_refused(count: int, sample: Part, label: Part) -> None:
+def test_impossible_declarations_are_refused(
+    count: int, sample: ArraySpec, label: ArraySpec
+) -> None:
     """Nothing can be built that a sealed dataset cannot hold."""
     with pytest.raises(SourceError):
         Source("s", count, sample, label, lambda: iter(()))

@@ -24,12 +24,12 @@ BAD: dict[str, tuple[type[PliniusError], str]] = {
     "magic": (FormatError, "{} is not a sealed dataset. Make one with plinius seal."),
     "version": (
         FormatError,
-        "{} is a sealed dataset of version 2, this program reads 1. "
-        "Use the program that made it, or a newer one.",
+        "{} is a sealed dataset of version 2, and this program reads version 1. "
+        "Use the release of plinius that made it.",
     ),
     "count": (FormatError, "The header of {} declares impossible sizes. " + FETCH),
-    "dtype": (FormatError, "The header of {} makes no sense. " + FETCH),
-    "reserved": (FormatError, "The header of {} makes no sense. " + FETCH),
+    "dtype": (FormatError, "The header of {} is not valid. " + FETCH),
+    "reserved": (FormatError, "The header of {} is not valid. " + FETCH),
     "truncated": (
         FormatError,
         "{} has 382 bytes, but its header declares 383: it was truncated. " + FETCH,

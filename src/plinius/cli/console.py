@@ -1,27 +1,29 @@
-"""The console: data goes to stdout, talk and progress to stderr."""
+"""The terminal: results go to stdout, messages and progress to stderr."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Live
 
+from plinius.data.records import Progress
 from plinius.errors import PliniusError, StorageError
 from plinius.jsonvalue import Json
-from plinius.training.telemetry import IterationMetrics
+from plinius.training.telemetry import IterationMetrics, Listener
 
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
 
 class Refusals(click.Group):
-    """A command group in which a refusal is one sentence and exit code 1, never a traceback."""
+    """A command group that prints a refusal as one message and exits with 1, never a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
+        """Run the command that was named."""
         try:
             return super().invoke(ctx)
         except PliniusError as refusal:
@@ -44,12 +46,12 @@ def _refuse(refusal: PliniusError) -> NoReturn:
 
 
 def say(text: str) -> None:
-    """Tell the person something."""
+    """Print a message for the person on stderr."""
     stderr.print(text, soft_wrap=True, markup=False)
 
 
 def answer(result: dict[str, Json], as_json: bool) -> None:
-    """The command's result: one JSON object, or a line for each of its parts."""
+    """Print the command's result on stdout: one JSON object, or one line per entry."""
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -60,19 +62,19 @@ def answer(result: dict[str, Json], as_json: bool) -> None:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for (done, all) calls; nothing is shown where stderr is no terminal."""
+def counting(what: str) -> Iterator[Progress]:
+    """A progress bar, called with (done, total); it is hidden unless stderr is a terminal."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not _watched()) as bar:
+    with Live(*columns, console=stderr, transient=True, disable=not _is_terminal()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager
-def training(until: int) -> Iterator[Callable[[IterationMetrics], None]]:
-    """The live line of a training run: numbers that fill 80 columns, so no bar."""
+def live_line(until: int) -> Iterator[Listener]:
+    """A line that shows the metrics of the last iteration; hidden unless stderr is a terminal."""
     line = TextColumn("{task.description}")
-    with Progress(line, console=stderr, disable=not _watched()) as live:
+    with Live(line, console=stderr, disable=not _is_terminal()) as live:
         task = live.add_task("starting")
 
         def show(m: IterationMetrics) -> None:
@@ -86,5 +88,5 @@ def training(until: int) -> Iterator[Callable[[IterationMetrics], None]]:
         yield show
 
 
-def _watched() -> bool:
+def _is_terminal() -> bool:
     return sys.stderr.isatty()

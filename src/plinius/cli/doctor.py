@@ -1,12 +1,17 @@
-"""The doctor: what is protected on this machine, and what is not. It never flatters."""
+"""`doctor`: what is protected on this machine, and what is not.
+
+It never claims more protection than is really in force.
+"""
 
 import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import click
 
+from plinius.cli.console import answer
+from plinius.cli.options import PATH, json_option
 from plinius.errors import PliniusError
 from plinius.pm.mapped import pwb_name
 from plinius.pm.region import Region
@@ -18,9 +23,23 @@ _TEE_DEVICES = {
 }
 
 
+@click.command()
+@click.argument("region", type=PATH, required=False)
+@json_option
+def doctor(region: Path | None, as_json: bool) -> None:
+    """Say what is protected here, and what is not."""
+    findings = examine(region)
+    if as_json:
+        answer({f.topic: {"protected": f.protected, "found": f.found} for f in findings}, True)
+        return
+    words = {True: "protected", False: "NOT protected", None: "-"}
+    for finding in findings:
+        click.echo(f"{words[finding.protected]:<13}  {finding.topic}: {finding.found}")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: `protected` is True, False, or None where neither word fits."""
+    """One result: `protected` is True, False, or None where the topic is no protection."""
 
     topic: str
     protected: bool | None
@@ -28,7 +47,12 @@ class Finding:
 
 
 def examine(region: Path | None = None) -> list[Finding]:
-    """Everything a user should know before trusting this machine with data."""
+    """What a user should know before trusting this machine with data, and of one region if given.
+
+    Raises what opening and checking the region raises.
+    """
+    import torch
+
     findings = [
         Finding("data at rest", True, "sealed with AES-256-GCM; each record is bound to its place"),
         Finding("run state at rest", True, "sealed with a fresh key for every commit"),
@@ -37,7 +61,9 @@ def examine(region: Path | None = None) -> list[Finding]:
             "key release", False, "unattested: the trainer reads the key from a file on this host"
         ),
         Finding(
-            "rollback", False, "an older copy of a whole region is accepted: nothing remembers"
+            "rollback",
+            False,
+            "an older copy of a whole region is accepted as if it were the newest",
         ),
         _core_dumps(),
         _swap(),

@@ -1,10 +1,10 @@
-"""Inspection: what any of our files tells without a key."""
+"""What a sealed dataset or a region shows without a key, as values for JSON."""
 
 from pathlib import Path
 
 from plinius.data import header as dataset_header
-from plinius.data.sealed import map_file, read_header
-from plinius.errors import FormatError, StorageError
+from plinius.data.sealed import file_reader, read_header
+from plinius.errors import FormatError
 from plinius.files import open_to_read
 from plinius.jsonvalue import Json
 from plinius.pm import region as pm_region
@@ -15,15 +15,11 @@ from plinius.slots import describe_mirror
 def inspect_file(path: Path) -> dict[str, Json]:
     """Kind, version, counts, shapes and sizes of a sealed dataset or a region.
 
-    Nothing of it is authenticated, for that takes the key. Raises FormatError for other files.
+    None of it is authenticated, since that needs the key. Raises FormatError for other files,
+    StorageError if the file cannot be read, and for regions what Region.open raises.
     """
-    try:
-        with open_to_read(path) as file:
-            magic = file.read(8)
-    except OSError as error:
-        raise StorageError(
-            f"Cannot read {path}: {error.strerror}", "Name a file that can be read"
-        ) from None
+    with open_to_read(path) as file:
+        magic = file.read(8)
     if magic == dataset_header.MAGIC:
         return _dataset(path)
     if magic == pm_region.MAGIC:
@@ -56,7 +52,7 @@ def describe_region(region: Region) -> dict[str, Json]:
 
 
 def _dataset(path: Path) -> dict[str, Json]:
-    read, size = map_file(path)
+    read, size = file_reader(path)
     header = read_header(read, size, str(path))
     return {
         "kind": "sealed dataset",

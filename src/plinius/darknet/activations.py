@@ -1,4 +1,7 @@
-"""Darknet's fourteen activations (darknet: activations.h), differentiable by autograd."""
+"""Darknet's fourteen activation functions, differentiable by autograd.
+
+Formulas: darknet: activations.h, one function `NAME_activate` each.
+"""
 
 from collections.abc import Callable
 
@@ -39,4 +42,4 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "stair": _stair,
 }
-"""By name; each takes and gives a tensor of any shape."""
+"""By name in a .cfg file; each maps a tensor of any shape to one of the same shape."""

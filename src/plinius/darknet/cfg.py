@@ -1,9 +1,9 @@
-"""The reader of Darknet network descriptions (.cfg files).
+"""Reads Darknet network descriptions (.cfg files; darknet: parser.c, read_cfg, option_list.c).
 
-The language: blanks, tabs and carriage returns count nowhere; a line starting with `#` or `;` is a
-comment; `[kind]` opens a section; any other line is `key=value`, and the first value of a key
-counts. The first section is `[net]` (or `[network]`), each further section is a layer. What the
-original would skip or misread in silence is a located warning or a located error here.
+Spaces, tabs and carriage returns are ignored everywhere. A line that starts with `#` or `;` is a
+comment, `[kind]` starts a section, any other line is `key=value`; if a key is repeated, its first
+value counts. The first section is `[net]` (or `[network]`), each further section is a layer. What
+the original skips or misreads without a message is a warning or an error here, with its line.
 """
 
 import difflib
@@ -17,11 +17,11 @@ from typing import cast
 from plinius.darknet.options import (
     ALIASES,
     COMMON_KEYS,
-    LAYER_IDLE,
     LAYER_KEYS,
+    LAYER_UNUSED,
     MAX_VALUES,
-    NET_IDLE,
     NET_KEYS,
+    NET_UNUSED,
     NO_EFFECT,
     POLICIES,
     REFUSED,
@@ -29,7 +29,7 @@ from plinius.darknet.options import (
     Value,
 )
 from plinius.errors import CfgError
-from plinius.files import open_to_read
+from plinius.files import read_file
 
 MAX_BYTES = 1 << 20
 MAX_SECTIONS = 1000
@@ -38,7 +38,10 @@ MAX_WARNINGS = 200
 
 @dataclass(frozen=True)
 class Section:
-    """One layer section: its kind (aliases resolved), its options with defaults, and its lines."""
+    """One section: `kind` has aliases resolved, `options` has defaults filled in.
+
+    `name` is the name of the file, `line` the line of the section, `lines` those of its keys.
+    """
 
     kind: str
     name: str
@@ -47,32 +50,34 @@ class Section:
     lines: Mapping[str, int]
 
     def integer(self, key: str) -> int:
-        """The whole number at `key`."""
+        """The integer at `key`."""
         return cast(int, self.options[key])
 
     def real(self, key: str) -> float:
         """The number at `key`."""
         return float(cast(float, self.options[key]))
 
-    def word(self, key: str) -> str:
-        """The word at `key`."""
+    def text(self, key: str) -> str:
+        """The text at `key`."""
         return cast(str, self.options[key])
 
     def locate(self, what: str, key: str = "") -> str:
-        """`what`, headed by the file, the line (of `key` where it is given) and the section."""
+        """`what` after the file name, the line (of `key` if given) and the section."""
         return f"{self.name}:{self.lines.get(key, self.line)}: [{self.kind}] {what}"
 
     def error(self, what: str, todo: str, key: str = "") -> CfgError:
-        """A refusal that names the place."""
+        """An error that says where it was found."""
         return CfgError(self.locate(what, key), todo)
 
 
 @dataclass(frozen=True)
 class Net:
-    """The [net] section. `batch` records make one update, in `subdivisions` equal passes.
+    """The [net] section.
 
-    `max_batches` counts updates, 0 means no end; `decay` is for weights only; the shape is
-    height x width x channels, or `inputs` alone where these are 0.
+    One update (an iteration) uses `batch` records in `subdivisions` equal passes. `max_batches` is
+    the number of updates, 0 for no end. `decay` (L2) applies to weights only. A record has the
+    shape height x width x channels, or `inputs` values if these are 0. The keys from `policy` to
+    `scales` are those of `schedule.rate`.
     """
 
     batch: int
@@ -96,15 +101,15 @@ class Net:
 
     @property
     def sub_batch(self) -> int:
-        """Records in one forward and backward pass."""
+        """Records per forward and backward pass."""
         return self.batch // self.subdivisions
 
 
 @dataclass(frozen=True)
 class Cfg:
-    """A network description: [net], its layers in order, and what was noticed while reading.
+    """A network description: [net], the layer sections in order, and warnings for the user.
 
-    `sha256` is the digest of the file's bytes.
+    `name` is used in messages; `sha256` is the hex digest of the bytes of the file.
     """
 
     name: str
@@ -115,34 +120,28 @@ class Cfg:
 
 
 def read_cfg(path: str | Path) -> Cfg:
-    """Read the description at `path`. Raises CfgError, located as `path:line`."""
+    """Read the description at `path`. Raises StorageError, and CfgError with `path:line`."""
     try:
-        with open_to_read(Path(path)) as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CfgError(f"{path} cannot be read: {error.strerror}", "Give a .cfg file") from None
-    try:
-        # A larger file may be cut inside a character; parse_cfg refuses it by its length.
-        text = data.decode(errors="strict" if len(data) <= MAX_BYTES else "replace")
+        text = read_file(path, MAX_BYTES).decode()
     except UnicodeDecodeError:
         raise CfgError(f"{path} is not text", "Give a Darknet .cfg file") from None
     return parse_cfg(text, str(path))
 
 
 def parse_cfg(text: str, name: str) -> Cfg:
-    """Parse the description `text`; `name` stands in messages. Raises CfgError."""
+    """Parse the description `text`; `name` is used in messages. Raises CfgError."""
     raw = text.encode()
     if len(raw) > MAX_BYTES:
         raise CfgError(f"{name} is larger than {MAX_BYTES} bytes", "Give a Darknet .cfg file")
     warnings: list[str] = []
-    sections = [_typed(draft, name, warnings) for draft in _drafts(text, name, warnings)]
+    sections = [_section(draft, name, warnings) for draft in _drafts(text, name, warnings)]
     if not sections or sections[0].kind != "net":
         raise CfgError(f"{name} does not begin with [net]", "Start the file with a [net] section")
     if len(sections) == 1:
         raise CfgError(f"{name} has no layers", "Add a layer section after [net]")
     for section in sections[1:]:
         if section.kind == "net":
-            raise section.error("stands a second time", "Keep one [net], the first section")
+            raise section.error("appears a second time", "Keep one [net], the first section")
     net = _net(sections[0], warnings)
     digest = hashlib.sha256(raw).hexdigest()
     return Cfg(name, net, tuple(sections[1:]), tuple(warnings), digest)
@@ -156,7 +155,7 @@ class _Draft:
 
 
 def _drafts(text: str, name: str, warnings: list[str]) -> list[_Draft]:
-    """The sections as written: texts and line numbers, nothing judged but kinds and repeats."""
+    """The sections as texts and line numbers; only their kinds and repeated keys are checked."""
     drafts: list[_Draft] = []
     for number, written in enumerate(text.split("\n"), 1):
         line = re.sub(r"[ \t\r]", "", written)
@@ -170,7 +169,7 @@ def _drafts(text: str, name: str, warnings: list[str]) -> list[_Draft]:
             continue
         key, equals, value = line.partition("=")
         if not equals or not key:
-            raise CfgError(f"{place} {_shown(line)} is not key=value", "Mend or remove the line")
+            raise CfgError(f"{place} {_shown(line)} is not key=value", "Correct or remove the line")
         if not drafts:
             raise CfgError(f"{place} a key before any section", "Start the file with [net]")
         kind, pairs = drafts[-1].kind, drafts[-1].pairs
@@ -198,17 +197,17 @@ def _kinds() -> str:
     return ", ".join(f"[{kind}]" for kind in ("net", *LAYER_KEYS))
 
 
-def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
-    """Give each value its type, and judge the keys."""
+def _section(draft: _Draft, name: str, warnings: list[str]) -> Section:
+    """Check the keys, and convert each value to its type."""
     keys = NET_KEYS if draft.kind == "net" else COMMON_KEYS | LAYER_KEYS[draft.kind]
-    idle = NET_IDLE if draft.kind == "net" else LAYER_IDLE.get(draft.kind, ())
+    unused = NET_UNUSED if draft.kind == "net" else LAYER_UNUSED.get(draft.kind, ())
     lines = {key: line for key, (_, line) in draft.pairs.items()}
     options: dict[str, Value] = {key: rule.default for key, rule in keys.items()}
     section = Section(draft.kind, name, draft.line, options, lines)
     for key, (text, _) in draft.pairs.items():
         if len(warnings) > MAX_WARNINGS:
-            raise section.error("gives too much to warn of", "Give a Darknet .cfg file", key)
-        if key in idle:
+            raise section.error("has too many mistakes to warn of", "Give a Darknet .cfg file", key)
+        if key in unused:
             continue
         if key not in keys:
             near = difflib.get_close_matches(key[:40], keys, 1)
@@ -227,7 +226,7 @@ def _typed(draft: _Draft, name: str, warnings: list[str]) -> Section:
 
 
 def _net(section: Section, warnings: list[str]) -> Net:
-    """The typed [net], with the rules that span several keys."""
+    """The [net] section as Net; checks the rules that involve several keys."""
     values = dict(section.options)
     for ignored in ("adam", "clip"):
         del values[ignored]
@@ -235,7 +234,7 @@ def _net(section: Section, warnings: list[str]) -> Net:
         raise section.error("time_steps is for recurrent layers", "Remove the line", "time_steps")
     if values["policy"] not in POLICIES:
         known = ", ".join(POLICIES)
-        what = f"unknown policy {_shown(section.word('policy'))} means constant (known: {known})"
+        what = f"unknown policy {_shown(section.text('policy'))} means constant (known: {known})"
         warnings.append(section.locate(what, "policy"))
         values["policy"] = "constant"
     pixels = section.integer("height") * section.integer("width") * section.integer("channels")
@@ -252,12 +251,12 @@ def _net(section: Section, warnings: list[str]) -> Net:
         todo = f"Make batch={net.batch} a multiple of subdivisions={net.subdivisions}"
         raise section.error("the batch does not divide evenly", todo, "subdivisions")
     if net.policy == "poly" and not net.max_batches:
-        raise section.error("policy=poly needs the end of training", "Give max_batches", "policy")
+        raise section.error("policy=poly needs the number of updates", "Give max_batches", "policy")
     if net.policy == "steps" and (not net.steps or len(net.steps) != len(net.scales)):
-        raise section.error("steps and scales differ in length", "Give one scale a step", "steps")
+        raise section.error("steps and scales differ in length", "Give one scale per step", "steps")
     return net
 
 
 def _shown(text: str) -> str:
-    """Text from the file, made safe to print."""
+    """Text from the file, shortened and safe to print."""
     return repr(text if len(text) <= 40 else text[:40] + "...")

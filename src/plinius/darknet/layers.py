@@ -1,9 +1,9 @@
 """Darknet's layers as PyTorch modules.
 
-A layer is built from its cfg section and the shape of one record, (channels, height, width) or
-(values,), and maps rows of `in_shape` to rows of `out_shape`; a shape of (n, 1, 1) may pass flat,
-as (rows, n). Parameters are created on the meta device, without memory; `reset` gives them their
-starting values once they have some.
+A layer is built from its cfg section and the shape of one input record, (channels, height, width)
+or (values,). It maps (records, *in_shape) to (records, *out_shape); a shape (n, 1, 1) can also be
+passed as (records, n). Parameters are created on the meta device, without memory; `reset` sets
+their starting values after they have been given memory.
 """
 
 import math
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 class Layer(nn.Module):
-    """What all layers share: shapes, and the options any section may have."""
+    """Shapes, and the options of any section. Raises CfgError if the output is too large."""
 
     def __init__(self, section: Section, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
@@ -34,15 +34,15 @@ class Layer(nn.Module):
         self.gives_truth = bool(section.integer("truth"))
 
     def arrays(self) -> dict[str, Tensor]:
-        """The layer's arrays by name, in the order of a .weights file."""
+        """The layer's arrays by name, in their order in a .weights file."""
         return {}
 
     def reset(self, generator: torch.Generator) -> None:
-        """Draw the starting values."""
+        """Set the starting values, drawn from `generator`."""
 
 
-def image(section: Section, shape: Shape) -> Shape:
-    """`shape` as (channels, height, width), or CfgError."""
+def image_shape(section: Section, shape: Shape) -> Shape:
+    """`shape`, if it is (channels, height, width). Raises CfgError otherwise."""
     if len(shape) != 3:
         raise section.error("needs an image before it", "Give [net] height, width and channels")
     return shape
@@ -53,13 +53,18 @@ def _parameter(*shape: int) -> nn.Parameter:
 
 
 class Weighted(Layer):
-    """Weights, then biases or batch normalisation (with scales and biases), then activation."""
+    """A layer with weights: output = activation(norm(weights * input) + biases).
+
+    Without batch_normalize, norm is the identity; with it, norm also multiplies by the scales.
+    `norm` is "darknet" or "torch", whose formula it has. `fan_in` is the number of inputs that one
+    output depends on.
+    """
 
     def __init__(
         self, section: Section, in_shape: Shape, out_shape: Shape, weights: Shape, norm: str
     ) -> None:
         super().__init__(section, in_shape, out_shape)
-        self.activation = ACTIVATIONS.get(section.word("activation"), torch.relu)
+        self.activation = ACTIVATIONS.get(section.text("activation"), torch.relu)
         self.norm = norm if section.integer("batch_normalize") else ""
         self.fan_in = math.prod(weights[1:])
         n = weights[0]
@@ -83,7 +88,7 @@ class Weighted(Layer):
         }
 
     def reset(self, generator: torch.Generator) -> None:
-        """Biases and rolling statistics 0, scales 1, weights as each kind draws them."""
+        """Set biases and rolling statistics to 0, scales to 1, and draw the weights."""
         with torch.no_grad():
             self.biases.zero_()
             if self.norm:
@@ -96,7 +101,7 @@ class Weighted(Layer):
         raise NotImplementedError
 
     def _finish(self, x: Tensor) -> Tensor:
-        """Normalise where the section asks for it, then activate."""
+        """Normalise if the section asks for it, then apply the activation."""
         if self.norm:
             statistics = (self.rolling_mean, self.rolling_variance)
             if self.norm == "darknet":
@@ -109,13 +114,14 @@ class Weighted(Layer):
 
 
 class Convolutional(Weighted):
-    """[convolutional]: zero padding, stride and groups.
+    """[convolutional], with zero padding, stride and groups (darknet: convolutional_layer.c).
 
-    A stride also counts for 1x1 filters, where the original misreads its input.
+    Weights are drawn as sqrt(2 / fan_in) * normal(0, 1) (make_convolutional_layer). Unlike in the
+    original, 1x1 filters obey their stride too.
     """
 
     def __init__(self, section: Section, shape: Shape, norm: str) -> None:
-        channels, height, width = image(section, shape)
+        channels, height, width = image_shape(section, shape)
         filters, size = section.integer("filters"), section.integer("size")
         padding = size // 2 if section.integer("pad") else section.integer("padding")
         stride, groups = section.integer("stride"), section.integer("groups")
@@ -129,27 +135,31 @@ class Convolutional(Weighted):
         self.stride, self.padding, self.groups = stride, padding, groups
 
     def arrays(self) -> dict[str, Tensor]:
-        """Biases, [scales, rolling mean, rolling variance], weights (filters, c/groups, k, k)."""
+        """Biases, [scales, rolling mean, rolling variance], weights (filters, c / groups, k, k)."""
         return {"biases": self.biases, **self._norms(), "weights": self.weights}
 
     def _draw(self, generator: torch.Generator) -> None:
         self.weights.normal_(generator=generator).mul_(math.sqrt(2 / self.fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, c, h, w) to (rows, filters, h', w')."""
+        """Map (records, c, h, w) to (records, filters, h', w')."""
         x = x.reshape(-1, *self.in_shape)
         bias = None if self.norm else self.biases
         stride = self.stride
         if self.weights.shape[-1] == 1 and self.padding == 0:
-            # The same, read first and then multiplied: torch 2.13 on one thread crashes in the
-            # backward pass of a strided 1x1 convolution of channels_last images.
+            # Select the pixels first, which gives the same result: torch 2.13 on one thread
+            # crashes in the backward pass of a strided 1x1 convolution of channels_last images.
             x, stride = x[..., ::stride, ::stride], 1
         x = functional.conv2d(x, self.weights, bias, stride, self.padding, groups=self.groups)
         return self._finish(x)
 
 
 class Connected(Weighted):
-    """[connected]: every output sees every input, in channel, row, column order."""
+    """[connected]: every output depends on every input, in order of channel, row, column.
+
+    Weights are drawn as sqrt(2 / inputs) * uniform(-1, 1) (darknet: connected_layer.c,
+    make_connected_layer).
+    """
 
     def __init__(self, section: Section, shape: Shape, norm: str) -> None:
         output, inputs = section.integer("output"), math.prod(shape)
@@ -163,17 +173,21 @@ class Connected(Weighted):
         self.weights.uniform_(-1, 1, generator=generator).mul_(math.sqrt(2 / self.fan_in))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, ...) to (rows, outputs)."""
+        """Map (records, ...) to (records, outputs)."""
         return self._finish(
             functional.linear(x.flatten(1), self.weights, None if self.norm else self.biases)
         )
 
 
 class Maxpool(Layer):
-    """[maxpool]: `padding` is the total of both sides; the smaller half goes to the left, top."""
+    """[maxpool] (darknet: maxpool_layer.c).
+
+    `padding` (default size - 1) is the sum of both sides; padding // 2 goes to the left and the
+    top. Output side: (side + padding - size) // stride + 1.
+    """
 
     def __init__(self, section: Section, shape: Shape) -> None:
-        channels, height, width = image(section, shape)
+        channels, height, width = image_shape(section, shape)
         stride = section.integer("stride")
         size = section.integer("size") if section.options["size"] else stride
         given = section.options["padding"]
@@ -192,7 +206,7 @@ class Maxpool(Layer):
         self.pads = (before, afters[1], before, afters[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, c, h, w) to (rows, c, h', w')."""
+        """Map (records, c, h, w) to (records, c, h', w')."""
         x = x.reshape(-1, *self.in_shape)
         if any(self.pads):
             x = functional.pad(x, self.pads, value=-math.inf)
@@ -200,18 +214,21 @@ class Maxpool(Layer):
 
 
 class Avgpool(Layer):
-    """[avgpool]: the mean of each channel."""
+    """[avgpool]: the mean of each channel (darknet: avgpool_layer.c)."""
 
     def __init__(self, section: Section, shape: Shape) -> None:
-        super().__init__(section, shape, (image(section, shape)[0], 1, 1))
+        super().__init__(section, shape, (image_shape(section, shape)[0], 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, c, h, w) to (rows, c)."""
+        """Map (records, c, h, w) to (records, c)."""
         return x.reshape(-1, *self.in_shape).mean((2, 3))
 
 
 class Dropout(Layer):
-    """[dropout]: in training each value falls to 0 with `probability`, else grows by 1/(1-p)."""
+    """[dropout]: in training, each value is set to 0 with `probability` p, else divided by 1 - p.
+
+    (darknet: dropout_layer.c, forward_dropout_layer)
+    """
 
     def __init__(self, section: Section, shape: Shape, generator: torch.Generator) -> None:
         super().__init__(section, shape, shape)
@@ -219,9 +236,9 @@ class Dropout(Layer):
         self.generator = generator
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape; draws from the network's generator in training, and only then."""
+        """Map to the same shape; uses the generator in training only."""
         if not self.training or self.keep == 1:
             return x
-        # Uniform numbers and a comparison: three times as fast as bernoulli_ here.
+        # Uniform numbers and a comparison are three times as fast as bernoulli_.
         draws = torch.empty_like(x, dtype=torch.float32).uniform_(generator=self.generator)
         return x * ((draws < self.keep).to(x.dtype) / self.keep)

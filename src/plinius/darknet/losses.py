@@ -1,7 +1,8 @@
-"""Darknet's layers that compare with the truth: [softmax] and [cost].
+"""Darknet's layers that compare with the truth (the labels): [softmax] and [cost].
 
-Each tells two things of a batch: the objective, whose gradient is minus Darknet's delta and whose
-own value means nothing, and the cost that Darknet reports. Both are sums over rows and entries.
+Each returns two numbers for a batch: the objective, whose gradient is minus the `delta` of
+Darknet and whose value has no meaning, and the cost that Darknet reports. Both are sums over all
+records and entries.
 """
 
 import math
@@ -17,23 +18,24 @@ from plinius.darknet.layers import Layer, Shape
 COSTS = frozenset({"sse", "masked", "smooth", "L1", "seg", "wgan"})
 
 MASKED = -1234.0
-"""The truth that switches an entry off in [cost] type=masked."""
+"""An entry with this truth is ignored by [cost] type=masked (darknet: SECRET_NUM)."""
 
 
 class LossLayer(Layer):
     """A layer with a cost."""
 
     def cost(self, x: Tensor, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """(objective, reported) for input x, its output, and truth of shape (rows, inputs)."""
+        """(objective, reported cost), two scalars; `truth` is (records, inputs)."""
         raise NotImplementedError
 
 
 class Softmax(LossLayer):
-    """[softmax] in `groups`; without `noloss`, its delta is truth - output.
+    """[softmax] in `groups` of equal size, of input / temperature.
 
-    The gradient of later layers passes straight through, as in Darknet. That leaves the true
-    gradient of the cross-entropy wherever the truth of each group sums to 1, the temperature is
-    1 and the softmax is the last layer.
+    Unless noloss=1, its delta is truth - output (darknet: softmax_layer.c; blas.c,
+    softmax_x_ent_cpu). Backward passes the gradient on unchanged, as in Darknet
+    (backward_softmax_layer). Together this is the gradient of the cross-entropy if the softmax is
+    the last layer, the truth of each group sums to 1, and the temperature is 1.
     """
 
     def __init__(self, section: Section, shape: Shape) -> None:
@@ -46,12 +48,12 @@ class Softmax(LossLayer):
         self.has_loss = not section.integer("noloss")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (rows, ...) to (rows, inputs), float32."""
-        y: Tensor = _StraightSoftmax.apply(x.flatten(1).float(), self.groups, self.temperature)  # type: ignore[no-untyped-call]
+        """Map (records, ...) to (records, inputs), float32."""
+        y: Tensor = _PassingSoftmax.apply(x.flatten(1).float(), self.groups, self.temperature)  # type: ignore[no-untyped-call]
         return y
 
     def cost(self, x: Tensor, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Reported: the sum of -log(output) where the truth is not 0, unweighted."""
+        """The reported cost is the sum of -log(output) over the entries whose truth is not 0."""
         if not self.has_loss:
             return output.new_zeros(()), output.new_zeros(())
         with torch.no_grad():
@@ -64,7 +66,7 @@ def _grouped(x: Tensor, groups: int, temperature: float) -> Tensor:
     return x.reshape(len(x), groups, -1) / temperature
 
 
-class _StraightSoftmax(torch.autograd.Function):
+class _PassingSoftmax(torch.autograd.Function):
     """Softmax whose gradient is the identity."""
 
     @staticmethod
@@ -77,17 +79,18 @@ class _StraightSoftmax(torch.autograd.Function):
 
 
 class Cost(LossLayer):
-    """[cost]: compares its input with the truth; its output is its input.
+    """[cost]: compares its input with the truth; its output is its input (darknet: cost_layer.c).
 
-    Types sse, seg and wgan are squared errors; masked too, without the entries whose truth is
-    -1234; L1 is the absolute error; smooth is squared up to 1 and linear beyond, with the gradient
-    of that error (the original's CPU code has its sign wrong beyond 1). `scale` counts for the
-    objective only.
+    Types: sse, seg, wgan: the squared error (blas.c, l2_cpu). masked: the same without entries
+    whose truth is -1234. L1: the absolute error (blas.c, l1_cpu). smooth: the squared error up to
+    1 and 2 * error - 1 beyond (blas.c, smooth_l1_cpu), with the gradient of that function: the
+    original has the wrong sign beyond 1. `scale` applies to the objective only. An unknown type is
+    sse, as in the original.
     """
 
     def __init__(self, section: Section, shape: Shape) -> None:
         super().__init__(section, shape, shape)
-        given = section.word("type")
+        given = section.text("type")
         self.kind = given if given in COSTS else "sse"
         self.scale = section.real("scale")
 
@@ -96,7 +99,7 @@ class Cost(LossLayer):
         return x
 
     def cost(self, x: Tensor, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """Reported: squared error, absolute error, or twice Huber's (smooth)."""
+        """The reported cost is the squared error, the absolute error, or twice Huber's (smooth)."""
         x = x.flatten(1).float()
         if self.kind == "L1":
             error = (truth - x).abs().sum()

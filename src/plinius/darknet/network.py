@@ -22,21 +22,23 @@ from plinius.darknet.layers import (
 from plinius.darknet.losses import COSTS, Cost, LossLayer, Softmax
 from plinius.errors import CfgError
 
-MAX_FLOATS = 2**31
-"""The most floats a network may hold: 8 GiB."""
+MAX_PARAMETERS = 2**31
+"""The largest number of parameters of a network: 8 GiB as float32."""
 
-MAX_PASS = 2**31
-"""The most values one layer may put out in one pass: sub-batch times its outputs."""
+MAX_VALUES_PER_PASS = 2**31
+"""The largest number of values that a layer reads or writes in one pass."""
 
 BATCH_NORMS = ("darknet", "torch")
 
 
 class Network(nn.Module):
-    """The network of `cfg`, its weights drawn from `seed` in Darknet's distributions.
+    """The network of `cfg`; starting weights are drawn from `seed`, in Darknet's distributions.
 
-    Works on float32 (rows, *input_shape), in either memory format, and under bfloat16 autocast.
-    `generator` draws the dropout masks after the weights: its state is part of a run's state.
-    `warnings` adds to the cfg's own. Raises CfgError, before any memory is taken.
+    It takes float32 (records, *input_shape), contiguous or channels_last, also under bfloat16
+    autocast. `batch_norm` is "darknet" or "torch", whose formula is used. `generator` draws the
+    weights and then the dropout masks: its state is part of the run state. `truths` is the number
+    of truth values per record. `warnings` are those of the cfg and of its layers. Raises CfgError
+    before any memory is allocated, ValueError for another `batch_norm`.
     """
 
     def __init__(self, cfg: Cfg, *, batch_norm: str = "darknet", seed: int = 0) -> None:
@@ -47,30 +49,30 @@ class Network(nn.Module):
         self.input_shape = _input_shape(net)
         self.inputs = net.inputs
         self.generator = torch.Generator().manual_seed(seed)
-        self.warnings = (*cfg.warnings, *_unknown_words(cfg.sections))
+        self.warnings = (*cfg.warnings, *_unknown_names(cfg.sections))
         shape, layers = self.input_shape, []
         for section in cfg.sections:
             layers.append(_layer(section, shape, batch_norm, self.generator))
             shape = layers[-1].out_shape
         self.layers = nn.ModuleList(layers)
-        _check_rows(layers, net.sub_batch)
+        _check_pass(layers, net.sub_batch)
         self.truths = _truths(layers)
         self.parameter_count = sum(
             array.numel() for layer in layers for array in layer.arrays().values()
         )
-        if self.parameter_count > MAX_FLOATS:
+        if self.parameter_count > MAX_PARAMETERS:
             what = f"{cfg.name} describes {self.parameter_count} parameters"
-            raise CfgError(what, f"At most {MAX_FLOATS} are allowed; use fewer filters or outputs")
+            raise CfgError(what, f"At most {MAX_PARAMETERS} are possible; lower filters or output")
         self.to_empty(device="cpu")
         for layer in layers:
             layer.reset(self.generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the last layer that is no [cost]: (rows, truths)."""
+        """The output of the last layer other than [cost]: (records, truths)."""
         return self.outputs(x)[-1].flatten(1)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
-        """The output of every layer, in the mode set by train() or eval(); [cost] passes on."""
+        """The output of every layer, in the mode set by train() or eval()."""
         results = []
         x = x.reshape(-1, *self.input_shape)
         for layer in self.layers:
@@ -79,12 +81,13 @@ class Network(nn.Module):
         return results
 
     def loss(self, x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """(objective, reported) of a batch: x (rows, *input_shape), truth (rows, truths).
+        """(objective, reported cost), two scalars, for x (records, *input_shape).
 
-        The gradient of the objective is minus the updates Darknet accumulates over the batch, a
-        sum over rows: divide it by the rows of an update. Its value means nothing. `reported` is
-        Darknet's network cost: the mean over the layers with a cost, each a sum over rows. Raises
-        CfgError where no layer has a cost.
+        `truth` is (records, truths). The gradient of the objective is minus the sum over records of
+        the updates that Darknet accumulates; divide it by the records of an update. Its value has
+        no meaning. The reported cost is the mean over the layers with a cost, each a sum over
+        records (darknet: network.c, calc_network_cost). Raises CfgError if no layer has a cost,
+        ValueError if `truth` has another shape.
         """
         objective, reported = torch.zeros(()), torch.zeros(())
         costs = 0
@@ -94,8 +97,8 @@ class Network(nn.Module):
         for layer in self.sequence:
             y = layer(x)
             if isinstance(layer, LossLayer):
-                part, cost = layer.cost(x, y, truth)
-                objective, reported, costs = objective + part, reported + cost, costs + 1
+                own, cost = layer.cost(x, y, truth)
+                objective, reported, costs = objective + own, reported + cost, costs + 1
             if layer.stops_backward:
                 y = y.detach()
             if layer.gives_truth:
@@ -106,7 +109,10 @@ class Network(nn.Module):
         return objective + self._frozen(), reported / costs
 
     def _frozen(self) -> Tensor:
-        """Zero, with a zero gradient for what lies under a stopbackward: decay still goes there."""
+        """0, with a gradient of 0 for the parameters before a stopbackward=1.
+
+        Without a gradient, the optimizer would skip them, but Darknet still decays them.
+        """
         stops = [i for i, layer in enumerate(self.sequence) if layer.stops_backward]
         last = stops[-1] + 1 if stops else 0
         zero = torch.zeros(())
@@ -121,9 +127,9 @@ class Network(nn.Module):
         return tuple(cast(Sequence[Layer], self.layers))
 
     def parameter_groups(self, decay: float) -> list[dict[str, Any]]:
-        """Groups for a PyTorch optimizer: weights decay, biases and scales do not.
+        """Parameter groups for a PyTorch optimizer; `decay` applies to weights only.
 
-        `rate_scale` is the layers' own factor on the learning rate.
+        `rate_scale` is the learning_rate of the layer, a factor on that of the network.
         """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for layer in self.sequence:
@@ -160,40 +166,42 @@ def _layer(section: Section, shape: Shape, norm: str, generator: torch.Generator
             return Cost(section, shape)
 
 
-def _unknown_words(sections: Sequence[Section]) -> list[str]:
-    """Darknet falls back on a default where it does not know a name: so do we, and say it."""
+def _unknown_names(sections: Sequence[Section]) -> list[str]:
+    """Warnings for unknown names: they mean a default, as in Darknet (get_activation, get_cost_type)."""
     warnings = []
     for key, known, default in (("activation", ACTIVATIONS, "relu"), ("type", COSTS, "sse")):
         for section in sections:
-            if key in section.options and section.word(key) not in known:
-                what = f"unknown {key} {section.word(key)[:40]!r} means {default}"
+            if key in section.options and section.text(key) not in known:
+                what = f"unknown {key} {section.text(key)[:40]!r} means {default}"
                 warnings.append(section.locate(what, key))
     return warnings
 
 
-def _check_rows(layers: Sequence[Layer], rows: int) -> None:
+def _check_pass(layers: Sequence[Layer], rows: int) -> None:
     for layer in layers:
-        if rows * max(math.prod(layer.in_shape), math.prod(layer.out_shape)) > MAX_PASS:
-            todo = f"Lower batch (at most {MAX_PASS} values in a pass)"
+        if rows * max(math.prod(layer.in_shape), math.prod(layer.out_shape)) > MAX_VALUES_PER_PASS:
+            todo = f"Lower batch (at most {MAX_VALUES_PER_PASS} values in a pass)"
             raise layer.section.error("too many values in one pass", todo)
         single = rows * math.prod(layer.out_shape[1:]) < 2
         if isinstance(layer, Weighted) and layer.norm and single:
             todo = "Raise batch, or lower subdivisions"
-            raise layer.section.error("batch_normalize needs two values a channel", todo)
+            raise layer.section.error("batch_normalize needs two values per channel", todo)
 
 
 def _truths(layers: Sequence[Layer]) -> int:
-    """Truth values a record: the outputs of the last layer that is no [cost]."""
+    """Truth values per record: the outputs of the last layer other than [cost]."""
     plain = [layer for layer in layers if not isinstance(layer, Cost)]
     if not plain:
         raise layers[0].section.error("nothing to compare", "Put a layer before it")
-    truths = now = math.prod(plain[-1].out_shape)
+    truths = current = math.prod(plain[-1].out_shape)
     for layer in layers:
         compares = isinstance(layer, Cost) or (isinstance(layer, Softmax) and layer.has_loss)
         inputs = math.prod(layer.in_shape)
-        if compares and inputs != now:
-            what = f"compares {inputs} values with a truth of {now}"
-            raise layer.section.error(what, "Make both the same; noloss=1 spares a [softmax]")
+        if compares and inputs != current:
+            what = f"compares {inputs} values with a truth of {current}"
+            raise layer.section.error(
+                what, "Make them equal; a [softmax] with noloss=1 compares nothing"
+            )
         if layer.gives_truth:
-            now = math.prod(layer.out_shape)
+            current = math.prod(layer.out_shape)
     return truths

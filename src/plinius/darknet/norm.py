@@ -1,9 +1,13 @@
-"""Batch normalisation in Darknet's formula, on PyTorch's kernels.
+"""Batch normalisation by Darknet's formula, on PyTorch's kernels.
 
-Training, over the n values of a channel: mean m and unbiased variance v (divided by n - 1),
-y = scale * (x - m) / (sqrt(v) + 1e-6) + bias. Backward takes 1 / sqrt(v + 1e-5) and divides by n,
-which is close to, and not quite, the derivative of the above (darknet: batchnorm_layer.c, blas.c).
-Rolling statistics move by 1 % each training pass, and start from zero.
+In training, with mean m and unbiased variance v (divided by n - 1) of the n values of a channel:
+
+    y = scale * (x - m) / (sqrt(v) + 1e-6) + bias            (darknet: blas.c, normalize_cpu)
+
+The backward pass uses 1 / sqrt(v + 1e-5) and divides by n (blas.c, mean_delta_cpu,
+variance_delta_cpu, normalize_delta_cpu), which is nearly the derivative of the above. Each
+training pass sets rolling = 0.99 * rolling + 0.01 * batch for mean and variance, which start at 0
+and replace m and v in evaluation (batchnorm_layer.c, forward_batchnorm_layer).
 """
 
 from typing import Any
@@ -21,19 +25,19 @@ _aten = torch.ops.aten
 def darknet_norm(
     x: Tensor, scales: Tensor, biases: Tensor, mean: Tensor, variance: Tensor, training: bool
 ) -> Tensor:
-    """Normalise x (rows, channels, ...) of float32 or bfloat16; the rest is float32 (channels,).
+    """Normalise x (records, channels, ...), float32 or bfloat16; the rest is (channels,) float32.
 
-    In training `mean` and `variance`, the rolling statistics, move in place; each channel then
-    needs two values or more, else ValueError.
+    `mean` and `variance` are the rolling statistics; in training they are updated in place. Raises
+    ValueError in training for fewer than two values per channel.
     """
     if not training:
         spread = (variance.sqrt() + _FORWARD_EPSILON).square()
         return functional.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
     n = x.numel() // x.shape[1]
     if n < 2:
-        raise ValueError("batch normalisation needs two values a channel: give a larger batch")
+        raise ValueError("batch normalisation needs two values per channel: give a larger batch")
     with torch.no_grad():
-        # One native pass; the rolling buffers also tell the kernel to keep float32 for bfloat16 x.
+        # One pass over x; given float32 rolling buffers, the kernel sums bfloat16 x in float32.
         batch_mean, biased = _aten.batch_norm_update_stats(x, mean, variance, MOMENTUM)
         unbiased = biased * (n / (n - 1))
     result: Tensor = _Normalise.apply(x, scales, biases, batch_mean, unbiased)  # type: ignore[no-untyped-call]
@@ -41,7 +45,7 @@ def darknet_norm(
 
 
 class _Normalise(torch.autograd.Function):
-    """The affine map by batch statistics that are already known, and Darknet's backward."""
+    """y = scale * (x - mean) / (sqrt(variance) + 1e-6) + bias, with Darknet's backward pass."""
 
     @staticmethod
     def forward(
@@ -58,6 +62,6 @@ class _Normalise(torch.autograd.Function):
         dx, dscales, dbiases = _aten.native_batch_norm_backward(
             grad, x, scales, None, None, mean, inverse, True, 0.0, [True, True, True]
         )
-        # The kernel summed grad * (x - m) * inverse; the scale's own factor is the forward one.
+        # The kernel summed grad * (x - m) * inverse; the forward pass has another factor.
         dscales /= inverse * (variance.sqrt() + _FORWARD_EPSILON)
         return dx, dscales, dbiases, None, None

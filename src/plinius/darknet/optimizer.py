@@ -1,4 +1,4 @@
-"""Darknet's update rule as PyTorch's SGD."""
+"""Darknet's update rule, done by PyTorch's SGD."""
 
 import torch
 
@@ -7,15 +7,15 @@ from plinius.darknet.network import Network
 
 
 def make_optimizer(network: Network, net: Net) -> torch.optim.SGD:
-    """The optimizer of [net]: call backward on the objective's mean over the `batch` of an update.
+    """The optimizer of [net]. Gradients must be those of the objective divided by `batch`.
 
-    Darknet keeps v and, for an update of B records with summed descent direction g, does
+    For an update with B records and the summed descent direction g, Darknet computes
     v += g; v -= decay * B * w (weights only); w += rate / B * v; v *= momentum
-    (darknet: convolutional_layer.c, update_convolutional_layer). With b = -v / B, before the last
-    step, this is b = momentum * b - g / B + decay * w; w -= rate * b: PyTorch's SGD on the mean
-    objective, whose first b is the gradient itself. The rate stands outside of b in both, so they
-    agree under a changing rate as well. `set_rate` gives it before each step. Momentum is there
-    from the start as zeros, which gives the same first step as none.
+    (darknet: convolutional_layer.c, update_convolutional_layer). With b = -v / B before the last
+    assignment, this is b = momentum * b - g / B + decay * w; w -= rate * b, which is PyTorch's SGD.
+    Both multiply b by the current rate, so they also agree if the rate changes: call `set_rate`
+    before each step. The momentum buffers exist from the start, as zeros, which does not change
+    the first step.
     """
     groups = network.parameter_groups(net.decay)
     optimizer = torch.optim.SGD(groups, net.learning_rate, momentum=net.momentum, fused=True)

@@ -1,4 +1,7 @@
-"""What a cfg may say: the sections and keys Darknet knows, with defaults, types and ranges."""
+"""The sections and keys of a .cfg file, with types, defaults and ranges.
+
+Keys and defaults: darknet: parser.c, parse_net_options and the parse_ function of each layer.
+"""
 
 import math
 import re
@@ -6,9 +9,9 @@ from dataclasses import dataclass
 from typing import cast
 
 MAX_DIMENSION = 1 << 20
-MAX_LISTED = 1000
+MAX_LIST_ITEMS = 1000
 MAX_VALUES = 2**28
-"""The most values a record, or one layer's output for it, may have."""
+"""The largest number of values in a record, or in the output of a layer for one record."""
 
 ALIASES = {
     "network": "net",
@@ -33,21 +36,24 @@ Value = int | float | str | tuple[float, ...] | None
 
 @dataclass(frozen=True)
 class Key:
-    """What a key may hold: its default, its type (of `kind`), and for numbers its range."""
+    """The rule for the value of a key: its type, its default, and for numbers the range.
 
-    kind: type
+    `type` is int, float, str or tuple (a list of numbers with commas).
+    """
+
+    type: type
     default: Value
     low: float = -math.inf
     high: float = math.inf
 
     @property
     def wanted(self) -> str:
-        """The rule in words, for an error message."""
-        if self.kind is tuple:
-            return f"needs at most {MAX_LISTED} numbers with commas between them"
-        if (self.low, self.high) == (0, 1) and self.kind is int:
+        """The rule as the predicate of a sentence, for an error message."""
+        if self.type is tuple:
+            return f"needs at most {MAX_LIST_ITEMS} numbers with commas between them"
+        if (self.low, self.high) == (0, 1) and self.type is int:
             return "must be 0 or 1"
-        noun = "a whole number" if self.kind is int else "a number"
+        noun = "an integer" if self.type is int else "a number"
         if math.isinf(self.low):
             return f"needs {noun}"
         if math.isinf(self.high):
@@ -55,13 +61,13 @@ class Key:
         return f"needs {noun} from {self.low} to {self.high}"
 
     def read(self, text: str) -> Value:
-        """The value of `text`, or None where it breaks the rule."""
-        if self.kind is str:
+        """The value of `text`, or None if it does not follow the rule."""
+        if self.type is str:
             return text or None
-        if self.kind is tuple:
-            parts = [_real(part) for part in text.split(",")]
-            return tuple(cast(list[float], parts)) if _listable(parts) else None
-        value = _integer(text) if self.kind is int else _real(text)
+        if self.type is tuple:
+            numbers = [_real(number) for number in text.split(",")]
+            return tuple(cast(list[float], numbers)) if _is_list(numbers) else None
+        value = _integer(text) if self.type is int else _real(text)
         return value if value is not None and self.low <= value <= self.high else None
 
 
@@ -74,8 +80,8 @@ def _real(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _listable(parts: list[float | None]) -> bool:
-    return len(parts) <= MAX_LISTED and None not in parts
+def _is_list(numbers: list[float | None]) -> bool:
+    return len(numbers) <= MAX_LIST_ITEMS and None not in numbers
 
 
 def _int(default: int | None, low: int = 0, high: int = MAX_DIMENSION) -> Key:
@@ -112,8 +118,8 @@ NET_KEYS: dict[str, Key] = {
     "adam": _FLAG,
     "clip": _float(0),
 }
-# Known to the original, without any bearing on training sealed records.
-NET_IDLE = (
+# The original uses these for its own image loading, or for layers that are not here.
+NET_UNUSED = (
     *("notruth", "random", "B1", "B2", "eps", "max_crop", "min_crop", "max_ratio", "min_ratio"),
     *("center", "angle", "aspect", "saturation", "exposure", "hue"),
 )
@@ -164,8 +170,8 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
     },
     "cost": {"type": Key(str, "sse"), "scale": _float(1)},
 }
-LAYER_IDLE = {"cost": ("ratio", "noobj", "thresh")}
+LAYER_UNUSED = {"cost": ("ratio", "noobj", "thresh")}
 
-# Read by the original and used nowhere in its CPU code: `key=1` changes nothing, so it is said.
+# The original reads these and uses them nowhere in its CPU code: setting one gives a warning.
 NO_EFFECT = ("adam", "clip", "binary", "dot", "spatial", "smooth", "onlyforward")
 REFUSED = ("xnor", "numload", "tree")

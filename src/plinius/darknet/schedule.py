@@ -1,4 +1,4 @@
-"""Learning rates by batch number, in Darknet's policies (darknet: network.c, get_current_rate)."""
+"""Learning rates by Darknet's policies (darknet: network.c, get_current_rate)."""
 
 import hashlib
 import math
@@ -7,9 +7,14 @@ from plinius.darknet.cfg import Net
 
 
 def rate(net: Net, batch_number: int, seed: int = 0) -> float:
-    """The learning rate of update `batch_number`; the first update of a fresh network is 1.
+    """The learning rate of update `batch_number`; the first update of a new network is 1.
 
-    Pure: nothing is remembered between calls. Policy `random` draws from (seed, batch_number).
+    For n < burn_in: learning_rate * (n / burn_in) ** power; later learning_rate times the factor
+    of the policy: constant: 1. step: scale ** (n // step). steps: the product of the scales whose
+    step is <= n. exp: gamma ** n. poly: (1 - n / max_batches) ** power. random: u ** power, with u
+    in [0, 1) drawn from (seed, n). sigmoid: 1 / (1 + exp(gamma * (n - step))).
+
+    It depends on the arguments alone: nothing is remembered between calls.
     """
     n = batch_number
     if n < net.burn_in:
@@ -27,12 +32,12 @@ def _factor(net: Net, n: int, seed: int) -> float:
         case "exp":
             return _power(net.gamma, n)
         case "poly":
-            # The original does not stop at the end: with an even power its rate grows again.
+            # After max_batches the original continues: with an even power, its rate grows again.
             return math.pow(max(0.0, 1 - n / net.max_batches), net.power)
         case "random":
             return math.pow(_uniform(seed, n), net.power)
         case "sigmoid":
-            # A signed difference; the original's is unsigned, and wraps before `step`.
+            # The original subtracts unsigned numbers, which wraps for n < step.
             return 1 / (1 + math.exp(min(net.gamma * (n - net.step), 700.0)))
         case _:
             return 1.0

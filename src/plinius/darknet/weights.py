@@ -1,8 +1,8 @@
 """Darknet .weights files: a header, then the arrays of each layer as little-endian float32.
 
-Header: int32 major, minor, revision, then the records seen so far, as a 64-bit number from
-version 0.2 on, before that (and where major or minor exceeds 1000) as a 32-bit one. Above 1000,
-[connected] weights are stored transposed. (darknet: parser.c, load_weights_upto.)
+Header: int32 major, minor, revision, then `seen`, the number of records trained on: 64 bits if
+major * 10 + minor >= 2 and both are below 1000, else 32 bits. If major or minor is above 1000,
+[connected] weights are stored transposed (darknet: parser.c, load_weights_upto).
 """
 
 import struct
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from plinius.darknet.layers import Connected, Convolutional, Layer
 from plinius.darknet.network import Network
-from plinius.errors import FormatError, StorageError
+from plinius.errors import FormatError
 from plinius.files import publish, read_file
 
 _VERSION = struct.Struct("<iii")
 _HEADER = struct.Struct("<iiiQ")
-_FLOAT = 4
+_FLOAT_BYTES = 4
 
 
 def save_weights(network: Network, path: str | Path, seen: int) -> None:
-    """Write the arrays and `seen`, the records trained on, as version 0.2.0.
+    """Write the arrays and `seen`, the number of records trained on, as version 0.2.0.
 
-    Layers with dontsave are left out. The file appears whole or not at all. Raises StorageError
-    if it exists already or cannot be written.
+    Layers with dontsave=1 are left out. The file appears complete or not at all. Raises
+    StorageError if it exists or cannot be written.
     """
     with publish(Path(path)) as file:
         file.write(_HEADER.pack(0, 2, 0, seen))
@@ -38,35 +38,32 @@ def save_weights(network: Network, path: str | Path, seen: int) -> None:
 
 
 def load_weights(network: Network, path: str | Path) -> int:
-    """Read the arrays into the network and return the number of records seen.
+    """Read the arrays into the network; returns `seen`, the number of records trained on.
 
-    Layers with dontload are not in the file and keep their values; dontloadscales leaves out the
-    scales and rolling statistics likewise; flipped means filters are stored transposed. Raises
-    FormatError where the file is shorter or longer than this network, which is then unchanged,
-    and StorageError where it cannot be read.
+    Layers with dontload=1 are not in the file and keep their values, as do scales and rolling
+    statistics with dontloadscales=1. With flipped=1, filters are stored transposed. Raises
+    StorageError, and FormatError if the file does not have the size that this network needs; the
+    network is then unchanged.
     """
-    return weights_from(network, read_parameters(network, path), str(path))
+    return load_weights_bytes(network, read_parameters(network, path), str(path))
 
 
 def read_parameters(network: Network, path: str | Path) -> bytes:
-    """The bytes of a file of parameters for a network. Raises StorageError.
+    """The bytes of a file of parameters, in any format, for a network.
 
-    It may be larger than the network by the header of any format.
+    Raises StorageError if it cannot be read or is much larger than the network.
     """
-    most = 2 * _FLOAT * sum(p.numel() for p in network.parameters()) + (128 << 20)
-    try:
-        return read_file(path, most)
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror}", "Check the path") from None
+    limit = 2 * _FLOAT_BYTES * sum(p.numel() for p in network.parameters()) + (128 << 20)
+    return read_file(path, limit)
 
 
-def weights_from(network: Network, data: bytes, name: str) -> int:
-    """As `load_weights`, from the bytes of a file that is called `name`."""
+def load_weights_bytes(network: Network, data: bytes, name: str) -> int:
+    """As `load_weights`, from the bytes of a file; `name` is used in messages."""
     seen, offset, transposed = _header(data[: _HEADER.size], name)
     targets = list(_targets(network, transposed))
-    expected = offset + _FLOAT * sum(target.numel() for target in targets)
+    expected = offset + _FLOAT_BYTES * sum(target.numel() for target in targets)
     if len(data) != expected:
-        what = f"{name} has {len(data)} bytes where this network has {expected}"
+        what = f"{name} has {len(data)} bytes, but this network needs {expected}"
         raise FormatError(what, "Give the .cfg the weights were trained with")
     floats = torch.from_numpy(np.frombuffer(data, "<f4", offset=offset).astype(np.float32))
     with torch.no_grad():
@@ -77,11 +74,11 @@ def weights_from(network: Network, data: bytes, name: str) -> int:
 
 
 def _header(start: bytes, path: str | Path) -> tuple[int, int, bool]:
-    """(seen, bytes of the header, whether [connected] weights are transposed)."""
+    """(seen, length of the header in bytes, whether [connected] weights are transposed)."""
     try:
         major, minor, _ = _VERSION.unpack_from(start)
         if major < 0 or minor < 0:
-            raise FormatError(f"{path} is no .weights file", "Give a Darknet .weights file")
+            raise FormatError(f"{path} is not a .weights file", "Give a Darknet .weights file")
         transposed = major > 1000 or minor > 1000
         wide = major * 10 + minor >= 2 and major < 1000 and minor < 1000
         seen = struct.unpack_from("<Q" if wide else "<I", start, _VERSION.size)[0]
@@ -91,7 +88,7 @@ def _header(start: bytes, path: str | Path) -> tuple[int, int, bool]:
 
 
 def _targets(network: Network, transposed: bool) -> Iterator[Tensor]:
-    """The tensors to fill, in file order; transposed views where the file is transposed."""
+    """The tensors to fill, in the order of the file; views with the shape stored there."""
     for layer in network.sequence:
         if layer.section.integer("dontload"):
             continue

@@ -1,1 +1,1 @@
-"""Sources of records, sealed datasets, and the order in which records are drawn."""
+"""The trainer's side of data: records, the sealed dataset, its extent, the order of records."""

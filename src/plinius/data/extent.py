@@ -1,9 +1,9 @@
-"""The dataset extent: a sealed dataset's ciphertext, loaded into a region once."""
+"""The dataset extent: the bytes of a sealed dataset, copied into a region once."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from plinius.data.sealed import SealedDataset, map_file, read_header
+from plinius.data.records import Progress
+from plinius.data.sealed import SealedDataset, file_reader, read_header
 from plinius.errors import MismatchError
 from plinius.keys import OwnerKey
 from plinius.pm.medium import Medium
@@ -11,8 +11,6 @@ from plinius.pm.region import Region
 
 EXTENT = "dataset"
 _BLOCK_BYTES = 4 << 20
-
-Progress = Callable[[int, int], None]
 
 
 def load_dataset(
@@ -23,19 +21,20 @@ def load_dataset(
     *,
     wanted: str | None = None,
 ) -> SealedDataset:
-    """The dataset of a region, loaded from the sealed file if it is not there yet.
+    """The dataset of a region; if it holds none, the sealed file `path` is copied into it first.
 
-    A kill while loading leaves free space in the region; the next call loads again. Once loaded
-    the file's records are never read again: if the file is still there, its header must be that
-    of the loaded dataset. `wanted` is the id that the dataset must have, in hex. Raises
-    MismatchError if it is not, FormatError, SealError, StorageError, RegionFullError.
+    A kill while copying leaves free space in the region, and the next call copies again. Later the
+    records of the file are not read any more, but if the file exists, it must have the same
+    dataset id. `progress` counts bytes. `wanted` is the id that the dataset must have, in hex.
+    Raises MismatchError if an id differs, FormatError, KeyFileError, SealError, StorageError,
+    RegionFullError.
     """
     if region.extent(EXTENT) is None:
         _load(region, path, key, progress, wanted)
     dataset = open_dataset(region, key)
     require_dataset(dataset, wanted)
     if path.exists():
-        read, size = map_file(path)
+        read, size = file_reader(path)
         found = read_header(read, size, str(path))
         if found.id != dataset.header.id:
             raise MismatchError(
@@ -47,7 +46,7 @@ def load_dataset(
 
 
 def open_dataset(region: Region, key: OwnerKey) -> SealedDataset:
-    """The dataset that a region holds. Raises MismatchError if it holds none."""
+    """The dataset in a region. Raises MismatchError if there is none, and as SealedDataset does."""
     span = region.extent(EXTENT)
     if span is None:
         raise MismatchError(
@@ -62,7 +61,7 @@ def open_dataset(region: Region, key: OwnerKey) -> SealedDataset:
 
 
 def require_dataset(dataset: SealedDataset, wanted: str | None) -> None:
-    """Raise MismatchError unless a dataset has the id that is wanted, in hex, if one is."""
+    """Raise MismatchError if an id is wanted (in hex) and the dataset has another one."""
     found = dataset.header.id.hex()
     if wanted is not None and found != wanted:
         raise MismatchError(
@@ -74,15 +73,15 @@ def require_dataset(dataset: SealedDataset, wanted: str | None) -> None:
 def _load(
     region: Region, path: Path, key: OwnerKey, progress: Progress | None, wanted: str | None
 ) -> None:
-    read, size = map_file(path)
-    dataset = SealedDataset(read, size, key, str(path))  # refused here, before the region changes
+    read, size = file_reader(path)
+    dataset = SealedDataset(read, size, key, str(path))  # refused before the region changes
     require_dataset(dataset, wanted)
 
     def write(medium: Medium, at: int) -> None:
         for start in range(0, size, _BLOCK_BYTES):
-            piece = read(start, min(_BLOCK_BYTES, size - start))
-            medium.write(at + start, piece)
+            block = read(start, min(_BLOCK_BYTES, size - start))
+            medium.write(at + start, block)
             if progress:
-                progress(start + len(piece), size)
+                progress(start + len(block), size)
 
     region.add_extent(EXTENT, size, write)

@@ -1,10 +1,10 @@
-"""The clear header of a sealed dataset: 256 bytes, laid out in docs/formats/sealed-dataset.md."""
+"""The clear header of a sealed dataset: 256 bytes, see docs/formats/sealed-dataset.md."""
 
 import struct
 from dataclasses import dataclass
 
 from plinius import sealing
-from plinius.data.records import ABSENT, DTYPES, MAX_COUNT, MAX_DIMS, MAX_RECORD_BYTES, Part
+from plinius.data.records import ABSENT, DTYPES, MAX_COUNT, MAX_DIMS, MAX_RECORD_BYTES, ArraySpec
 from plinius.errors import FormatError
 
 MAGIC = b"PLINDATA"
@@ -21,14 +21,14 @@ assert _CLEAR.size == HEADER_BYTES - sealing.TAG_BYTES
 
 @dataclass(frozen=True)
 class DatasetHeader:
-    """What a sealed dataset tells without a key: whose it is, and the types, shapes and counts."""
+    """What a sealed dataset shows without a key. `id` has 16 bytes, `salt` 32, `key_id` 8."""
 
     id: bytes
     salt: bytes
     key_id: bytes
     count: int
-    sample: Part
-    label: Part
+    sample: ArraySpec
+    label: ArraySpec
     classes: int
     meta_bytes: int
 
@@ -52,12 +52,12 @@ class DatasetHeader:
         """Bytes of the whole sealed dataset."""
         return self.records_offset + self.count * self.stride
 
-    def binding(self) -> bytes:
-        """The AAD of every record, but for its index."""
+    def record_aad_prefix(self) -> bytes:
+        """The part of a record's AAD that is the same for all: version, dataset id, count."""
         return struct.pack("<I16sQ", VERSION, self.id, self.count)
 
     def pack(self) -> bytes:
-        """The header's bytes, all but the tag."""
+        """The first 240 bytes of the header: all but the tag."""
         return _CLEAR.pack(
             MAGIC,
             VERSION,
@@ -78,9 +78,9 @@ class DatasetHeader:
 
 
 def parse_header(raw: bytes, size: int, name: str) -> DatasetHeader:
-    """The header in `raw`, the first bytes of `name`, which has `size` bytes in all.
+    """Decode the header from `raw`, the first bytes of a sealed dataset of `size` bytes.
 
-    Checks everything that can be checked without a key. Raises FormatError.
+    Checks all that can be checked without a key. `name` is used in messages. Raises FormatError.
     """
     if not raw.startswith(MAGIC):
         raise FormatError(f"{name} is not a sealed dataset", "Make one with plinius seal")
@@ -89,13 +89,14 @@ def parse_header(raw: bytes, size: int, name: str) -> DatasetHeader:
     version, meta_bytes, dataset, salt, key_id, count, classes, *rest = _CLEAR.unpack_from(raw)[1:]
     if version != VERSION:
         raise FormatError(
-            f"{name} is a sealed dataset of version {version}, this program reads {VERSION}",
-            "Use the program that made it, or a newer one",
+            f"{name} is a sealed dataset of version {version}, and this program reads version "
+            f"{VERSION}",
+            "Use the release of plinius that made it",
         )
-    sample = _part(rest[0], rest[1], rest[4 : 4 + MAX_DIMS])
-    label = _part(rest[2], rest[3], rest[4 + MAX_DIMS : 4 + 2 * MAX_DIMS])
+    sample = _array_spec(rest[0], rest[1], rest[4 : 4 + MAX_DIMS])
+    label = _array_spec(rest[2], rest[3], rest[4 + MAX_DIMS : 4 + 2 * MAX_DIMS])
     if sample is None or label is None or any(rest[-1]):
-        raise FormatError(f"The header of {name} makes no sense", _FETCH)
+        raise FormatError(f"The header of {name} is not valid", _FETCH)
     if not sealing.TAG_BYTES < meta_bytes <= MAX_META_BYTES or not 1 <= count <= MAX_COUNT:
         raise FormatError(f"The header of {name} declares impossible sizes", _FETCH)
     if not 1 <= sample.nbytes + label.nbytes <= MAX_RECORD_BYTES:
@@ -110,11 +111,11 @@ def parse_header(raw: bytes, size: int, name: str) -> DatasetHeader:
     return header
 
 
-def _part(code: int, ndim: int, dims: list[int]) -> Part | None:
+def _array_spec(code: int, ndim: int, dims: list[int]) -> ArraySpec | None:
     if code not in DTYPES or ndim > MAX_DIMS or any(dims[ndim:]):
         return None
-    part = Part(DTYPES[code], tuple(dims[:ndim]))
-    return part if part == ABSENT or all(part.shape) else None
+    spec = ArraySpec(DTYPES[code], tuple(dims[:ndim]))
+    return spec if spec == ABSENT or all(spec.shape) else None
 
 
 def _padded(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""What a record is: a sample and its label, each of one fixed type and shape, and streams of them.
+"""What a record is: a sample and its label, each of one fixed dtype and shape.
 
-Everything that yields records (`sources`, `legacy`) yields them through `Source`, which checks
-each one, so whatever reads a source may rely on counts, types, shapes and label ranges.
+`plinius.sources` yields records through `Source`, which checks every one: whoever reads a source
+can rely on its counts, dtypes, shapes and label ranges.
 """
 
 import math
@@ -18,6 +18,9 @@ Array = npt.NDArray[Any]
 Record = tuple[Array, Array]
 """One sample and its label."""
 
+Progress = Callable[[int, int], None]
+"""A callback for long work, called now and then with (done, total)."""
+
 MAX_COUNT = 2**40
 MAX_RECORD_BYTES = 64 * 2**20
 MAX_DIMS = 8
@@ -28,58 +31,61 @@ DTYPES: dict[int, np.dtype[Any]] = {
         ("u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8"), start=1
     )
 }
-"""The types a part may have, by their code in a sealed dataset: little-endian, never objects."""
+"""The dtypes that records may have, by their code in a sealed dataset; all little-endian."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """The type and shape of one part of every record; the shape is empty for a single number."""
+class ArraySpec:
+    """The dtype and shape of the sample, or of the label, of every record.
+
+    The shape of a single number is ().
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this part in each record."""
+        """Bytes of one such array."""
         return self.dtype.itemsize * math.prod(self.shape)
 
     @property
     def is_index(self) -> bool:
-        """Whether the part is a single whole number, as a class index is."""
+        """Whether the array is a single integer, as a class index is."""
         return self.shape == () and self.dtype.kind in "iu"
 
-    def flaw(self) -> str | None:
-        """Why no record may have this part, or None if it may."""
+    def problem(self) -> str | None:
+        """Why no record can have such an array, or None if it can."""
         if self == ABSENT:
             return None
         if self.dtype not in DTYPES.values():
-            return f"type {self.dtype} is not one of {', '.join(map(str, DTYPES.values()))}"
+            return f"dtype {self.dtype} is not one of {', '.join(map(str, DTYPES.values()))}"
         if len(self.shape) > MAX_DIMS:
             return f"{len(self.shape)} dimensions are more than {MAX_DIMS}"
         if any(dim < 1 for dim in self.shape):
-            return f"shape {self.shape} holds nothing"
+            return f"shape {self.shape} has no elements"
         if self.nbytes > MAX_RECORD_BYTES:
             return f"shape {self.shape} of {self.dtype} is larger than {MAX_RECORD_BYTES} bytes"
         return None
 
 
-ABSENT = Part(np.dtype("u1"), (0,))
-"""The part of zero bytes: a dataset without labels, or without samples."""
+ABSENT = ArraySpec(np.dtype("u1"), (0,))
+"""The labels of a dataset without labels, or the samples of one without samples: 0 bytes."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A finite stream of records, read anew by each iteration, one record in memory at a time.
+    """A finite sequence of records; each iteration calls `records` and reads them from the start.
 
-    `classes` is 0 if unknown; with single whole numbers as labels, every label is below it.
-    Raises SourceError when built of parts that cannot be sealed, and while iterating if a record
-    does not fit what was declared.
+    `name` is used in messages. `classes` is the number of classes, 0 if unknown; if labels are
+    single integers, each must be below it. Raises SourceError when created with counts, dtypes or
+    shapes that cannot be sealed, and while iterating if a record differs from what was declared.
     """
 
     name: str
     count: int
-    sample: Part
-    label: Part
+    sample: ArraySpec
+    label: ArraySpec
     records: Callable[[], Iterator[Record]]
     classes: int = 0
     class_names: tuple[str, ...] = ()
@@ -89,10 +95,10 @@ class Source:
             raise SourceError(
                 f"{self.name} holds {self.count} records", f"Give between 1 and {MAX_COUNT}"
             )
-        for what, part in (("Samples", self.sample), ("Labels", self.label)):
-            if flaw := part.flaw():
+        for what, spec in (("Samples", self.sample), ("Labels", self.label)):
+            if problem := spec.problem():
                 raise SourceError(
-                    f"{what} of {self.name} cannot be sealed: {flaw}", "Convert them first"
+                    f"{what} of {self.name} cannot be sealed: {problem}", "Convert them first"
                 )
         if not 1 <= self.sample.nbytes + self.label.nbytes <= MAX_RECORD_BYTES:
             raise SourceError(
@@ -100,7 +106,7 @@ class Source:
                 f"Give between 1 and {MAX_RECORD_BYTES}",
             )
         if not 0 <= self.classes < 2**32:
-            raise SourceError(f"{self.classes} classes are not possible", "Give their number")
+            raise SourceError(f"{self.classes} classes are not possible", "Give 0 to 2**32 - 1")
 
     def __iter__(self) -> Iterator[Record]:
         seen = 0
@@ -114,12 +120,12 @@ class Source:
             raise self._changed(f"{seen} records, not the {self.count} it had")
 
     def _check(self, index: int, sample: Array, label: Array) -> None:
-        for what, value, part in (("sample", sample, self.sample), ("label", label, self.label)):
-            if value.dtype != part.dtype or value.shape != part.shape:
+        for what, value, spec in (("sample", sample, self.sample), ("label", label, self.label)):
+            if value.dtype != spec.dtype or value.shape != spec.shape:
                 raise SourceError(
                     f"The {what} of record {index} of {self.name} is {value.dtype} {value.shape}, "
-                    f"not {part.dtype} {part.shape} as the others",
-                    "Make them all alike",
+                    f"not {spec.dtype} {spec.shape} as declared for all records",
+                    "Give every record the same dtype and shape",
                 )
         if self.label.is_index:
             number = int(label)
@@ -138,5 +144,5 @@ class Source:
     def _changed(self, found: str) -> SourceError:
         return SourceError(
             f"{self.name} changed while it was read: it now holds {found}",
-            "Leave it alone and try again",
+            "Try again while nothing writes to it",
         )

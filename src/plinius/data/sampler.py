@@ -1,4 +1,4 @@
-"""The order of records: a function of seed and epoch, so a resumed run has nothing to restore."""
+"""The order of records: it depends on seed and epoch alone, so a resumed run restores nothing."""
 
 from functools import lru_cache
 
@@ -7,12 +7,13 @@ import numpy.typing as npt
 
 
 class Sampler:
-    """Draws batches of `batch` record indices below `count`, each record once an epoch.
+    """Draws batches of `batch` record indices below `count`, each record once per epoch.
 
-    The indices of all iterations, from 0, are the permutations of epoch 0, 1, ... end to end, so
-    a batch may cross into the next epoch. They depend on `seed` (0 to 2**64 - 1) and the
-    arguments alone, not on the numpy version: Philox's raw stream is guaranteed, and sorting is
-    stable. Memory is 8 bytes a record for each of two epochs. Raises ValueError.
+    The indices of iterations 0, 1, ... are the permutations of epochs 0, 1, ... end to end, so a
+    batch can cross into the next epoch. They depend on the arguments alone, not on the NumPy
+    version: Philox's raw numbers are specified, and the sort is stable. Two epochs are in memory,
+    8 bytes per record each. Raises ValueError unless count and batch are at least 1 and `seed` is
+    0 to 2**64 - 1.
     """
 
     def __init__(self, count: int, batch: int, seed: int) -> None:
@@ -26,17 +27,17 @@ class Sampler:
         self._epoch = lru_cache(maxsize=2)(self._permutation)
 
     def indices(self, iteration: int) -> npt.NDArray[np.int64]:
-        """The records of one iteration, shape (batch,)."""
+        """The records of one iteration, shape (batch,). Raises ValueError if it is negative."""
         if iteration < 0:
             raise ValueError(f"iterations count from 0, not {iteration}")
         out = np.empty(self.batch, np.int64)
-        epoch, place = divmod(iteration * self.batch, self.count)
+        epoch, position = divmod(iteration * self.batch, self.count)
         done = 0
         while done < self.batch:
-            piece = self._epoch(epoch)[place : place + self.batch - done]
-            out[done : done + len(piece)] = piece
-            done += len(piece)
-            epoch, place = epoch + 1, 0
+            drawn = self._epoch(epoch)[position : position + self.batch - done]
+            out[done : done + len(drawn)] = drawn
+            done += len(drawn)
+            epoch, position = epoch + 1, 0
         return out
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
-"""The sealed dataset: made from a source, opened record by record.
+"""The sealed dataset: created from a source, opened record by record.
 
-Normative description: docs/formats/sealed-dataset.md. The clear header is authenticated; class
-names and records are sealed. Every record is bound to its dataset, its index and the count.
+The format is described in docs/formats/sealed-dataset.md. The header is in clear and
+authenticated; class names and records are sealed. Every record is bound to its dataset, its index
+and the count of records.
 """
 
 import json
@@ -21,9 +22,9 @@ from plinius.data.header import (
     DatasetHeader,
     parse_header,
 )
-from plinius.data.records import Array, Part, Record, Source
-from plinius.errors import FormatError, SealError, SourceError, StorageError
-from plinius.files import open_to_read, publish
+from plinius.data.records import Array, ArraySpec, Progress, Record, Source
+from plinius.errors import FormatError, SealError, SourceError
+from plinius.files import cannot_read, open_to_read, publish
 from plinius.keys import OwnerKey
 
 __all__ = [
@@ -31,31 +32,31 @@ __all__ = [
     "ByteReader",
     "DatasetHeader",
     "SealedDataset",
-    "map_file",
+    "file_reader",
     "read_header",
     "seal_dataset",
 ]
 
 ByteReader = Callable[[int, int], memoryview]
-"""Shows `length` bytes at `offset` of a dataset: (offset, length) -> bytes."""
+"""Returns the bytes of a sealed dataset at (offset, length), fewer at its end."""
 
 _HEADER_PURPOSE = "dataset-header"
 _RECORDS_PURPOSE = "dataset-records"
-_HEADER_PIECE, _META_PIECE = 0, 1
-_PROGRESS_STEP = 1024
+_HEADER_MESSAGE, _META_MESSAGE = 0, 1
+_PROGRESS_RECORDS = 1024
 
 
 def seal_dataset(
     source: Source,
     key: OwnerKey,
     out_path: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> DatasetHeader:
     """Seal all records of `source` into the new file `out_path`; returns its header.
 
-    `progress` is called with (records done, all records) now and then. The file appears whole or
-    not at all. Raises what the source raises, and StorageError if the file exists or cannot be
-    written.
+    `progress` counts records. The file appears complete or not at all. Raises what the source
+    raises, SourceError if the class names are too long, and StorageError if the file exists or
+    cannot be written.
     """
     meta = json.dumps({"class_names": source.class_names}).encode()
     header = DatasetHeader(
@@ -70,23 +71,23 @@ def seal_dataset(
     )
     if header.meta_bytes > MAX_META_BYTES:
         raise SourceError(f"The class names of {source.name} are too long", "Shorten them")
-    head = key.sealer(_HEADER_PURPOSE, header.salt)
-    clear = header.pack()
-    clear += head.seal(_HEADER_PIECE, b"", clear)
+    header_sealer = key.sealer(_HEADER_PURPOSE, header.salt)
+    raw = header.pack()
+    raw += header_sealer.seal(_HEADER_MESSAGE, b"", raw)
     with publish(out_path) as file:
-        file.write(clear)
-        file.write(head.seal(_META_PIECE, meta, clear))
+        file.write(raw)
+        file.write(header_sealer.seal(_META_MESSAGE, meta, raw))
         sealer = key.sealer(_RECORDS_PURPOSE, header.salt)
-        binding = header.binding()
+        aad_prefix = header.record_aad_prefix()
         record = np.empty((1, header.record_bytes), np.uint8)
-        sample_part, label_part = _split(record, header)
+        sample_view, label_view = _split(record, header)
         sealed = bytearray(header.stride)
         for index, (sample, label) in enumerate(source):
-            sample_part[0] = sample
-            label_part[0] = label
-            sealer.seal_into(index, record.data, binding + _word(index), sealed)
+            sample_view[0] = sample
+            label_view[0] = label
+            sealer.seal_into(index, record.data, aad_prefix + _u64(index), sealed)
             file.write(sealed)
-            if progress and (index + 1) % _PROGRESS_STEP == 0:
+            if progress and (index + 1) % _PROGRESS_RECORDS == 0:
                 progress(index + 1, header.count)
     if progress:
         progress(header.count, header.count)
@@ -94,70 +95,60 @@ def seal_dataset(
 
 
 def read_header(read: ByteReader, size: int, name: str = "The file") -> DatasetHeader:
-    """The header of a sealed dataset of `size` bytes: checked, but without a key not authentic.
+    """The header of a sealed dataset of `size` bytes, checked but not authenticated: no key.
 
     Raises FormatError.
     """
     return parse_header(bytes(read(0, min(size, HEADER_BYTES))), size, name)
 
 
-def map_file(path: Path) -> tuple[ByteReader, int]:
-    """A reader of the file, and its size in bytes. Raises StorageError."""
-    try:
-        file = open_to_read(path)
-        size = file.seek(0, 2)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def file_reader(path: Path) -> tuple[ByteReader, int]:
+    """A reader of a file, and the file's size in bytes. Both raise StorageError."""
+    file = open_to_read(path)
+    size = os.fstat(file.fileno()).st_size
 
     def read(offset: int, length: int) -> memoryview:
         try:
             return memoryview(os.pread(file.fileno(), max(0, min(length, size - offset)), offset))
         except OSError as error:
-            raise _unreadable(path, error) from None
+            raise cannot_read(path, error) from None
 
     return read, size
 
 
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"Cannot read {path}: {error.strerror}", "Name a sealed dataset that can be read"
-    )
-
-
 class SealedDataset:
-    """A sealed dataset open under its owner's key; safe to use from several threads.
+    """A sealed dataset, opened with its owner's key; safe to use from several threads.
 
-    The bytes may lie in memory of the host, which may change them at any time: each piece is
-    copied before it is opened, so that what was authenticated is what is used.
+    The sealed bytes can be in memory of the host, which can change them at any time. Each message
+    is therefore copied before it is opened, so that the bytes authenticated are the bytes used.
     """
 
     def __init__(
         self, read: ByteReader, size: int, key: OwnerKey, name: str = "The dataset"
     ) -> None:
-        """Authenticate the header and open the class names.
+        """Authenticate the header and open the class names. `name` is used in messages.
 
-        Raises FormatError (foreign, cut, or of another version), KeyFileError (another key) and
-        SealError (altered).
+        Raises FormatError (not a sealed dataset, incomplete, or of another version), KeyFileError
+        (sealed with another key) and SealError (altered).
         """
         raw = bytes(read(0, min(size, HEADER_BYTES)))
         self.header = header = parse_header(raw, size, name)
         key.require(header.key_id, name.replace("the ", "The ", 1))  # it begins a sentence
-        head = key.sealer(_HEADER_PURPOSE, header.salt)
+        sealer = key.sealer(_HEADER_PURPOSE, header.salt)
         clear, tag = raw[: -sealing.TAG_BYTES], raw[-sealing.TAG_BYTES :]
-        _open(head, _HEADER_PIECE, tag, clear, f"The header of {name}")
-        meta = bytes(read(HEADER_BYTES, header.meta_bytes))
-        self.class_names = _class_names(
-            _open(head, _META_PIECE, meta, raw, f"The class list of {name}"), name
-        )
+        _open_message(sealer, _HEADER_MESSAGE, tag, clear, f"The header of {name}")
+        sealed_meta = bytes(read(HEADER_BYTES, header.meta_bytes))
+        meta = _open_message(sealer, _META_MESSAGE, sealed_meta, raw, f"The class list of {name}")
+        self.class_names = _class_names(meta, name)
         self.name = name
         self._read = read
         self._sealer = key.sealer(_RECORDS_PURPOSE, header.salt)
-        self._binding = header.binding()
+        self._aad_prefix = header.record_aad_prefix()
 
     @classmethod
     def from_file(cls, path: Path, key: OwnerKey) -> "SealedDataset":
-        """The dataset in a file, which is mapped and not loaded. Raises StorageError as well."""
-        read, size = map_file(path)
+        """The dataset in a file, which is read record by record. Also raises StorageError."""
+        read, size = file_reader(path)
         return cls(read, size, key, path.name)
 
     def open_record(self, index: int) -> Record:
@@ -171,11 +162,11 @@ class SealedDataset:
         samples_out: Array | None = None,
         labels_out: Array | None = None,
     ) -> tuple[Array, Array]:
-        """The samples (n, *shape) and the labels (n, *shape) of n records, in that order.
+        """The samples (n, *sample shape) and labels (n, *label shape) of n records, as asked for.
 
-        They are written to the arrays given, if any. Raises ValueError for an index
-        out of range or an array of another type or shape, SealError naming the record that does
-        not open; the arrays given are then as they were.
+        They are written to `samples_out` and `labels_out` where these are given. Raises
+        ValueError for an index out of range or an array of another dtype or shape, and SealError,
+        which names the record that does not open; the arrays given are then unchanged.
         """
         header, read, opener = self.header, self._read, self._sealer.open_into
         numbers = np.asarray(indices, np.int64).reshape(-1).tolist()
@@ -191,21 +182,23 @@ class SealedDataset:
         for number in numbers:
             sealed = bytes(read(header.records_offset + number * stride, stride))
             try:
-                opener(number, sealed, self._binding + _word(number), flat[start : start + length])
+                opener(
+                    number, sealed, self._aad_prefix + _u64(number), flat[start : start + length]
+                )
             except SealError:
-                raise sealing.broken(f"Record {number} of {self.name}") from None
+                raise sealing.does_not_open(f"Record {number} of {self.name}") from None
             start += length
         return _filled(samples_out, samples), _filled(labels_out, labels)
 
 
 def _split(batch: npt.NDArray[np.uint8], header: DatasetHeader) -> tuple[Array, Array]:
-    """The samples and labels inside records (n, record_bytes), as views."""
+    """Views of the samples and of the labels in records (n, record_bytes)."""
     at = header.sample.nbytes
-    return _typed(batch[:, :at], header.sample), _typed(batch[:, at:], header.label)
+    return _view(batch[:, :at], header.sample), _view(batch[:, at:], header.label)
 
 
-def _typed(rows: npt.NDArray[np.uint8], part: Part) -> Array:
-    return rows.view(part.dtype).reshape(len(rows), *part.shape)
+def _view(rows: npt.NDArray[np.uint8], spec: ArraySpec) -> Array:
+    return rows.view(spec.dtype).reshape(len(rows), *spec.shape)
 
 
 def _check_out(out: Array | None, wanted: Array) -> None:
@@ -220,23 +213,25 @@ def _filled(out: Array | None, values: Array) -> Array:
     return out
 
 
-def _open(sealer: sealing.Sealer, piece: int, sealed: bytes, aad: bytes, what: str) -> bytes:
+def _open_message(
+    sealer: sealing.Sealer, number: int, sealed: bytes, aad: bytes, what: str
+) -> bytes:
     try:
-        return sealer.open(piece, sealed, aad)
+        return sealer.open(number, sealed, aad)
     except SealError:
-        raise sealing.broken(what) from None
+        raise sealing.does_not_open(what) from None
 
 
 def _class_names(meta: bytes, name: str) -> tuple[str, ...]:
-    """The class names in the meta block, which its owner wrote, but maybe with another program."""
+    """The class names in the opened meta block. Raises FormatError if it has another structure."""
     try:
         names = json.loads(meta)["class_names"]
         if isinstance(names, list) and all(isinstance(item, str) for item in names):
             return tuple(names)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise FormatError(f"The class list of {name} makes no sense", "Seal the data again")
+    raise FormatError(f"The class list of {name} is not valid", "Seal the data again")
 
 
-def _word(index: int) -> bytes:
+def _u64(index: int) -> bytes:
     return index.to_bytes(8, "little")

@@ -57,7 +57,7 @@ class Workers:
         self._run(
             partial(
                 worker.seal, share, tensors, look, found,
-                sealer.part(share[-1].number + 1), aad, at,
+                sealer.split_off(share[-1].number + 1), aad, at,
             )
             for worker, share in zip(self._workers, self._shares(todo), strict=False)
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The owner's side: records read from the files that people have."""
+"""The owner's side of data: records read from the file formats that people have."""

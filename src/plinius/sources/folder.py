@@ -3,27 +3,29 @@
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from plinius.data.records import MAX_RECORD_BYTES, Array, Part, Record, Source
+from plinius.data.records import MAX_RECORD_BYTES, Array, ArraySpec, Record, Source
 from plinius.errors import SourceError
-from plinius.sources.array_reader import file_size, unreadable
+from plinius.files import cannot_read, open_to_read
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHANNELS = {"L": 1, "RGB": 3}
-_LABEL = Part(np.dtype("<u2"), ())
+_LABEL = ArraySpec(np.dtype("<u2"), ())
 _MAX_CLASSES = 2**16
 
 
 def folder_source(path: Path) -> Source:
     """Records of a folder of class folders of PNG or JPEG images, all of one size and mode.
 
-    Samples are uint8, (1, h, w) if greyscale or (3, h, w) if RGB; labels are uint16, the place
-    of the class folder in the sorted names. Names starting with a dot are skipped; orientation
-    tags of cameras are not applied. Raises SourceError naming the file that does not fit.
+    Samples are uint8, (1, h, w) if greyscale or (3, h, w) if RGB. Labels are uint16: the index of
+    the class folder among the sorted folder names. Names that start with a dot are skipped;
+    orientation tags of cameras are not applied. Raises SourceError, which names the file that does
+    not fit, and StorageError.
     """
     names = _listing(path)
     if not 1 <= len(names) <= _MAX_CLASSES or not all((path / name).is_dir() for name in names):
@@ -43,7 +45,7 @@ def folder_source(path: Path) -> Source:
             for file in _images(path / name):
                 yield _pixels(file, shape), label
 
-    sample = Part(np.dtype("u1"), shape)
+    sample = ArraySpec(np.dtype("u1"), shape)
     return Source(str(path), sum(counts), sample, _LABEL, records, len(names), tuple(names))
 
 
@@ -51,7 +53,7 @@ def _listing(folder: Path) -> list[str]:
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        raise unreadable(folder, error) from None
+        raise cannot_read(folder, error) from None
 
 
 def _images(folder: Path) -> list[Path]:
@@ -63,7 +65,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _first_shape(file: Path) -> tuple[int, int, int]:
-    """The shape all images must have: that of the first one, if a record can hold it."""
+    """The shape (channels, height, width) of the first image. Raises SourceError if too large."""
     with _open(file) as image:
         shape = _shape(file, image)
     if math.prod(shape) > MAX_RECORD_BYTES:
@@ -74,7 +76,7 @@ def _first_shape(file: Path) -> tuple[int, int, int]:
 
 
 def _pixels(file: Path, wanted: tuple[int, int, int]) -> Array:
-    """The pixels of an image, whose size is checked before it is decoded."""
+    """The pixels of an image (channels, height, width); its size is checked before decoding."""
     with _open(file) as image:
         shape = _shape(file, image)
         if shape != wanted:
@@ -90,12 +92,15 @@ def _pixels(file: Path, wanted: tuple[int, int, int]) -> Array:
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def _open(file: Path) -> Image.Image:
-    file_size(file)
-    try:
-        return Image.open(file, formats=("PNG", "JPEG"))
-    except Exception as error:
-        raise _damaged(file, error) from None
+@contextmanager
+def _open(path: Path) -> Iterator[Image.Image]:
+    with open_to_read(path) as file:
+        try:
+            image = Image.open(file, formats=("PNG", "JPEG"))
+        except Exception as error:
+            raise _damaged(path, error) from None
+        with image:
+            yield image
 
 
 def _shape(file: Path, image: Image.Image) -> tuple[int, int, int]:
@@ -109,4 +114,4 @@ def _words(shape: tuple[int, int, int]) -> str:
 
 
 def _damaged(file: Path, error: Exception) -> SourceError:
-    return SourceError(f"{file} cannot be read as an image: {error}", "Mend or remove it")
+    return SourceError(f"{file} cannot be read as an image: {error}", "Replace or remove it")

@@ -1,68 +1,65 @@
-"""Records from IDX files, the format of MNIST."""
+"""Records from IDX files, the format of MNIST (https://yann.lecun.com/exdb/mnist)."""
 
 import gzip
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
-from plinius.data.records import ABSENT, Array, Part, Source
-from plinius.sources.array_reader import Stream, file_size, foreign, open_file, paired, too_short
+from plinius.data.records import ABSENT, Array, ArraySpec, Source
+from plinius.files import file_size, open_to_read
+from plinius.sources.array_reader import ExactReader, paired_source, too_short, wrong_kind
 
-_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-_IDX_MAX_DIMS = 9
+_DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_MAX_DIMS = 9
 _GZIP_MAGIC = b"\x1f\x8b"
-_MAX_DEFLATE = 1032  # deflate cannot shrink data further than this many times
+_MAX_DEFLATE = 1032  # deflate output is at most this many times as long as its input
 
 
 def idx_source(images: Path | None, labels: Path | None, classes: int = 0) -> Source:
-    """Records of an IDX pair, gzipped or not; either file may be left out.
+    """Records of a pair of IDX files, gzipped or not; either can be None, but not both.
 
     Greyscale images (h, w) become samples (1, h, w); other shapes are kept. Labels are usually
-    single numbers, below `classes` unless that is 0. Raises SourceError.
+    single integers, below `classes` unless that is 0. Raises SourceError, StorageError.
     """
-    first = _Idx(images) if images else None
-    sample = first.part if first else ABSENT
+    samples = _IdxReader(images) if images else None
+    sample = samples.spec if samples else ABSENT
     if len(sample.shape) == 2:
-        sample = Part(sample.dtype, (1, *sample.shape))
-    return paired(first, _Idx(labels) if labels else None, sample, classes)
+        sample = ArraySpec(sample.dtype, (1, *sample.shape))
+    return paired_source(samples, _IdxReader(labels) if labels else None, sample, classes)
 
 
-class _Idx:
-    """One IDX file: 0, 0, type, number of dimensions, big-endian dimensions, numbers."""
+class _IdxReader:
+    """The arrays of one IDX file: 0, 0, dtype, number of dimensions, dimensions (u32be), data."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.name = path, str(path)
+        self._path, self.name = path, str(path)
         size = file_size(path)
-        with open_file(path) as raw:
-            self._packed = raw.read(2) == _GZIP_MAGIC
-        with self._open() as file:
-            stream = Stream(self.name, file)
-            head = stream.exact(4, "its header")
-            if head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
-                raise foreign(path, "an IDX file")
-            if not 1 <= head[3] <= _IDX_MAX_DIMS:
-                raise foreign(path, "an IDX file")
-            dims = struct.unpack(f">{head[3]}I", stream.exact(4 * head[3], "its header"))
-        self._start = 4 + 4 * head[3]
-        self._stored = np.dtype(_IDX_TYPES[head[2]])
+        with open_to_read(path) as raw:
+            self._gzipped = raw.read(2) == _GZIP_MAGIC
+        with self._open() as reader:
+            head = reader.read(4, "its header")
+            if head[:2] != b"\0\0" or head[2] not in _DTYPES or not 1 <= head[3] <= _MAX_DIMS:
+                raise wrong_kind(path, "an IDX file")
+            dims = struct.unpack(f">{head[3]}I", reader.read(4 * head[3], "its header"))
+        self._header_bytes = 4 + 4 * head[3]
+        self._stored = np.dtype(_DTYPES[head[2]])
         self.count = dims[0]
-        self.part = Part(self._stored.newbyteorder("<"), dims[1:])
-        needed = self._start + self.count * self.part.nbytes
-        if needed > size * (_MAX_DEFLATE if self._packed else 1):
+        self.spec = ArraySpec(self._stored.newbyteorder("<"), dims[1:])
+        needed = self._header_bytes + self.count * self.spec.nbytes
+        if needed > size * (_MAX_DEFLATE if self._gzipped else 1):
             raise too_short(self.name, needed, size)
 
     def __iter__(self) -> Iterator[Array]:
-        with self._open() as file:
-            stream = Stream(self.name, file)
-            stream.exact(self._start, "its header")
-            yield from stream.numbers(self.count, self._stored, self.part)
+        with self._open() as reader:
+            reader.read(self._header_bytes, "its header")
+            yield from reader.arrays(self.count, self._stored, self.spec)
 
-    def _open(self) -> IO[bytes]:
-        file = open_file(self.path)
-        if not self._packed:
-            return file
-        file.close()
-        return gzip.open(self.path)  # type: ignore[return-value]
+    @contextmanager
+    def _open(self) -> Iterator[ExactReader]:
+        with open_to_read(self._path) as file:
+            stream = gzip.GzipFile(fileobj=file) if self._gzipped else file
+            yield ExactReader(self.name, cast(IO[bytes], stream))

@@ -1,91 +1,96 @@
 """Records from .npz archives."""
 
-import re
+import io
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-import numpy as np
+from numpy.lib import format as npy
 
-from plinius.data.records import Array, Part, Source
+from plinius.data.records import Array, ArraySpec, Source
 from plinius.errors import SourceError
-from plinius.sources.array_reader import Stream, file_size, foreign, paired, too_short
+from plinius.files import file_size, open_to_read
+from plinius.sources.array_reader import ExactReader, paired_source, too_short, wrong_kind
 
-_MAX_DEFLATE = 1032  # deflate cannot shrink data further than this many times
-_NPY_MAGIC = b"\x93NUMPY\x01\x00"
-_NPY_HEADER = re.compile(
-    rb"\{ *'descr': *'([<>|=][a-zA-Z]\d{0,3})', *'fortran_order': *(True|False), *"
-    rb"'shape': *\(((?:\d{1,15}, *)*(?:\d{1,15})?)\),? *\}\s*"
-)
+_MAX_DEFLATE = 1032  # deflate output is at most this many times as long as its input
+_VERSION_1 = npy.magic(1, 0)
+_MAX_HEADER_BYTES = 1024  # NumPy parses a header as a Python literal: short ones are harmless
+_ARCHIVE = "an archive written by numpy.savez"
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, OSError)
 
 
 def npz_source(path: Path, classes: int = 0) -> Source:
     """Records of an .npz archive: array `x` holds the samples, array `y` (if any) the labels.
 
-    Shapes and types are kept, except that big-endian numbers become little-endian. Whole numbers
-    as labels are below `classes` unless that is 0. Raises SourceError.
+    Shapes and dtypes are kept, except that big-endian numbers become little-endian. Labels that
+    are single integers are below `classes` unless that is 0. Raises SourceError, StorageError.
     """
-    file_size(path)
     with _archive(path) as archive:
         names = archive.namelist()
     if "x.npy" not in names:
         raise SourceError(f"{path} has no array named x", "Save it with numpy.savez(path, x=, y=)")
-    x = _Npy(path, "x")
-    return paired(x, _Npy(path, "y") if "y.npy" in names else None, x.part, classes)
+    samples = _NpyReader(path, "x")
+    labels = _NpyReader(path, "y") if "y.npy" in names else None
+    return paired_source(samples, labels, samples.spec, classes)
 
 
-class _Npy:
-    """One array of an .npz archive; its header is matched as a whole, never evaluated."""
+class _NpyReader:
+    """The rows of one array of an .npz archive, in .npy format version 1; nothing is unpickled."""
 
     def __init__(self, path: Path, array: str) -> None:
-        self.path, self._member, self.name = path, f"{array}.npy", f"Array {array} of {path}"
-        with _archive(path) as archive, self._open(archive) as file:
+        self._path, self._member, self.name = path, f"{array}.npy", f"Array {array} of {path}"
+        with _archive(path) as archive, self._open(archive) as reader:
             size = archive.getinfo(self._member).file_size
-            stream = Stream(self.name, file)
-            head = stream.exact(len(_NPY_MAGIC) + 2, "its header")
-            header = stream.exact(int.from_bytes(head[-2:], "little"), "its header")
-        match = _NPY_HEADER.fullmatch(header)
-        if not head.startswith(_NPY_MAGIC) or not match:
-            raise self._unfit()
-        if match[2] == b"True":
-            raise SourceError(f"{self.name} is in Fortran order", "Save it in C order")
+            start = reader.read(len(_VERSION_1) + 2, "its header")
+            length = int.from_bytes(start[-2:], "little")
+            if not start.startswith(_VERSION_1) or length > _MAX_HEADER_BYTES:
+                raise self._not_plain()
+            header = start + reader.read(length, "its header")
+        stream = io.BytesIO(header)
         try:
-            self._stored = np.dtype(match[1].decode())
-        except TypeError:
-            raise self._unfit() from None
-        shape = tuple(int(dim) for dim in match[3].replace(b" ", b"").split(b",") if dim)
-        if not shape or self._stored.hasobject:
-            raise self._unfit()
-        self._start = len(head) + len(header)
+            npy.read_magic(stream)
+            shape, fortran_order, self._stored = npy.read_array_header_1_0(stream)
+        except Exception:  # what is no header raises nearly anything
+            raise self._not_plain() from None
+        if fortran_order:
+            raise SourceError(f"{self.name} is in Fortran order", "Save it in C order")
+        if not shape or min(shape) < 0 or self._stored.hasobject:
+            raise self._not_plain()
+        self._header_bytes = len(header)
         self.count = shape[0]
-        self.part = Part(self._stored.newbyteorder("<"), shape[1:])
-        needed = self._start + self.count * self.part.nbytes
+        self.spec = ArraySpec(self._stored.newbyteorder("<"), shape[1:])
+        needed = self._header_bytes + self.count * self.spec.nbytes
         if needed > min(size, file_size(path) * _MAX_DEFLATE):
             raise too_short(self.name, needed, size)
 
     def __iter__(self) -> Iterator[Array]:
-        with _archive(self.path) as archive, self._open(archive) as file:
-            stream = Stream(self.name, file)
-            stream.exact(self._start, "its header")
-            yield from stream.numbers(self.count, self._stored, self.part)
+        with _archive(self._path) as archive, self._open(archive) as reader:
+            reader.read(self._header_bytes, "its header")
+            yield from reader.arrays(self.count, self._stored, self.spec)
 
-    def _open(self, archive: zipfile.ZipFile) -> IO[bytes]:
+    @contextmanager
+    def _open(self, archive: zipfile.ZipFile) -> Iterator[ExactReader]:
         info = archive.getinfo(self._member)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise foreign(self.path, "an archive written by numpy.savez")
+            raise wrong_kind(self._path, _ARCHIVE)
         try:
-            return archive.open(info)
+            file = archive.open(info)
         except _ZIP_ERRORS:
-            raise foreign(self.path, "an archive written by numpy.savez") from None
+            raise wrong_kind(self._path, _ARCHIVE) from None
+        with file:
+            yield ExactReader(self.name, file)
 
-    def _unfit(self) -> SourceError:
-        return foreign(self.name, "an array of plain numbers")
+    def _not_plain(self) -> SourceError:
+        return wrong_kind(self.name, "an array of plain numbers")
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except _ZIP_ERRORS:
-        raise foreign(path, "an archive written by numpy.savez") from None
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    with open_to_read(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
+        except _ZIP_ERRORS:
+            raise wrong_kind(path, _ARCHIVE) from None
+        with archive:
+            yield archive

@@ -1,1 +1,1 @@
-"""The trainer of Darknet networks, and what any training loop shares."""
+"""The trainer of Darknet networks, and what other training loops can use too."""

@@ -1,4 +1,4 @@
-"""Batches: sealed records, opened one batch at a time, as the tensors a network takes."""
+"""Opens sealed records, one batch at a time, as the tensors that a network takes."""
 
 import math
 
@@ -11,11 +11,11 @@ from plinius.errors import SourceError
 
 
 class Batches:
-    """Opens records of a dataset for a network of `input_shape` and `truths`.
+    """Opens records for a network that takes `input_shape` and compares with `truths` values.
 
-    Whole-number samples are scaled to 0..1 (uint8 by float32(1/255), as the original did); floats
-    are taken as they are. A label that is a class index becomes one-hot. Raises SourceError if
-    the dataset cannot fit the network.
+    Samples of unsigned integers are scaled to 0..1 (uint8 by float32(1/255), as the original
+    does); floats are used as they are. A label that is a class index becomes one-hot. Raises
+    SourceError if the dataset does not fit the network.
     """
 
     def __init__(self, dataset: SealedDataset, input_shape: tuple[int, ...], truths: int) -> None:
@@ -28,37 +28,39 @@ class Batches:
             len(sample.shape) == len(input_shape) > 1 and sample.shape != input_shape
         ):
             raise SourceError(
-                f"The samples of {dataset.name} are {_by(sample.shape)}, but the network's input "
-                f"is {_by(input_shape)}",
-                "Mend height, width and channels (or inputs) in [net], or name another dataset",
+                f"The samples of {dataset.name} are {_dimensions(sample.shape)}, "
+                f"but the network's input is {_dimensions(input_shape)}",
+                "Correct height, width and channels (or inputs) in [net], or name another dataset",
             )
         if sample.dtype.kind not in "uf":
             raise SourceError(
                 f"The samples of {dataset.name} are {sample.dtype}",
-                "Seal unsigned whole numbers or floats",
+                "Seal unsigned integers or floats",
             )
-        self._by_index = label.is_index
-        found = header.classes if label.is_index else math.prod(label.shape)
-        if found > truths or (not label.is_index and found != truths):
+        self._class_index = label.is_index
+        classes = header.classes if label.is_index else math.prod(label.shape)
+        if classes > truths or (not label.is_index and classes != truths):
             raise SourceError(
-                f"The labels of {dataset.name} have {found} classes, but the network's output has "
-                f"{truths}",
+                f"The labels of {dataset.name} have {classes} classes, "
+                f"but the network's output has {truths}",
                 "Give the network's last layer as many outputs as there are classes",
             )
-        peak = np.iinfo(sample.dtype).max if sample.dtype.kind == "u" else None
-        self._scale = None if peak is None else float(np.float32(1 / peak))
+        self._scale = None
+        if sample.dtype.kind == "u":
+            self._scale = float(np.float32(1 / np.iinfo(sample.dtype).max))
 
     def open(self, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The records as (n, *input_shape) float32 and (n, truths) float32.
 
-        Raises SealError naming the record that does not open.
+        Raises SealError, which names the record that does not open, and SourceError for a label
+        that is no class of the network.
         """
         samples, labels = self._dataset.open_batch(indices)
         x = torch.from_numpy(samples.astype(np.float32, copy=False))
         if self._scale is not None:
             x.mul_(self._scale)
-        truth = torch.from_numpy(labels.astype(np.int64 if self._by_index else np.float32))
-        if self._by_index:
+        truth = torch.from_numpy(labels.astype(np.int64 if self._class_index else np.float32))
+        if self._class_index:
             if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self._truths:
                 raise SourceError(
                     f"{self._dataset.name} holds a label that is no class of the network",
@@ -68,5 +70,5 @@ class Batches:
         return x.reshape(len(indices), *self._input_shape), truth.reshape(len(indices), -1)
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def _dimensions(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "single numbers"

@@ -1,4 +1,4 @@
-"""Evaluation: the mirrored parameters of a run, for testing and for export."""
+"""The network of a mirrored run, and its accuracy on a sealed dataset."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
-from plinius.data.extent import Progress
+from plinius.data.records import Progress
 from plinius.data.sealed import SealedDataset
 from plinius.mirror.identity import require_same_run
 from plinius.snapshot import Snapshot
@@ -19,8 +19,9 @@ _BATCH = 256
 
 
 def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
-    """The network of a cfg with a snapshot's parameters. Raises MismatchError if the snapshot is
-    of another cfg.
+    """The network of a cfg with the parameters of a snapshot, in evaluation mode.
+
+    Raises CfgError, StorageError, and MismatchError if the run of the snapshot has another cfg.
     """
     cfg = read_cfg(cfg_path)
     require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
@@ -32,7 +33,10 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
 
 
 def accuracy(network: Network, dataset: SealedDataset, progress: Progress | None = None) -> float:
-    """The share of records whose largest output is that of the label (top-1), from 0 to 1."""
+    """The fraction (0 to 1) of records whose largest output is at the label (top-1 accuracy).
+
+    `progress` counts records. Raises SourceError if the dataset does not fit, SealError.
+    """
     batches = Batches(dataset, network.input_shape, network.truths)
     count, correct = dataset.header.count, 0
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A loader of plain data that goes on where it was: for loops that a mirror makes survive."""
+"""A data loader that resumes at the next batch, for loops whose state is mirrored."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,14 +10,15 @@ from plinius.data.sampler import Sampler
 
 
 class ResumableLoader:
-    """Shuffled batches of a dataset, all of them full; the next one is part of the run's state.
+    """Shuffled batches of exactly `batch` records of a dataset in clear.
 
-    Every record shows once before any shows again, so a batch may cross into the next shuffle.
-    An epoch is as many batches as fit into the dataset, at least one. `options` are those of
-    torch.utils.data.DataLoader (num_workers, collate_fn ...). The order depends on `seed` alone;
-    random numbers that a dataset draws in worker processes are not part of the state.
+    Give it to Mirror as a part of the state: the state is the number of batches given so far.
+    Every record is drawn once before any is drawn again, so a batch can cross into the next
+    shuffle. An epoch is as many batches as fit into the dataset, at least one. `options` are those
+    of torch.utils.data.DataLoader (num_workers, collate_fn ...). The order depends on `seed`
+    alone. Random numbers that a dataset draws in worker processes are not part of the state.
 
-    Raises ValueError as `Sampler` does.
+    Raises ValueError for a dataset, batch or seed that `Sampler` refuses.
     """
 
     def __init__(self, dataset: Dataset[Any], batch: int, seed: int = 0, **options: Any) -> None:
@@ -26,15 +27,15 @@ class ResumableLoader:
         self.iteration = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Batches per epoch."""
         return max(1, self._sampler.count // self._sampler.batch)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches to the end of the epoch; each counts as soon as it is given."""
-        ahead = range(self.iteration, (self.iteration // len(self) + 1) * len(self))
-        generator = torch.Generator()  # its own, so that the run's is not drawn from
+        """The remaining batches of the epoch; each is counted before it is given."""
+        remaining = range(self.iteration, (self.iteration // len(self) + 1) * len(self))
+        generator = torch.Generator()  # its own: the run's must not be drawn from
         generator.manual_seed(self._seed % 2**63 ^ self.iteration)
-        batches = [self._sampler.indices(iteration).tolist() for iteration in ahead]
+        batches = [self._sampler.indices(iteration).tolist() for iteration in remaining]
         for batch in DataLoader(
             self._dataset, batch_sampler=batches, generator=generator, **self._options
         ):
@@ -42,9 +43,9 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """The number of batches given so far."""
         return {"iteration": self.iteration}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there, at the next `iter`."""
+        """Continue after that many batches, from the next `iter()` on."""
         self.iteration = state_dict["iteration"]

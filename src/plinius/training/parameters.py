@@ -1,4 +1,4 @@
-"""Parameters of a model in a .safetensors file, in clear: what leaves a run, or begins one."""
+"""Parameters of a model in a .safetensors file, in clear: exported from a run, or its start."""
 
 from pathlib import Path
 
@@ -6,19 +6,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from plinius.errors import FormatError, MismatchError, StateError, StorageError
-from plinius.files import open_to_read, publish
+from plinius.errors import FormatError, MismatchError, StateError
+from plinius.files import cannot_read, open_to_read, publish
 from plinius.snapshot import Snapshot
 from plinius.state.restore import is_beside, load_tensors
 from plinius.state.tensors import tensor_of
 
 
-def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) -> int:
-    """Write the tensors of one part of a snapshot, by their names within it; returns how many.
+def export_safetensors(
+    snapshot: Snapshot, part: str, path: Path, metadata: dict[str, str] | None = None
+) -> int:
+    """Write the tensors of one part of the state to a new file; returns how many.
 
-    `about` is the file's metadata. A tensor that shows under several names is written once, under
-    the first. Raises MismatchError if there are no tensors of that name, StateError for a dtype
-    that the format has not, StorageError if the file exists or cannot be written.
+    They have the names that they have within the part. A tensor with several names is written
+    once, under the first. `metadata` becomes the metadata of the file. Raises MismatchError if the
+    part has no tensors, StateError for a dtype that the file format does not have, StorageError if
+    the file exists or cannot be written.
     """
     root = part + "/"
     tensors = {
@@ -33,10 +36,10 @@ def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) 
             f"Name one of its parts (--part): {', '.join(parts) or 'it has no tensors at all'}",
         )
     try:
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, about)
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
     except (SafetensorError, KeyError, ValueError) as error:
         raise StateError(
-            f"The tensors of {part} do not go into a .safetensors file: {error}",
+            f"The tensors of {part} cannot be written to a .safetensors file: {error}",
             "Name another part (--part), or convert them to another dtype first",
         ) from None
     with publish(path) as file:
@@ -45,27 +48,25 @@ def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) 
 
 
 def import_safetensors(model: torch.nn.Module, path: str | Path) -> None:
-    """Put the tensors of a file into a model, in place, as `export_safetensors` named them.
+    """Copy the tensors of a file that `export_safetensors` wrote into a model, in place.
 
-    Raises FormatError, StorageError, and MismatchError, changing nothing, if their names, dtypes
-    or shapes differ.
+    Raises StorageError, FormatError, and MismatchError if names, dtypes or shapes differ; the
+    model is then unchanged.
     """
-    try:
-        with open_to_read(path) as file:
+    with open_to_read(path) as file:
+        try:
             data = file.read()
-    except OSError as error:
-        raise StorageError(
-            f"Cannot read {path}: {error.strerror}", "Name a file that can be read"
-        ) from None
-    tensors_from(model, data, str(path))
+        except OSError as error:
+            raise cannot_read(path, error) from None
+    load_safetensors(model, data, str(path))
 
 
-def tensors_from(model: torch.nn.Module, data: bytes, name: str) -> None:
-    """As `import_safetensors`, from the bytes of a file that is called `name`."""
+def load_safetensors(model: torch.nn.Module, data: bytes, name: str) -> None:
+    """As `import_safetensors`, from the bytes of a file; `name` is used in messages."""
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError):
         raise FormatError(
-            f"{name} is no .safetensors file", "Name one that plinius export or others wrote"
+            f"{name} is not a .safetensors file", "Name one, as written by plinius export"
         ) from None
     load_tensors(model, "model", {f"model/{name}": tensor for name, tensor in tensors.items()})

@@ -1,7 +1,6 @@
-"""The single exit for metrics: what leaves the trainer leaves here.
+"""Metrics: the numbers that leave the trainer in clear. They leave through this file only.
 
-Each of these numbers is declassified: the host may read it. Nothing else about the data or the
-parameters leaves in clear.
+The host can read each of them. Nothing else about the data or the parameters leaves in clear.
 """
 
 import json
@@ -11,13 +10,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from plinius.errors import PliniusError, StorageError
+from plinius.errors import NotInstalledError, StorageError
 from plinius.files import PRIVATE
 
 
 @dataclass(frozen=True)
 class IterationMetrics:
-    """What is told of one iteration. Times are in seconds."""
+    """The metrics of one iteration; the first is 1.
+
+    `seconds` is the whole iteration, `open_seconds` opening its records, `mirror_seconds` mirroring
+    (0 bytes and nearly no time if it was not mirrored). `rate` is the learning rate.
+    """
 
     iteration: int
     loss: float
@@ -30,13 +33,14 @@ class IterationMetrics:
 
 
 Listener = Callable[[IterationMetrics], None]
+"""A function called with the metrics of every iteration, after its commit if it has one."""
 
 
 @contextmanager
 def metrics_file(path: Path | None) -> Iterator[Listener]:
-    """Appends one JSON line an iteration to a file, after its commit if any; to None, nothing.
+    """A listener that appends a JSON line per iteration to a file; if None, it does nothing.
 
-    Each line is written whole, so that a kill never tears an earlier one. Raises StorageError.
+    Each line is flushed, so that a kill damages at most the last one. Raises StorageError.
     """
     if path is None:
         yield lambda metrics: None
@@ -62,11 +66,11 @@ def _private(path: str, flags: int) -> int:
 
 
 @contextmanager
-def tensorboard(folder: Path | None, after: int) -> Iterator[Listener]:
-    """Writes the numbers of each iteration for TensorBoard; to None, nothing.
+def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
+    """A listener that writes metrics for TensorBoard; if `folder` is None, it does nothing.
 
-    `after` is where the run goes on: TensorBoard then passes over what an earlier process wrote of
-    the iterations behind it. Raises StorageError, and PliniusError if TensorBoard is not installed.
+    TensorBoard ignores what an earlier process wrote about iterations after `resumed_at`. Raises
+    StorageError, and NotInstalledError if TensorBoard is not installed.
     """
     if folder is None:
         yield lambda metrics: None
@@ -74,11 +78,11 @@ def tensorboard(folder: Path | None, after: int) -> Iterator[Listener]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise PliniusError(
+        raise NotInstalledError(
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
     try:
-        writer = SummaryWriter(str(folder), purge_step=after + 1)
+        writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
     except OSError as error:
         raise StorageError(
             f"Cannot write metrics to {folder}: {error.strerror}",

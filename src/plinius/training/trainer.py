@@ -1,10 +1,12 @@
-"""The trainer: opens sealed batches, steps a Darknet network, mirrors out every iteration."""
+"""The trainer: opens sealed batches, trains a Darknet network, mirrors the run after iterations."""
 
 import ctypes
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,8 +18,9 @@ from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
-from plinius.darknet.weights import read_parameters, weights_from
-from plinius.data.extent import Progress, load_dataset, require_dataset
+from plinius.darknet.weights import load_weights_bytes, read_parameters
+from plinius.data.extent import load_dataset, require_dataset
+from plinius.data.records import Progress
 from plinius.data.sampler import Sampler
 from plinius.data.sealed import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
@@ -26,7 +29,7 @@ from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.training.batches import Batches
-from plinius.training.parameters import tensors_from
+from plinius.training.parameters import load_safetensors
 from plinius.training.telemetry import IterationMetrics, Listener
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -34,12 +37,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a run.
+    """What decides the course of a run.
 
-    `precision` is what the passes compute in, parameters being float32 in both. `threads` None
-    takes the mirrored run's, or all cores for a new one. `weights` is a .weights or .safetensors
-    file that a new run begins with. `run_id` and `dataset_id`, in hex, are those that the region
-    and the data must have.
+    `cfg` is the network description, `data` the sealed dataset. `precision` is what the forward
+    and backward pass compute in; parameters are float32 in any case. If `threads` is None, a
+    resumed run has the threads it had, a new one all cores. A new run starts with the parameters in
+    `weights` (.weights or .safetensors) if given, else with random ones. If `run_id` or
+    `dataset_id` (hex) is given, the region and the data must have that id.
     """
 
     cfg: Path
@@ -53,9 +57,18 @@ class Settings:
 
 
 class Run:
-    """A training run in a region: built, resumed if it was mirrored before, ready to go on.
+    """A training run in a region.
 
-    The region is made if it is not there, once everything that can be refused without it was.
+    Its life cycle: the constructor opens the region (or creates it) and resumes the run in it (or
+    starts one, mirrored as iteration 0). `train` continues the run and can be called again. The
+    end of its `with` block waits for the mirror and closes the region. If the constructor fails,
+    everything it opened is closed. What can be refused without a region is refused before one is
+    created.
+
+    The constructor raises CfgError, StorageError, FormatError, KeyFileError, SealError,
+    SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
+    RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
+    the one before is used. `progress` counts the bytes of the dataset as they are copied.
     """
 
     def __init__(
@@ -69,36 +82,63 @@ class Run:
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
-        weights = read_parameters(self.network, settings.weights) if settings.weights else None
-        if settings.weights and weights is not None:
-            _load(self.network, settings.weights, weights)
-        self._weights_hash = None if weights is None else hashlib.sha256(weights).hexdigest()
+        weights_sha256 = self._load_weights(settings.weights)
         if not region.exists():
-            if settings.run_id:
-                raise MismatchError(
-                    f"There is no region {region}, so it does not hold run {settings.run_id}",
-                    "Name the region of that run, or leave out --run-id",
+            self._check_before_create(region, key, settings)
+        with ExitStack() as opened:
+            self.region = opened.enter_context(
+                Region.open(region) if region.exists() else Region.create(region, 0)
+            )
+            dataset = load_dataset(
+                self.region, settings.data, key, progress, wanted=settings.dataset_id
+            )
+            self._build(dataset, settings)
+            self.mirror = opened.enter_context(
+                Mirror.open(
+                    self.region,
+                    key,
+                    self._state,
+                    threads=settings.threads,
+                    identity=_identity(self.cfg, settings, self.dataset_id, weights_sha256),
+                    run_id=settings.run_id,
                 )
-            dataset = SealedDataset.from_file(settings.data, key)
-            require_dataset(dataset, settings.dataset_id)
-            self._batches_of(dataset)
-        self.region = Region.open(region) if region.exists() else Region.create(region, 0)
-        try:
-            self._build(key, settings, progress, accept_previous)
-        except BaseException:
-            self.region.close()
-            raise
+            )
+            self._resume_or_start(settings.threads, accept_previous)
+            self._opened = opened.pop_all()
 
-    def _build(
-        self, key: OwnerKey, settings: Settings, progress: Progress | None, accept_previous: bool
-    ) -> None:
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._opened.__exit__(*raised)
+
+    def _load_weights(self, path: Path | None) -> str | None:
+        """Load the starting parameters; the SHA-256 of their file, or None without a file."""
+        if path is None:
+            return None
+        data = read_parameters(self.network, path)
+        load = load_safetensors if path.suffix == ".safetensors" else load_weights_bytes
+        load(self.network, data, str(path))
+        return hashlib.sha256(data).hexdigest()
+
+    def _check_before_create(self, region: Path, key: OwnerKey, settings: Settings) -> None:
+        """Refuse what would make a new region useless."""
+        if settings.run_id:
+            raise MismatchError(
+                f"There is no region {region}, so it does not hold run {settings.run_id}",
+                "Name the region of that run, or leave out --run-id",
+            )
+        dataset = SealedDataset.from_file(settings.data, key)
+        require_dataset(dataset, settings.dataset_id)
+        self._batches_of(dataset)
+
+    def _build(self, dataset: SealedDataset, settings: Settings) -> None:
+        """Set up the process, and create everything that is part of the run state."""
         _keep_freed_memory()
         torch.use_deterministic_algorithms(True)
-        # In that mode torch also clears every new tensor, 4 % of an iteration; none is read unset.
+        # In that mode torch also fills every new tensor, 4 % of an iteration. Nothing here reads
+        # one before writing it.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        dataset = load_dataset(
-            self.region, settings.data, key, progress, wanted=settings.dataset_id
-        )
         self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
         self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
@@ -112,31 +152,16 @@ class Run:
             "average_loss": None,
         }
         _seed_all(settings.seed)
-        identity = _identity(self.cfg, settings, dataset.header.id, self._weights_hash)
-        self.mirror = Mirror.open(
-            self.region,
-            key,
-            self._state,
-            threads=settings.threads,
-            identity=identity,
-            run_id=settings.run_id,
-        )
+
+    def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
+        """Read the run state from the mirror, or mirror that of a new run."""
         self.resumed = self.mirror.commits > 0
-        threads = settings.threads or self.mirror.threads()
+        threads = threads or self.mirror.threads()
         if threads:
             torch.set_num_threads(threads)
         self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
         if not self.resumed:
             self.mirror.mirror_out(0)
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        try:
-            self.mirror.__exit__(*raised)
-        finally:
-            self.region.close()
 
     @property
     def slow_precision(self) -> bool:
@@ -145,7 +170,11 @@ class Run:
 
     @property
     def average_loss(self) -> float | None:
-        """Darknet's running loss: 0.9 of the average before and 0.1 of each new one."""
+        """The running average of the loss, None before the first iteration.
+
+        Each loss changes it to 0.9 * average + 0.1 * loss (darknet: examples/classifier.c,
+        train_classifier).
+        """
         return cast(float | None, self._state["average_loss"])
 
     def train(
@@ -155,13 +184,14 @@ class Run:
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
     ) -> IterationMetrics | None:
-        """Go on to iteration `until`, or until `stop()`; the last iteration is always mirrored.
+        """Train to iteration `until`, or until `stop()` is true after an iteration.
 
-        Tells the listener of each iteration and returns what it told last.
+        Mirrors after every `mirror_every` iterations and after the last one. Calls `listener` with
+        the metrics of each iteration; returns those of the last one, or None if there was none.
 
-        Raises MismatchError if the run is beyond `until`, DivergedError if the loss is no number
-        (that iteration is not mirrored), SealError, and StorageError if the last iteration could
-        not be mirrored.
+        Raises MismatchError if the run is beyond `until`, DivergedError if the loss is not finite
+        (that iteration is not mirrored), CfgError if no layer has a cost, SealError, SourceError,
+        and StorageError or RegionFullError if the last iteration could not be mirrored.
         """
         if until < self.iteration:
             raise MismatchError(
@@ -169,9 +199,9 @@ class Run:
                 "Ask for at least as many, or name another region (--region)",
             )
         self.network.train()
-        mirrored_at, told = self.iteration, None
+        mirrored_at, last = self.iteration, None
         while self.iteration < until and not stop():
-            began = time.perf_counter()
+            started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
             opened = time.perf_counter()
             learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
@@ -180,54 +210,54 @@ class Run:
             average = loss if self.average_loss is None else self.average_loss
             self._state["average_loss"] = average = 0.9 * average + 0.1 * loss
             stepped = time.perf_counter()
-            mirrored = 0
+            mirror_bytes = 0
             if self.iteration % mirror_every == 0:
-                mirrored = self.mirror.mirror_out(self.iteration)
+                mirror_bytes = self.mirror.mirror_out(self.iteration)
                 mirrored_at = self.iteration
             ended = time.perf_counter()
-            told = IterationMetrics(
+            last = IterationMetrics(
                 iteration=self.iteration,
                 loss=loss,
                 average_loss=average,
                 rate=learning_rate,
-                seconds=ended - began,
-                open_seconds=opened - began,
+                seconds=ended - started,
+                open_seconds=opened - started,
                 mirror_seconds=ended - stepped,
-                mirror_bytes=mirrored,
+                mirror_bytes=mirror_bytes,
             )
-            listener(told)
+            listener(last)
         if mirrored_at != self.iteration or self.mirror.failure:
             self.mirror.mirror_out(self.iteration)
         if self.mirror.failure:
             raise self.mirror.failure
-        return told
+        return last
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
         return Batches(dataset, self.network.input_shape, self.network.truths)
 
     def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
-        """One update from a whole batch, in cfg.net.subdivisions parts; returns the mean loss."""
+        """One update from a whole batch, in cfg.net.subdivisions passes; returns the mean loss."""
         set_rate(self._optimizer, learning_rate)
         total = 0.0
-        parts = self.cfg.net.subdivisions
-        for part, wanted in zip(x.chunk(parts), truth.chunk(parts), strict=True):
+        passes = self.cfg.net.subdivisions
+        for inputs, targets in zip(x.chunk(passes), truth.chunk(passes), strict=True):
             with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
-                objective, reported = self.network.loss(_packed(part), wanted)
+                objective, reported = self.network.loss(_channels_last(inputs), targets)
             torch.autograd.backward(objective / len(x))
             total += float(reported.detach())
         loss = total / len(x)
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        if not math.isfinite(loss):
             raise DivergedError(
                 f"The loss is {loss} at iteration {self.iteration + 1}",
                 "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
-        self._optimizer.zero_grad()  # or they would be mirrored as well
+        self._optimizer.zero_grad()  # else the gradients would be mirrored too
         return loss
 
 
-def iterations(cfg: Cfg, wanted: int | None) -> int:
-    """How far to train: what was asked for, or the cfg's max_batches."""
+def last_iteration(cfg: Cfg, wanted: int | None) -> int:
+    """The iteration to train to: `wanted`, else max_batches. Raises CfgError if neither is set."""
     if wanted is None and cfg.net.max_batches == 0:
         raise CfgError(
             f"{cfg.name} has no max_batches, so training would never end",
@@ -237,10 +267,10 @@ def iterations(cfg: Cfg, wanted: int | None) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next iteration.
+    """Make glibc keep freed memory for the next iteration.
 
-    By default it hands large buffers back to the kernel at every step: some 35,000 page faults
-    an iteration of mnist.cfg, a tenth of its time.
+    By default it returns large buffers to the kernel in every iteration: about 35,000 page faults
+    per iteration of mnist.cfg, a tenth of its time.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -249,33 +279,27 @@ def _keep_freed_memory() -> None:
 
 
 def _seed_all(seed: int) -> None:
-    """Have every generator of the process begin alike: their states are part of the run's."""
+    """Seed every generator of the process; their states are part of the run state."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def _load(network: Network, path: Path, data: bytes) -> None:
-    if path.suffix == ".safetensors":
-        tensors_from(network, data, str(path))
-    else:
-        weights_from(network, data, str(path))
-
-
 def _identity(
-    cfg: Cfg, settings: Settings, dataset_id: bytes, weights_hash: str | None
+    cfg: Cfg, settings: Settings, dataset_id: str, weights_sha256: str | None
 ) -> dict[str, Json]:
+    """What a later process must give again to resume this run."""
     identity: dict[str, Json] = {
         "cfg": cfg.sha256,
-        "dataset": dataset_id.hex(),
+        "dataset": dataset_id,
         "seed": settings.seed,
         "precision": settings.precision,
     }
-    if weights_hash is not None:
-        identity["weights"] = weights_hash
+    if weights_sha256 is not None:
+        identity["weights"] = weights_sha256
     return identity
 
 
-def _packed(x: torch.Tensor) -> torch.Tensor:
-    """Images in channels_last, which the CPU's convolutions are faster in; the rest as it is."""
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Images in channels_last format, where CPU convolutions are faster; others unchanged."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 
 from plinius.data.header import HEADER_BYTES
-from plinius.data.records import ABSENT, Part, Source
+from plinius.data.records import ABSENT, ArraySpec, Source
 from plinius.data.sealed import seal_dataset
 from plinius.keys import OwnerKey
 
@@ -26,7 +26,7 @@ def trees() -> Source:
             yield np.arange(10 * i, 10 * i + 6, dtype=U8).reshape(1, 2, 3), np.array(i, U8)
 
     names = ("ash", "birch", "cedar")
-    return Source("trees", 3, Part(U8, (1, 2, 3)), Part(U8, ()), records, 3, names)
+    return Source("trees", 3, ArraySpec(U8, (1, 2, 3)), ArraySpec(U8, ()), records, 3, names)
 
 
 def unlabelled() -> Source:
@@ -36,7 +36,7 @@ def unlabelled() -> Source:
         for i in range(2):
             yield np.array([i, i + 0.5], "<f4"), np.zeros(0, U8)
 
-    return Source("unlabelled", 2, Part(np.dtype("<f4"), (2,)), ABSENT, records)
+    return Source("unlabelled", 2, ArraySpec(np.dtype("<f4"), (2,)), ABSENT, records)
 
 
 def main() -> None:

@@ -1,0 +1,51 @@
+"""Regions: `region info` shows one, `region verify` checks it."""
+
+from pathlib import Path
+
+import click
+
+from plinius.cli.console import answer, counting
+from plinius.cli.inspection import describe_region
+from plinius.cli.options import PATH, json_option
+from plinius.data.extent import EXTENT as DATASET_EXTENT
+from plinius.data.extent import open_dataset
+from plinius.keys import load_key
+from plinius.pm.region import Region
+from plinius.slots import read_snapshot
+
+
+@click.group()
+def region() -> None:
+    """Show or check a region."""
+
+
+@region.command()
+@click.argument("file", type=PATH)
+@json_option
+def info(file: Path, as_json: bool) -> None:
+    """Show a region's structure, without a key."""
+    with Region.open(file, writable=False) as opened:
+        answer(describe_region(opened), as_json)
+
+
+@region.command()
+@click.argument("file", type=PATH)
+@click.option("--key", "key_path", type=PATH, help="Also open every sealed byte with this key.")
+@json_option
+def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
+    """Check a region's structure, and with a key that everything sealed in it opens."""
+    key = load_key(key_path) if key_path else None
+    with Region.open(file, writable=False) as opened:
+        opened.consistency_check()
+        result = describe_region(opened)
+        if key:
+            snapshot = read_snapshot(opened, key)
+            result["mirror_opens"] = snapshot.iteration if snapshot else None
+            if opened.extent(DATASET_EXTENT):
+                dataset = open_dataset(opened, key)
+                with counting("opening records") as progress:
+                    for index in range(dataset.header.count):
+                        dataset.open_record(index)
+                        progress(index + 1, dataset.header.count)
+                result["records_open"] = dataset.header.count
+        answer({"ok": True, **result}, as_json)

@@ -1,0 +1,169 @@
+"""`train`: a Darknet network on sealed data, mirrored into a region."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from plinius.cli.console import answer, counting, live_line, say
+from plinius.cli.options import (
+    PATH,
+    cfg_argument,
+    data_option,
+    json_option,
+    key_option,
+    region_option,
+)
+from plinius.darknet.cfg import read_cfg
+from plinius.keys import load_key
+from plinius.training.telemetry import IterationMetrics, metrics_file, tensorboard
+
+if TYPE_CHECKING:
+    from plinius.training.trainer import Run
+
+
+@click.command()
+@cfg_argument
+@data_option
+@region_option
+@key_option
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Decides starting weights, dropout and the order of records.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="CPU threads. Default: as the mirrored run, or all cores.",
+)
+@click.option(
+    "--iterations",
+    "wanted",
+    type=click.IntRange(0),
+    help="The iteration to stop after. Default: max_batches of the cfg.",
+)
+@click.option(
+    "--mirror-every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Mirror after every this many iterations.",
+)
+@click.option("--metrics", type=PATH, help="Append one JSON line per iteration to this file.")
+@click.option(
+    "--tensorboard", "board", type=PATH, help="Also write the metrics for TensorBoard here."
+)
+@click.option("--weights", type=PATH, help="Start from these parameters (.weights, .safetensors).")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="What the forward and backward pass compute in.",
+)
+@click.option(
+    "--accept-previous",
+    is_flag=True,
+    help="If the newest commit does not open, continue from the one before it.",
+)
+@click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
+@click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
+@json_option
+def train(
+    cfg: Path,
+    data: Path,
+    region: Path,
+    key_path: Path,
+    seed: int,
+    threads: int | None,
+    wanted: int | None,
+    mirror_every: int,
+    metrics: Path | None,
+    board: Path | None,
+    weights: Path | None,
+    precision: Literal["fp32", "bf16"],
+    accept_previous: bool,
+    run_id: str | None,
+    dataset_id: str | None,
+    as_json: bool,
+) -> None:
+    """Train a Darknet network on sealed data. The same command again resumes the run."""
+    stop = _stop_on_signals()  # before torch is imported, which takes seconds
+    for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):
+        # With fewer threads than torch expects, gradients would be wrong.
+        os.environ.pop(name, None)
+    from plinius.training.trainer import Run, Settings, last_iteration
+
+    key = load_key(key_path)
+    until = last_iteration(read_cfg(cfg), wanted)
+    settings = Settings(cfg, data, seed, precision, threads, weights, run_id, dataset_id)
+    with counting("loading the sealed dataset") as progress:
+        run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
+    with run:
+        _report_start(run)
+        resumed_at = run.iteration
+        with (
+            live_line(until) as show,
+            metrics_file(metrics) as write,
+            tensorboard(board, resumed_at) as plot,
+        ):
+
+            def report(iteration: IterationMetrics) -> None:
+                show(iteration)
+                write(iteration)
+                plot(iteration)
+
+            last = run.train(until, mirror_every, report, stop.is_set)
+        done = run.iteration >= until
+        say(
+            f"Done: iteration {run.iteration}, mirrored."
+            if done
+            else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
+        )
+        answer(
+            {
+                "iteration": run.iteration,
+                "resumed_at": resumed_at,
+                "run_id": run.mirror.run_id,
+                "dataset_id": run.dataset_id,
+                "done": done,
+                "average_loss": run.average_loss,
+                "loss": last.loss if last else None,
+            },
+            as_json,
+        )
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set: training then stops after the current iteration."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _report_start(run: "Run") -> None:
+    """Say what a person should know before training goes on."""
+    for warning in run.network.warnings:
+        say(f"warning: {warning}")
+    if run.slow_precision:
+        say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+    if run.resumed:
+        say(f"Resumed at iteration {run.iteration}" + _exactness(run))
+    granularity = run.region.granularity
+    say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
+
+
+def _exactness(run: "Run") -> str:
+    """The end of the sentence "Resumed at iteration N": whether the resume is bit-identical."""
+    if run.mirror.not_bit_exact:
+        return f"; from here it is NOT bit-exact: {run.mirror.not_bit_exact}."
+    if run.mirror.inexact_since is not None:
+        return f"; since iteration {run.mirror.inexact_since} it is NOT bit-exact."
+    return ", bit-identical."
