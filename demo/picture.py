@@ -1,4 +1,4 @@
-"""Draws the loss of a run with its kills: picture.py METRICS.jsonl KILLS.json OUT.png."""
+"""Plots the loss of a run, with its kills: picture.py METRICS.jsonl KILLS.json OUT.png."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ INK, FAINT, BLUE, PALE, RED = "#24292f", "#8c959f", "#0969da", "#a8d1ff", "#cf22
 
 
 def draw(metrics: Path, kills: Path, out: Path) -> None:
-    """Loss and average loss over the iterations; a red mark wherever the trainer was killed."""
+    """Plot loss and average loss over the iterations, with a red mark at each kill."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     killed = [kill["after_iteration"] for kill in json.loads(kills.read_text())]
     x = [line["iteration"] for line in lines]

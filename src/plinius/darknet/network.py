@@ -167,7 +167,7 @@ def _layer(section: Section, shape: Shape, norm: str, generator: torch.Generator
 
 
 def _unknown_names(sections: Sequence[Section]) -> list[str]:
-    """Warnings for unknown names: they mean a default, as in Darknet (get_activation, get_cost_type)."""
+    """Warnings: an unknown name means a default (darknet: get_activation, get_cost_type)."""
     warnings = []
     for key, known, default in (("activation", ACTIVATIONS, "relu"), ("type", COSTS, "sse")):
         for section in sections:
