@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plinius.errors import StorageError
+from plinius.errors import NotInstalledError, StorageError
 from plinius_benchmarks import paper
 from plinius_benchmarks.figures import Report
 from plinius_benchmarks.machine import in_words
@@ -13,12 +13,12 @@ from plinius_benchmarks.machine import in_words
 def plot(report: Report, path: Path) -> None:
     """Draw a report into a picture file.
 
-    Raises StorageError where matplotlib is not installed or the file cannot be written.
+    Raises NotInstalledError without matplotlib, StorageError if the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise StorageError(
+        raise NotInstalledError(
             "A plot needs matplotlib, which is not installed",
             "Install it (pip install 'plinius[plots]'), or leave the plot out",
         ) from None

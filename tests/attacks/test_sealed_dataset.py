@@ -214,7 +214,7 @@ def test_a_huge_count_within_bounds_is_refused(good: bytes) -> None:
 def test_senseless_headers_are_refused(good: bytes, offset: int, new: bytes) -> None:
     """Unknown types, too many dimensions, unused ones that are set, reserved bytes."""
     assert refusal(put(good, offset, new), FormatError) == (
-        f"The header of d.sealed makes no sense. {FETCH}"
+        f"The header of d.sealed is not valid. {FETCH}"
     )
 
 

@@ -20,7 +20,7 @@ from cli.world import (
 
 @case
 def wrong_key_for_the_region(p: Place) -> tuple[list[object], str]:
-    """Both ids are told, neither key is."""
+    """Both ids are shown, neither key is."""
     key = p.world.other_key
     return p.train(key=key), (
         f"The dataset in {p.region} was sealed with key {p.id_of(p.world.key)}, but this is key "

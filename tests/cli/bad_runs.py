@@ -65,7 +65,7 @@ def cfg_with_a_bad_value(p: Place) -> tuple[list[object], str]:
 
 @case
 def cfg_error_on_line_100(p: Place) -> tuple[list[object], str]:
-    """A line number stays a line number, whatever a console makes of :100: elsewhere."""
+    """A console that shows :100: as an emoji must not do so with a line number."""
     cfg = p.file("long.cfg", CFG + "#\n" * (99 - len(CFG.splitlines())) + "[transformer]\n")
     return p.train(cfg=cfg, region=p.folder / "new.region"), (
         f"{cfg}:100: '[transformer]' is not a section. Supported: [net], [convolutional], "
@@ -215,7 +215,7 @@ def cfg_changed(p: Place) -> tuple[list[object], str]:
 
 @case
 def seed_and_precision_changed(p: Place) -> tuple[list[object], str]:
-    """All that differs is told at once."""
+    """Everything that differs is listed at once."""
     return p.train("--seed", 7, "--precision", "bf16"), (
         "This is not the run in the region: precision is bf16 but was fp32; seed is 7 but was 0. "
         f"{GIVE_ITS_RUN}"
@@ -360,14 +360,14 @@ def metrics_in_no_folder(p: Place) -> tuple[list[object], str]:
 
 
 @case
-def commit_thatdoes_not_open(p: Place) -> tuple[list[object], str]:
+def commit_that_does_not_open(p: Place) -> tuple[list[object], str]:
     """A flipped bit in the newest commit is refused by name, not passed over."""
     flip_newest(p.region)
     return p.train(), does_not_open(p.region)
 
 
 @case
-def commit_thatdoes_not_open_to_readers(p: Place) -> tuple[list[object], str]:
+def commit_that_does_not_open_to_readers(p: Place) -> tuple[list[object], str]:
     """Nor does the digest fall back to the commit before."""
     flip_newest(p.region)
     return p.read("digest"), does_not_open(p.region)
@@ -381,7 +381,7 @@ def commit_that_does_not_verify(p: Place) -> tuple[list[object], str]:
 
 
 @case
-def record_thatdoes_not_open(p: Place) -> tuple[list[object], str]:
+def record_that_does_not_open(p: Place) -> tuple[list[object], str]:
     """A flipped bit in the last record of the dataset extent is found by verify."""
     with Region.open(p.region) as region:
         span = region.extent("dataset")

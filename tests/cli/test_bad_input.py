@@ -12,7 +12,7 @@ from cli import bad_data, bad_runs
 from cli.place import CASES, GIVE_ITS_RUN, Case, Place, does_not_open, flip_newest, newest_slot
 from cli.world import (
     ITERATIONS,
-    Told,
+    Result,
     World,
     call,
     digest_of,
@@ -40,9 +40,9 @@ def test_bad_input_is_one_sentence_and_loses_nothing(place: Place, bad: Case) ->
     """The sentence of each entry of the table, exit 1, and every file as it was."""
     arguments, sentence = bad(place)
     before = tree(place.folder, place.world.folder)
-    told = call(*arguments, "--json")
-    assert (told.code, told.stdout) == (1, "")
-    *talk, last = told.stderr.splitlines()
+    result = call(*arguments, "--json")
+    assert (result.code, result.stdout) == (1, "")
+    *talk, last = result.stderr.splitlines()
     assert last == f"plinius: {sentence}"
     assert all(line.startswith(("Resumed at ", "The region is ")) for line in talk)
     assert tree(place.folder, place.world.folder) == before
@@ -51,7 +51,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(place: Place, bad: Case) ->
 def test_a_real_process_refuses_with_exit_1(place: Place) -> None:
     """Out of the test's process too: the sentence on stderr, nothing on stdout, exit 1."""
     arguments, sentence = bad_data.wrong_key_for_the_digest(place)
-    assert run(*arguments, "--json") == Told(1, "", f"plinius: {sentence}\n")
+    assert run(*arguments, "--json") == Result(1, "", f"plinius: {sentence}\n")
 
 
 @pytest.mark.parametrize("command", ["train", "digest", "verify", "info", "doctor"])
@@ -78,10 +78,10 @@ def test_a_region_in_use_is_refused(place: Place, command: str) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         before = tree(place.folder)
-        told = call(*arguments)
+        result = call(*arguments)
         assert tree(place.folder) == before
         holder.send_signal(signal.SIGKILL)
-    assert told == Told(
+    assert result == Result(
         1,
         "",
         f"plinius: {place.region} is in use by another process. Wait until it is done, or stop "
@@ -95,11 +95,22 @@ def test_a_new_region_in_the_making_is_refused(place: Place) -> None:
     new = place.folder / "new.region"
     held = Region.create(place.folder / "other.region", 0)
     (place.folder / "new.region.creating").hardlink_to(place.folder / "other.region")
-    told = call(*place.train(region=new))
+    result = call(*place.train(region=new))
     held.close()
-    assert told.code == 1
-    assert told.stderr.startswith(f"plinius: {new} is in use by another process. ")
+    assert result.code == 1
+    assert result.stderr.startswith(f"plinius: {new} is in use by another process. ")
     assert not new.exists()
+
+
+def test_a_network_without_a_cost_makes_no_region(place: Place) -> None:
+    """It is refused before anything is made, not in its first iteration."""
+    cfg, region = place.cfg(("[softmax]\ngroups=1\n", "")), place.folder / "new.region"
+    assert call(*place.train(cfg=cfg, region=region)) == Result(
+        1,
+        "",
+        f"plinius: {cfg} has no layer with a cost. End the network with [softmax] or [cost].\n",
+    )
+    assert not region.exists()
 
 
 def test_a_read_only_place_is_refused(place: Place, tmp_path: Path) -> None:
@@ -117,7 +128,7 @@ def test_a_read_only_place_is_refused(place: Place, tmp_path: Path) -> None:
             (place.train(region=region), region),
             (place.train(region=there / "new.region"), there / "new.region"),
         ):
-            assert call(*arguments) == Told(
+            assert call(*arguments) == Result(
                 1,
                 "",
                 f"plinius: Cannot use {path} as a region: Read-only file system. "
@@ -149,16 +160,16 @@ def test_a_full_disk_loses_nothing(place: Place, tmp_path: Path) -> None:
     with mounted(disk, "-t", "tmpfs", "-o", "size=192k", "tmpfs") as there:
         if not there:
             pytest.skip("this process may not mount a file system")
-        told = call(*place.train(region=region))
-        assert (told.code, told.stdout) == (1, "")
-        assert told.stderr.startswith("plinius: The disk has no room for a region of ")
-        assert told.stderr.endswith(
+        result = call(*place.train(region=region))
+        assert (result.code, result.stdout) == (1, "")
+        assert result.stderr.startswith("plinius: The disk has no room for a region of ")
+        assert result.stderr.endswith(
             " bytes. Free some space, or put the region elsewhere (--region).\n"
         )
         assert call("region", "verify", region).code == 0
         subprocess.run(["mount", "-o", "remount,size=1m", disk], check=True)
-        told = call(*place.train(region=region))
-        assert told.code == 0, told.stderr
+        result = call(*place.train(region=region))
+        assert result.code == 0, result.stderr
         assert digest_of(region, place.world.key) == digest_of(place.region, place.world.key)
 
 
@@ -191,9 +202,9 @@ def test_metrics_on_a_full_disk_keep_the_run(place: Place, tmp_path: Path) -> No
             pytest.skip("this process may not mount a file system")
         metrics = disk / "m.jsonl"
         metrics.write_bytes(b"\n" * 4096)
-        told = call(*place.train("--metrics", metrics, region=region))
-    assert told == Told(1, "", told.stderr)
-    assert "No space left on device" in told.stderr.splitlines()[-1]
+        result = call(*place.train("--metrics", metrics, region=region))
+    assert result == Result(1, "", result.stderr)
+    assert "No space left on device" in result.stderr.splitlines()[-1]
     assert newest_snapshot(region, load_key(place.world.key)).iteration >= 1
     assert call(*place.train(region=region)).code == 0
     assert digest_of(region, place.world.key) == digest_of(place.region, place.world.key)
@@ -203,9 +214,9 @@ def test_the_commit_before_is_taken_only_when_asked(place: Place) -> None:
     """--accept-previous goes on from the commit before and ends where the run had ended."""
     wanted = digest_of(place.region, place.world.key)
     flip_newest(place.region)
-    told = call(*place.train("--accept-previous", "--json"))
-    assert told.json["resumed_at"] == ITERATIONS - 1
-    assert f"Resumed at iteration {ITERATIONS - 1}" in told.stderr
+    result = call(*place.train("--accept-previous", "--json"))
+    assert result.json["resumed_at"] == ITERATIONS - 1
+    assert f"Resumed at iteration {ITERATIONS - 1}" in result.stderr
     assert digest_of(place.region, place.world.key) == wanted
 
 
@@ -221,9 +232,11 @@ def test_two_broken_commits_are_not_accepted(place: Place) -> None:
     flip_newest(place.region)
     flip_newest(place.region, older=1)
     before = tree(place.folder)
-    told = call(*place.train("--accept-previous"))
-    assert told.code == 1
-    assert told.stderr.startswith(f"plinius: Commit {ITERATIONS} in the mirror of {place.region} ")
+    result = call(*place.train("--accept-previous"))
+    assert result.code == 1
+    assert result.stderr.startswith(
+        f"plinius: Commit {ITERATIONS} in the mirror of {place.region} "
+    )
     assert tree(place.folder) == before
 
 
@@ -235,8 +248,8 @@ def test_a_mirror_of_another_region_is_refused(place: Place, world: World) -> No
     at, slot = newest_slot(place.region)
     raw[at + 64 : at + slot] = foreign[at + 64 : at + slot]  # all but the commit word
     place.region.write_bytes(raw)
-    told = call(*place.train())
-    assert told == Told(1, "", f"plinius: {does_not_open(place.region)}\n")
+    result = call(*place.train())
+    assert result == Result(1, "", f"plinius: {does_not_open(place.region)}\n")
 
 
 def test_a_region_of_another_run_is_refused(place: Place, world: World) -> None:
@@ -244,8 +257,8 @@ def test_a_region_of_another_run_is_refused(place: Place, world: World) -> None:
     other = place.folder / "other.region"
     assert call(*world.train(other, "--seed", 3, "--iterations", 2)).code == 0
     before = tree(place.folder)
-    told = call(*place.train(region=other))
-    assert told == Told(
+    result = call(*place.train(region=other))
+    assert result == Result(
         1,
         "",
         f"plinius: This is not the run in the region: seed is 0 but was 3. {GIVE_ITS_RUN}\n",
@@ -261,6 +274,6 @@ def test_memory_is_refused_in_the_same_words(place: Place) -> None:
         region = folder / "run.region"
         shutil.copy(place.region, region)
         flip_newest(region)
-        assert call(*place.train(region=region)) == Told(
+        assert call(*place.train(region=region)) == Result(
             1, "", f"plinius: {does_not_open(region)}\n"
         )

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cli.world import Told, call
+from cli.world import Result, call
 
 
 def test_without_the_benchmarks_bench_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,7 +12,7 @@ def test_without_the_benchmarks_bench_says_where_they_are(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "plinius_benchmarks.commands", None)
     monkeypatch.setitem(sys.modules, "plinius_benchmarks", None)
     for arguments in ([], ["sps"], ["--help"]):
-        assert call("bench", *arguments) == Told(
+        assert call("bench", *arguments) == Result(
             1,
             "",
             "plinius: The benchmarks are not part of the installed package. Clone the repository, "

@@ -22,7 +22,7 @@ from cli.world import (
     PLINIUS,
     RECORDS,
     SIDE,
-    Told,
+    Result,
     World,
     call,
     checked,
@@ -40,7 +40,7 @@ LONG = 120
 
 
 @pytest.fixture(scope="module")
-def walk(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Told]:
+def walk(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     """What every command of the README's way said, each in a process of its own."""
     home = tmp_path_factory.mktemp("walk")
     cfg, region, sealed = home / "long.cfg", home / "run.region", home / "train.sealed"
@@ -50,7 +50,7 @@ def walk(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, To
     held = world.folder / "held-images.idx", world.folder / "held-labels.idx"
     using = ["--region", region, "--key", key]
     metrics = ["--metrics", home / "metrics.jsonl", "--threads", 1]
-    said: dict[str, Told] = {"home": Told(0, str(home), "")}
+    said: dict[str, Result] = {"home": Result(0, str(home), "")}
     for name, arguments in {
         "keygen": ["keygen", "-o", key],
         "seal": ["seal", "--key", key, "-o", sealed, *pair],
@@ -71,7 +71,7 @@ def walk(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, To
     return said
 
 
-def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Told]) -> None:
+def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) -> None:
     """Exit 0, one JSON object on stdout, and never a traceback, from keygen to verify."""
     home = Path(walk["home"].stdout)
     key_id = walk["keygen"].json["key_id"]
@@ -101,14 +101,14 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Told]) ->
     assert re.fullmatch("[0-9a-f]{64}", digest["digest"])
 
 
-def test_a_trained_network_knows_what_it_never_saw(walk: dict[str, Told]) -> None:
+def test_a_trained_network_knows_what_it_never_saw(walk: dict[str, Result]) -> None:
     """The accuracy on held-out records is far beyond the quarter that guessing would reach."""
-    told = walk["test"].json
-    assert told == {"accuracy": told["accuracy"], "samples": HELD_OUT, "iteration": LONG}
-    assert told["accuracy"] >= 0.9
+    result = walk["test"].json
+    assert result == {"accuracy": result["accuracy"], "samples": HELD_OUT, "iteration": LONG}
+    assert result["accuracy"] >= 0.9
 
 
-def test_metrics_are_one_line_an_iteration(walk: dict[str, Told]) -> None:
+def test_metrics_are_one_line_an_iteration(walk: dict[str, Result]) -> None:
     """The metrics file has each iteration once, in order, and nothing but the listed numbers."""
     home = Path(walk["home"].stdout)
     lines = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
@@ -121,15 +121,15 @@ def test_metrics_are_one_line_an_iteration(walk: dict[str, Told]) -> None:
     assert lines[-1]["loss"] == walk["train"].json["loss"]
 
 
-def test_talk_goes_to_stderr(walk: dict[str, Told]) -> None:
+def test_talk_goes_to_stderr(walk: dict[str, Result]) -> None:
     """The trainer says what the region survives and that it is done; no escape codes in a pipe."""
     said = walk["train"].stderr
     assert "The region is " in said
     assert f"Done: iteration {LONG}, mirrored." in said
-    assert "\x1b" not in "".join(told.stdout + told.stderr for told in walk.values())
+    assert "\x1b" not in "".join(result.stdout + result.stderr for result in walk.values())
 
 
-def test_verify_opens_everything_with_the_key_and_only_with_it(walk: dict[str, Told]) -> None:
+def test_verify_opens_everything_with_the_key_and_only_with_it(walk: dict[str, Result]) -> None:
     """Without a key the structure is checked; with it, the mirror and all records open."""
     info, bare, full = (walk[name].json for name in ("info", "verify", "verify with key"))
     assert info["kind"] == "region"
@@ -140,7 +140,7 @@ def test_verify_opens_everything_with_the_key_and_only_with_it(walk: dict[str, T
     assert full == {**bare, "mirror_opens": LONG, "records_open": RECORDS}
 
 
-def test_exported_weights_load_back(walk: dict[str, Told]) -> None:
+def test_exported_weights_load_back(walk: dict[str, Result]) -> None:
     """A .weights file holds the mirrored parameters and the number of records seen."""
     home = Path(walk["home"].stdout)
     assert walk["export"].json == {
@@ -157,8 +157,8 @@ def test_exported_weights_load_back(walk: dict[str, Told]) -> None:
 def test_exported_safetensors_load_back(world: World, trained: Path, tmp_path: Path) -> None:
     """A .safetensors file holds the mirrored parameters under the network's own names."""
     file = tmp_path / "net.safetensors"
-    told = _with(world, trained, "export", world.cfg, "-o", file, "--json")
-    assert told.json == {"exported": str(file), "iteration": ITERATIONS, "seen": ITERATIONS * 8}
+    result = _with(world, trained, "export", world.cfg, "-o", file, "--json")
+    assert result.json == {"exported": str(file), "iteration": ITERATIONS, "seen": ITERATIONS * 8}
     _assert_parameters(load_file(file), trained, world.key)
 
 
@@ -167,8 +167,8 @@ def test_the_parameters_of_any_run_go_out_and_begin_another(
 ) -> None:
     """Without a cfg; a run that begins with them is at its iteration 0 where the other ended."""
     file, region = tmp_path / "net.safetensors", tmp_path / "new.region"
-    told = _with(world, trained, "export", "-o", file, "--json")
-    assert told.json == {"exported": str(file), "iteration": ITERATIONS}
+    result = _with(world, trained, "export", "-o", file, "--json")
+    assert result.json == {"exported": str(file), "iteration": ITERATIONS}
     call(*world.train(region, "--weights", file, "--iterations", 0))
     _assert_parameters(load_file(file), region, world.key)
     again = call(*world.train(region, "--weights", file, "--iterations", 2, "--json"))
@@ -198,20 +198,20 @@ def test_rerunning_a_finished_run_says_so(world: World, trained: Path, tmp_path:
     region, metrics = tmp_path / "run.region", tmp_path / "m.jsonl"
     shutil.copy(trained, region)
     before = digest_of(region, world.key)
-    told = call(*world.train(region, "--json", "--metrics", metrics))
-    assert told.json["resumed_at"] == told.json["iteration"] == ITERATIONS
-    assert told.json["done"] is True
-    assert f"Done: iteration {ITERATIONS}, mirrored." in told.stderr
+    result = call(*world.train(region, "--json", "--metrics", metrics))
+    assert result.json["resumed_at"] == result.json["iteration"] == ITERATIONS
+    assert result.json["done"] is True
+    assert f"Done: iteration {ITERATIONS}, mirrored." in result.stderr
     assert digest_of(region, world.key) == before
     assert metrics.read_text() == ""
 
 
 def test_results_are_readable_without_json(world: World, trained: Path) -> None:
     """Without --json a result is a line for each of its parts, names first."""
-    told = _with(world, trained, "digest")
-    assert told.code == 0
+    result = _with(world, trained, "digest")
+    assert result.code == 0
     digest = digest_of(trained, world.key)
-    assert told.stdout == f"digest     {digest}\niteration  {ITERATIONS}\n"
+    assert result.stdout == f"digest     {digest}\niteration  {ITERATIONS}\n"
 
 
 def test_looking_changes_nothing(world: World, trained: Path) -> None:
@@ -219,7 +219,7 @@ def test_looking_changes_nothing(world: World, trained: Path) -> None:
     before = trained.read_bytes(), trained.stat().st_mtime_ns
     trained.chmod(0o400)
     try:
-        for told in (
+        for result in (
             call("inspect", trained),
             call("region", "info", trained),
             call("region", "verify", trained, "--key", world.key),
@@ -227,7 +227,7 @@ def test_looking_changes_nothing(world: World, trained: Path) -> None:
             _with(world, trained, "test", world.cfg, "--data", world.held_out),
             call("doctor", trained),
         ):
-            assert told.code == 0, told.stderr
+            assert result.code == 0, result.stderr
     finally:
         trained.chmod(0o600)
     assert (trained.read_bytes(), trained.stat().st_mtime_ns) == before
@@ -242,17 +242,17 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     """keygen writes mode 0600 whatever the umask, shows only the key's id, and no two are alike."""
     umask = os.umask(0)
     try:
-        told = [call("keygen", "-o", tmp_path / name, "--json") for name in ("a.key", "b.key")]
+        result = [call("keygen", "-o", tmp_path / name, "--json") for name in ("a.key", "b.key")]
     finally:
         os.umask(umask)
-    for made, name in zip(told, ("a.key", "b.key"), strict=True):
+    for made, name in zip(result, ("a.key", "b.key"), strict=True):
         path = tmp_path / name
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert made.json["key_id"] == load_key(path).id.hex()
         secret = path.read_text().split()[-1]
         assert len(secret) == 64
         assert secret not in made.stdout + made.stderr
-    assert told[0].json["key_id"] != told[1].json["key_id"]
+    assert result[0].json["key_id"] != result[1].json["key_id"]
 
 
 @pytest.mark.parametrize(
@@ -275,9 +275,9 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 )
 def test_wrong_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
     """A command that cannot be read is answered on stderr with exit 2; nothing is made."""
-    told = checked(_at(tmp_path, arguments))
-    assert told.code == 2
-    assert "Usage: " in told.stderr
+    result = checked(_at(tmp_path, arguments))
+    assert result.code == 2
+    assert "Usage: " in result.stderr
     assert tree(tmp_path) == {}
 
 
@@ -298,17 +298,17 @@ def test_sealing_names_one_source(
     world: World, tmp_path: Path, options: list[str], sentence: str
 ) -> None:
     """Options of seal that do not go together exit 2 with the reason, and make nothing."""
-    told = call("seal", "--key", world.key, "-o", tmp_path / "o", *options)
-    assert told.code == 2
-    assert sentence in told.stderr
+    result = call("seal", "--key", world.key, "-o", tmp_path / "o", *options)
+    assert result.code == 2
+    assert sentence in result.stderr
     assert tree(tmp_path) == {}
 
 
 def test_export_knows_two_suffixes(world: World, trained: Path, tmp_path: Path) -> None:
     """Another suffix is wrong usage."""
-    told = _with(world, trained, "export", world.cfg, "-o", tmp_path / "net.onnx")
-    assert told.code == 2
-    assert "-o ends in .weights or .safetensors" in told.stderr
+    result = _with(world, trained, "export", world.cfg, "-o", tmp_path / "net.onnx")
+    assert result.code == 2
+    assert "-o ends in .weights or .safetensors" in result.stderr
     assert tree(tmp_path) == {}
 
 
@@ -316,10 +316,10 @@ def test_help_and_version_are_data() -> None:
     """Help of every command and the version go to stdout and exit 0."""
     assert call("--version").stdout.startswith("plinius, version ")
     for command in ("", "keygen", "seal", "inspect", "train", "test", "digest", "export"):
-        told = call(*command.split(), "--help")
-        assert told.code == 0
-        assert told.stdout.startswith("Usage: ")
-        assert told.stderr == ""
+        result = call(*command.split(), "--help")
+        assert result.code == 0
+        assert result.stdout.startswith("Usage: ")
+        assert result.stderr == ""
 
 
 def test_a_closed_pipe_ends_quietly(world: World, trained: Path) -> None:
@@ -335,11 +335,11 @@ def test_a_closed_pipe_ends_quietly(world: World, trained: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def _with(world: World, region: Path, *arguments: object) -> Told:
+def _with(world: World, region: Path, *arguments: object) -> Result:
     return call(*arguments, "--region", region, "--key", world.key)
 
 
-def _at(folder: Path, arguments: list[str]) -> Told:
+def _at(folder: Path, arguments: list[str]) -> Result:
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -23,9 +23,9 @@ def test_the_doctor_never_flatters(trained: Path) -> None:
         assert words in said
     unprotected = {topic for topic, finding in json_of.items() if finding["protected"] is False}
     assert {"memory while training", "key release", "rollback"} <= unprotected
-    for told in (said, json.dumps(json_of)):
-        assert not re.search(r"(protected by|runs? in|inside) (an? )?(SGX|TDX|SEV)", told)
-        assert not re.search(r"SGX[^.;]{0,20}(yes|protects|active)", told)
+    for result in (said, json.dumps(json_of)):
+        assert not re.search(r"(protected by|runs? in|inside) (an? )?(SGX|TDX|SEV)", result)
+        assert not re.search(r"SGX[^.;]{0,20}(yes|protects|active)", result)
 
 
 def test_the_doctor_names_the_region_whatever_it_is_called(trained: Path, tmp_path: Path) -> None:
@@ -33,9 +33,9 @@ def test_the_doctor_names_the_region_whatever_it_is_called(trained: Path, tmp_pa
     region = tmp_path / "a[" / "b]:key:.region"
     region.parent.mkdir()
     shutil.copy(trained, region)
-    told = call("doctor", region)
-    assert told.code == 0
-    assert f"region {region}" in told.stdout + told.stderr
+    result = call("doctor", region)
+    assert result.code == 0
+    assert f"region {region}" in result.stdout + result.stderr
 
 
 def test_the_doctor_never_calls_memory_durable(world: World, trained: Path) -> None:
@@ -49,8 +49,8 @@ def test_the_doctor_never_calls_memory_durable(world: World, trained: Path) -> N
         assert finding["protected"] is False
         assert "PROCESS" in finding["found"]
         assert "power-off" in finding["found"]
-        told = " ".join(call("doctor", copy).stdout.split()) + json.dumps(finding)
-        assert "durable" not in told
+        result = " ".join(call("doctor", copy).stdout.split()) + json.dumps(finding)
+        assert "durable" not in result
         trained_there = call(*world.train(copy))
         assert "a process kill only" in trained_there.stderr
         assert "power cut" not in trained_there.stderr

@@ -80,10 +80,10 @@ def _sealed(world: World, folder: Path, *source: object) -> tuple[Any, Any]:
     """All samples and labels of a source, sealed by the command and opened again."""
     folder.mkdir(exist_ok=True)
     out = folder / "out.sealed"
-    told = call("seal", "--key", world.key, "-o", out, *source, "--json")
+    result = call("seal", "--key", world.key, "-o", out, *source, "--json")
     opened = SealedDataset.from_file(out, load_key(world.key))
-    assert told.json["count"] == opened.header.count
-    assert told.json["id"] == opened.header.id.hex()
+    assert result.json["count"] == opened.header.count
+    assert result.json["id"] == opened.header.id.hex()
     return opened.open_batch(np.arange(opened.header.count))
 
 

@@ -79,8 +79,8 @@ groups=1
 """
 
 
-class Told(NamedTuple):
-    """What a command left: its exit code, its data and its talk."""
+class Result(NamedTuple):
+    """The exit code of a command, and what it wrote."""
 
     code: int
     stdout: str
@@ -154,8 +154,8 @@ def write_idx(path: Path, array: npt.NDArray[np.uint8]) -> None:
     path.write_bytes(head + array.tobytes())
 
 
-def run(*arguments: object, env: dict[str, str] | None = None) -> Told:
-    """A command in a process of its own."""
+def run(*arguments: object, env: dict[str, str] | None = None) -> Result:
+    """Run a command in a process of its own."""
     ended = subprocess.run(
         [PLINIUS, *map(str, arguments)],
         capture_output=True,
@@ -163,11 +163,11 @@ def run(*arguments: object, env: dict[str, str] | None = None) -> Told:
         timeout=120,
         env=os.environ | (env or {}),
     )
-    return checked(Told(ended.returncode, ended.stdout, ended.stderr))
+    return checked(Result(ended.returncode, ended.stdout, ended.stderr))
 
 
-def call(*arguments: object) -> Told:
-    """A command in this process, which spares the start of another one."""
+def call(*arguments: object) -> Result:
+    """Run a command in this process, which is faster than in another one."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
@@ -180,14 +180,14 @@ def call(*arguments: object) -> Told:
                 signal.signal(number, handler)
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
-    return checked(Told(ended.exit_code, ended.stdout, ended.stderr))
+    return checked(Result(ended.exit_code, ended.stdout, ended.stderr))
 
 
-def checked(told: Told) -> Told:
-    """What holds of every command: no traceback, and no data from one that failed."""
-    assert "Traceback" not in told.stdout + told.stderr, told.stderr
-    assert told.code == 0 or told.stdout == "", told.stdout
-    return told
+def checked(result: Result) -> Result:
+    """Check what is true of every command: no traceback, and no stdout from one that failed."""
+    assert "Traceback" not in result.stdout + result.stderr, result.stderr
+    assert result.code == 0 or result.stdout == "", result.stdout
+    return result
 
 
 def digest_of(region: Path, key: Path) -> str:
@@ -223,7 +223,7 @@ def memory_folder() -> Iterator[Path | None]:
 
 @contextmanager
 def mounted(folder: Path, *arguments: str) -> Iterator[bool]:
-    """A mount on a folder while it lasts, or False where this process may not mount."""
+    """Mount on a folder for the `with` block; gives False if this process may not mount."""
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", *arguments, str(folder)]
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cli.world import ITERATIONS, Told, World, call, digest_of
+from cli.world import ITERATIONS, Result, World, call, digest_of
 from faults.disks import Disk, ext4, full
 from plinius.errors import RegionFullError, StorageError
 from plinius.keys import load_key
@@ -81,7 +81,7 @@ def test_a_full_ext4_refuses_a_region_then_its_growth(world: World, digests: lis
         region = disk.folder / "run.region"
         with full(disk.folder):
             told = call(*world.train(region))
-            assert told == Told(
+            assert told == Result(
                 1, "", f"plinius: The disk has no room for a region of 135,168 bytes. {NO_ROOM}"
             )
             assert {path.name for path in disk.folder.iterdir()} == {"lost+found", "filler"}
@@ -142,7 +142,7 @@ def test_a_write_back_that_finds_no_place_loses_nothing(world: World, digests: l
             for _ in range(2):  # the kernel tells an error once; it must not be forgotten
                 told = call(*world.train(region))
                 assert told in [  # the second time, of what the first one left behind
-                    Told(1, "", f"plinius: The disk refused a write: {reason}. {REFUSED}")
+                    Result(1, "", f"plinius: The disk refused a write: {reason}. {REFUSED}")
                     for reason in ("No space left on device", "Input/output error")
                 ]
                 info = call("region", "info", region, "--json").json
@@ -204,7 +204,7 @@ def test_a_disk_made_read_only_between_runs(world: World, digests: list[str]) ->
         region = disk.folder / "run.region"
         assert call(*world.train(region, "--iterations", 3)).code == 0
         assert disk.remount("ro")
-        assert call(*world.train(region)) == Told(
+        assert call(*world.train(region)) == Result(
             1,
             "",
             f"plinius: Cannot use {region} as a region: Read-only file system. "

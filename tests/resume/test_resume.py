@@ -150,7 +150,7 @@ def test_a_signal_finishes_the_mirror(world: World, tmp_path: Path, number: sign
     at = told["iteration"]
     assert (told["done"], told["resumed_at"]) == (False, 0)
     assert at >= 1
-    assert f"Stopped at iteration {at}, mirrored; the same command goes on." in stderr
+    assert f"Stopped at iteration {at}, mirrored; the same command resumes it." in stderr
     assert newest_snapshot(region, load_key(world.key)).iteration == at
     assert len(metrics.read_text().splitlines()) == at
     for place in (region, whole):
@@ -182,7 +182,7 @@ def test_a_signal_at_the_very_start_is_a_stop_too(
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "Stopped at iteration 0, mirrored; the same command goes on." in done.stderr
+    assert "Stopped at iteration 0, mirrored; the same command resumes it." in done.stderr
     assert json.loads(done.stdout)["iteration"] == 0
 
 

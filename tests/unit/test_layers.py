@@ -265,7 +265,7 @@ def test_a_network_without_a_cost_infers_and_does_not_train() -> None:
     assert net(torch.ones(5, 3)).shape == (5, 2)
     with pytest.raises(ValueError, match="the truth"):
         net.loss(torch.ones(5, 3), torch.ones(5, 1))
-    with pytest.raises(CfgError, match="no layer has a cost"):
+    with pytest.raises(CfgError, match="has no layer with a cost"):
         net.loss(torch.ones(5, 3), torch.ones(5, 2))
 
 

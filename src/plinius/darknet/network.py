@@ -46,6 +46,7 @@ class Network(nn.Module):
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm is one of {BATCH_NORMS}")
         net = cfg.net
+        self.name = cfg.name
         self.input_shape = _input_shape(net)
         self.inputs = net.inputs
         self.generator = torch.Generator().manual_seed(seed)
@@ -89,6 +90,7 @@ class Network(nn.Module):
         records (darknet: network.c, calc_network_cost). Raises CfgError if no layer has a cost,
         ValueError if `truth` has another shape.
         """
+        self.require_cost()
         objective, reported = torch.zeros(()), torch.zeros(())
         costs = 0
         x = x.reshape(-1, *self.input_shape)
@@ -104,9 +106,14 @@ class Network(nn.Module):
             if layer.gives_truth:
                 truth = y.detach().flatten(1).float()
             x = y
-        if not costs:
-            raise CfgError("no layer has a cost", "End the network with [softmax] or [cost]")
         return objective + self._frozen(), reported / costs
+
+    def require_cost(self) -> None:
+        """Raise CfgError if no layer has a cost, so that the network cannot be trained."""
+        if not any(isinstance(layer, LossLayer) for layer in self.sequence):
+            raise CfgError(
+                f"{self.name} has no layer with a cost", "End the network with [softmax] or [cost]"
+            )
 
     def _frozen(self) -> Tensor:
         """0, with a gradient of 0 for the parameters before a stopbackward=1.

@@ -53,7 +53,7 @@ class Batches:
         """The records as (n, *input_shape) float32 and (n, truths) float32.
 
         Raises SealError, which names the record that does not open, and SourceError for a label
-        that is no class of the network.
+        that is not a class of the network.
         """
         samples, labels = self._dataset.open_batch(indices)
         x = torch.from_numpy(samples.astype(np.float32, copy=False))
@@ -63,7 +63,7 @@ class Batches:
         if self._class_index:
             if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self._truths:
                 raise SourceError(
-                    f"{self._dataset.name} holds a label that is no class of the network",
+                    f"{self._dataset.name} holds a label that is not a class of the network",
                     f"Labels must be from 0 to {self._truths - 1}",
                 )
             truth = torch.nn.functional.one_hot(truth, self._truths).float()

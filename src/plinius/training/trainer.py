@@ -82,6 +82,7 @@ class Run:
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
+        self.network.require_cost()
         weights_sha256 = self._load_weights(settings.weights)
         if not region.exists():
             self._check_before_create(region, key, settings)
@@ -184,14 +185,14 @@ class Run:
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
     ) -> IterationMetrics | None:
-        """Train to iteration `until`, or until `stop()` is true after an iteration.
+        """Train to iteration `until`; before each iteration, stop if `stop()` is true.
 
         Mirrors after every `mirror_every` iterations and after the last one. Calls `listener` with
         the metrics of each iteration; returns those of the last one, or None if there was none.
 
         Raises MismatchError if the run is beyond `until`, DivergedError if the loss is not finite
-        (that iteration is not mirrored), CfgError if no layer has a cost, SealError, SourceError,
-        and StorageError or RegionFullError if the last iteration could not be mirrored.
+        (that iteration is not mirrored), SealError, SourceError, and StorageError or
+        RegionFullError if the last iteration could not be mirrored.
         """
         if until < self.iteration:
             raise MismatchError(
