@@ -4,31 +4,33 @@ trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": 
 trainer.fit(module, loader)
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from plinius.errors import StateError
+from plinius.integrations.lightning_state import CallbackStates, Progress
 from plinius.integrations.lightning_support import (
+    require_can_go_on,
     require_covered,
     require_loaders,
-    require_no_means,
 )
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
-
-_VALIDATION = "epoch_loop.val_loop"
 
 
 class MirrorCallback(Callback):
     """Mirrors module, optimizers, schedulers and Lightning's own progress every `every` steps.
 
-    A killed script, run again, goes on at the step after the last mirrored one. The batches come
-    from loaders that are in `state` (`plinius.ResumableLoader`), which holds whatever else belongs
-    to the run. What a resumed run would lose is refused by name when fitting starts: see
-    docs/mirror.md. `options` are those of `Mirror.open`.
+    A commit is made before a batch is read, when all that followed the batch before is done: other
+    callbacks, validation, the end of an epoch and the begin of the next. A last one is made after
+    every on_train_end. A killed script, run again, goes on from there: what came after is done
+    again. The batches come from a `plinius.ResumableLoader` that is in `state`, which holds
+    whatever else belongs to the run. What a resumed run would lose is refused by name when fitting
+    starts: see docs/mirror.md. `options` are those of `Mirror.open`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class MirrorCallback(Callback):
         self._region, self._key, self._every = region, key, every
         self._extra, self._options = state or {}, options
         self._mirrored = 0
+        self._release: Callable[[], None] = lambda: None
         self.mirror: Mirror | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,46 +55,26 @@ class MirrorCallback(Callback):
                 f"A region is written by one process, not by a group of {trainer.world_size}",
                 "Train with Trainer(devices=1)",
             )
-        require_covered(trainer, pl_module)
+        require_covered(trainer, pl_module, self)
+        others: list[Callback] = [it for it in trainer.callbacks if it is not self]  # type: ignore[attr-defined]
+        progress = Progress(trainer)
         state: dict[str, Any] = {
             "model": pl_module,
             "optimizers": [*trainer.optimizers],
             "schedulers": [config.scheduler for config in trainer.lr_scheduler_configs],
-            "lightning": _Progress(trainer),
-            "callbacks": _Callbacks(trainer, self),
+            "lightning": progress,
+            "callbacks": CallbackStates(others, trainer, pl_module),
+            "averages": [it._average_model for it in others if isinstance(it, WeightAveraging)],
             **self._extra,
         }
         self.mirror = Mirror.open(self._region, self._key, state, **self._options)
         self._mirrored = self.mirror.mirror_in()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises StateError unless what the batches come from is in the state."""
-        require_loaders(trainer, [*self._extra.values()])
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Mirror the step out, unless only gradients were accumulated."""
-        require_no_means(trainer)
-        if trainer.global_step >= self._mirrored + self._every:
-            self._mirror_out(trainer)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Count the epoch that Lightning forgets when it resumes behind the last batch of one."""
-        progress: Any = trainer.fit_loop.epoch_progress
-        for counts in (progress.total, progress.current):
-            counts.ready = counts.started = max(counts.ready, counts.processed + 1)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mirror the last step out."""
-        if trainer.global_step != self._mirrored or (self.mirror and self.mirror.failure):
-            self._mirror_out(trainer)
+        trainer.accumulate_grad_batches = progress.accumulate  # until on_train_start has seen it
+        self._hook(trainer, progress)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the region. Raises StorageError if the last step is not mirrored."""
-        mirror, self.mirror = self.mirror, None
+        mirror = self._let_go()
         if mirror:
             mirror.close()
 
@@ -99,9 +82,61 @@ class MirrorCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Let go of the region; what happened first is what is told."""
-        mirror, self.mirror = self.mirror, None
+        mirror = self._let_go()
         if mirror:
             mirror.__exit__(type(exception), exception, None)
+
+    def _let_go(self) -> Mirror | None:
+        self._release()
+        self._release = lambda: None
+        mirror, self.mirror = self.mirror, None
+        return mirror
+
+    def _hook(self, trainer: Trainer, progress: Progress) -> None:
+        """Take part in Lightning's loops where no hook of a callback, of whom others follow, is."""
+        fit: Any = trainer.fit_loop
+        epoch, mirror = fit.epoch_loop, self.mirror
+        assert mirror is not None
+        resumed, ran = mirror.committed is not None, False
+
+        def not_restarting() -> None:
+            """Nothing is left of what came before: Lightning is not to leave anything out."""
+            fit._restarting = epoch.restarting = False
+
+        def started() -> None:
+            nonlocal ran
+            ran = True
+            require_loaders(trainer, [*self._extra.values()])
+            if not resumed:
+                return
+            # Once more: on_train_start of others, and zero_grad, have changed what was put back.
+            mirror.mirror_in()
+            if progress.ended:
+                require_can_go_on(trainer, progress)
+                progress.ended = False
+                not_restarting()
+
+        def before_batch() -> None:
+            not_restarting()
+            if trainer.global_step >= self._mirrored + self._every:
+                self._mirror_out(trainer)
+
+        def ended() -> None:
+            progress.ended = True
+            self._mirror_out(trainer)
+
+        def left() -> None:
+            if resumed and not ran:  # a run that had ended: hooks and a sanity check came since
+                mirror.mirror_in()
+                not_restarting()
+
+        undo = [
+            _around(fit, "run", after=left),
+            _around(fit, "on_run_start", after=started),
+            _around(epoch, "advance", before=before_batch),
+            _around(fit, "on_run_end", after=ended),
+        ]
+        self._release = lambda: [it() for it in undo] and None
 
     def _mirror_out(self, trainer: Trainer) -> None:
         assert self.mirror is not None
@@ -109,30 +144,24 @@ class MirrorCallback(Callback):
         self._mirrored = trainer.global_step
 
 
-class _Progress:
-    """What Lightning counts: epochs, batches, steps. Validation is run again if it was stopped."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        counts = self._trainer.fit_loop.state_dict()
-        return {name: c for name, c in counts.items() if not name.startswith(_VALIDATION)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._trainer.fit_loop.load_state_dict(state_dict)
+def _nothing() -> None:
+    pass
 
 
-class _Callbacks:
-    """The states of the other callbacks, as Lightning's own checkpoints have them."""
+def _around(
+    loop: Any,
+    name: str,
+    *,
+    before: Callable[[], None] = _nothing,
+    after: Callable[[], None] = _nothing,
+) -> Callable[[], None]:
+    """Call something before and after a method of one loop; returns what undoes it."""
+    theirs = getattr(loop, name)
 
-    def __init__(self, trainer: Trainer, mirror: MirrorCallback) -> None:
-        self._callbacks = [it for it in trainer.callbacks if it is not mirror]  # type: ignore[attr-defined]
+    def call(*given: Any) -> None:
+        before()
+        theirs(*given)
+        after()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {it.state_key: it.state_dict() for it in self._callbacks if it.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for callback in self._callbacks:
-            if callback.state_key in state_dict:
-                callback.load_state_dict(state_dict[callback.state_key])
+    setattr(loop, name, call)
+    return lambda: delattr(loop, name)

@@ -5,40 +5,35 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plinius.errors import StateError
+from plinius.integrations.lightning_state import Progress, base_of, is_lightning
+from plinius.loader import ResumableLoader
 
 _EXACT = {
+    "Callback",
+    "Checkpoint",
     "DeviceStatsMonitor",
+    "EMAWeightAveraging",
+    "EarlyStopping",
+    "GradientAccumulationScheduler",
     "LambdaCallback",
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelSummary",
+    "ProgressBar",
     "RichModelSummary",
     "RichProgressBar",
     "ThroughputMonitor",
     "TQDMProgressBar",
+    "WeightAveraging",
 }  # fmt: skip
 """The callbacks of Lightning whose state is empty, or comes back."""
 
 
-def require_covered(trainer: Trainer, module: LightningModule) -> None:
+def require_covered(trainer: Trainer, module: LightningModule, own: Callback) -> None:
     """Raise StateError, naming it, for the first thing that a resumed run would lose."""
-    callbacks: Sequence[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        name = type(callback).__name__
-        if type(callback).__module__.startswith("lightning.") and name not in _EXACT:
-            raise _refused(f"the callback {name}", "Train without it")
-        monitored = getattr(callback, "monitor", None)
-        if monitored is not None:
-            raise _refused(f"the {name} that monitors {monitored}", "Let it save without a monitor")
-    for config in trainer.lr_scheduler_configs:
-        if isinstance(config.scheduler, ReduceLROnPlateau):
-            raise _refused(
-                "ReduceLROnPlateau, whose first step after a resume Lightning leaves out",
-                "Take another schedule, or step it yourself in a loop with plinius.Mirror",
-            )
+    _require_callbacks(trainer.callbacks, own)  # type: ignore[attr-defined]
     for name, part in module.named_modules():
         if _is_metric(part):
             raise _refused(
@@ -49,38 +44,73 @@ def require_covered(trainer: Trainer, module: LightningModule) -> None:
         if getattr(type(module), hook) is not getattr(LightningModule, hook):
             raise _refused(f"{hook} of {type(module).__name__}", "Give what it keeps in state")
     settings: Any = trainer
+    if getattr(settings.precision_plugin, "scaler", None) is not None:
+        raise _refused("a gradient scaler (fp16)", "Train in bf16-mixed or 32-true")
+    if settings.ckpt_path is not None:
+        raise _refused("fit(ckpt_path=...)", "Leave it out: the mirror resumes the run")
     if settings.reload_dataloaders_every_n_epochs:
         raise _refused("reload_dataloaders_every_n_epochs", "Leave it out")
-    if trainer.limit_train_batches not in (None, 1.0):
-        raise _refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
     if settings.overfit_batches:
         raise _refused("overfit_batches", "Leave it out")
-    if trainer.enable_validation and trainer.check_val_every_n_epoch != 1:
-        raise _refused("check_val_every_n_epoch other than 1", "Validate after every epoch")
-    if trainer.enable_validation and trainer.val_check_interval not in (None, 1.0):
-        raise _refused("val_check_interval other than 1.0", "Validate after every epoch")
+    if trainer.limit_train_batches not in (None, 1.0):
+        raise _refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
+    if settings._val_check_time_interval is not None:
+        raise _refused("val_check_interval as a time", "Give it as a number of batches")
 
 
 def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
-    """Raise StateError unless every loader of training batches is in the state."""
-    combined = trainer.fit_loop._combined_loader
-    for loader in combined.flattened if combined else []:
-        if not any(loader is part for part in state):
+    """Raise StateError unless every loader of training batches is one that can go on exactly."""
+    loop: Any = trainer.fit_loop
+    for loader in loop._combined_loader.flattened:
+        known = isinstance(loader, ResumableLoader)
+        if not known or not any(loader is part for part in state):
             raise _refused(
-                f"batches from a {type(loader).__name__} that is not in the state",
+                f"batches from a {type(loader).__name__} that is not in the state"
+                if known or not hasattr(loader, "state_dict")
+                else f"batches from a {type(loader).__name__}",
                 "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}",
             )
-
-
-def require_no_means(trainer: Trainer) -> None:
-    """Raise StateError if something is logged as a mean over the epoch's training steps."""
-    results: Any = trainer.fit_loop._results
-    for metric in (results or {}).values():
-        if metric.meta.on_epoch:
+    if type(loop._data_fetcher).__name__ != "_PrefetchDataFetcher":
+        raise _refused("training_step(dataloader_iter)", "Let it take a batch")
+    validated = loop.epoch_loop.val_loop._combined_loader
+    for loader in validated.flattened if validated is not None else []:
+        generator = getattr(loader, "generator", None)
+        if generator is not None and not any(generator is part for part in state):
             raise _refused(
-                f"the mean of {metric.meta.name} over an epoch (self.log with on_epoch)",
-                "Log it with on_step=True, on_epoch=False",
+                "a generator of a validation loader that is not in the state",
+                "Give it in state={'generator': generator}",
             )
+
+
+def require_can_go_on(trainer: Trainer, progress: Progress) -> None:
+    """Raise StateError if a run that has ended cannot go on as a longer one would have."""
+    loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
+    reason = ""
+    if loop.batch_progress.current.ready != trainer.num_training_batches:
+        reason = "it ended within an epoch"
+    elif progress.began != progress.schedules:
+        reason = "a schedule was made for other limits"
+    for part in (module, *trainer.callbacks):  # type: ignore[attr-defined]
+        theirs = LightningModule if part is module else base_of(part)
+        hook = type(part).on_train_end
+        if hook is not theirs.on_train_end or hook.__module__.endswith("weight_averaging"):
+            reason = f"on_train_end of {type(part).__name__} has run"
+    if reason:
+        raise StateError(
+            f"The run in this region has ended, and cannot go on as a longer one: {reason}",
+            "Give the limits (max_steps, max_epochs) that it began with, or another region",
+        )
+
+
+def _require_callbacks(callbacks: Sequence[Callback], own: Callback) -> None:
+    for callback in callbacks:
+        name = type(callback).__name__
+        if is_lightning(callback) and base_of(callback).__name__ not in _EXACT:
+            raise _refused(f"the callback {name}", "Train without it")
+        if isinstance(callback, type(own)) and callback is not own:
+            raise _refused(f"a second {name}", "Mirror the run into one region")
+        if getattr(callback, "_train_time_interval", None) is not None:
+            raise _refused(f"the {name} that saves by time", "Let it save by steps or epochs")
 
 
 def _is_metric(part: nn.Module) -> bool:
