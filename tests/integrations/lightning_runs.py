@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from plinius.integrations.lightning import MirrorCallback
 from plinius.loader import ResumableLoader
@@ -179,6 +181,71 @@ class Means(Net):
         return loss
 
 
+class Metrics(Net):
+    """Counts in metrics, which are logged as objects or by their values."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        super().__init__(make)
+        self.right = MulticlassAccuracy(3)
+        self.parts = nn.ModuleDict({"loss": MeanMetric(), "area": MulticlassAUROC(3)})
+        self.validated = MulticlassAccuracy(3)
+        self.ever = MeanMetric()
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        """The loss of a batch."""
+        scores = self.body(batch[0])
+        loss = nn.functional.cross_entropy(scores, batch[1])
+        self.parts["loss"](loss)
+        self.parts["area"].update(scores.softmax(1), batch[1])
+        self.ever.update(loss)
+        if index != 3:
+            self.log("right", self.right, on_step=True, on_epoch=True)
+        self.right(scores, batch[1])
+        self.log("mean", self.parts["loss"], on_step=False, on_epoch=True)
+        self.log("ever", self.ever.compute())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """What a list of scores comes to."""
+        self.log("area", self.parts["area"].compute())
+        self.parts["area"].reset()
+
+    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
+        """Count what is right."""
+        super().validation_step(batch, index)
+        self.validated.update(self.body(batch[0]), batch[1])
+        self.log("validated", self.validated)
+
+
+class Data(lightning.LightningDataModule):
+    """A data module that counts what was read."""
+
+    def __init__(self, train: Any, validation: Any) -> None:
+        super().__init__()
+        self.train, self.validation, self.read = train, validation, 0
+
+    def train_dataloader(self) -> Any:
+        """The batches."""
+        return self.train
+
+    def val_dataloader(self) -> Any:
+        """Those that are judged."""
+        return self.validation
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Count, and let it change the batch."""
+        self.read += 1
+        return [batch[0] * (1 + 0.01 * self.read), batch[1]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted."""
+        return {"read": self.read}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.read = state_dict["read"]
+
+
 class Sometimes(Net):
     """Leaves out some steps."""
 
@@ -328,6 +395,9 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "means": (_net(sgd, Means), {}, {}),
     "means, every 3": (_net(sgd, Means), {"max_epochs": 3, "max_steps": -1}, {"every": 3}),
     "means, accumulate": (_net(sgd, Means), {"accumulate_grad_batches": 2}, {}),
+    "metrics": (_net(sgd, Metrics), {}, {}),
+    "metrics, within an epoch": (_net(sgd, Metrics), {"val_check_interval": 2}, {"every": 2}),
+    "a data module": (_net(sgd), {"module": True}, {}),
     "every other epoch": (_plateau("epoch", "worth"), {"check_val_every_n_epoch": 2}, {}),
     "within an epoch": (_plateau("step", "worth"), {"val_check_interval": 2}, {}),
     "a part of an epoch": (_net(sgd, Hooks), {"val_check_interval": 0.5}, {}),
@@ -356,9 +426,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
 }  # fmt: skip
 
 
-def fit(
-    name: str, region: Path, place: str = "", at: int = 0, **limits: Any
-) -> list[str]:
+def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) -> list[str]:
     """Train a configuration, killed at a place if one is given; what it has come to."""
     make, settings, options = CONFIGURATIONS[name]
     settings = {**settings, **limits}
@@ -373,6 +441,7 @@ def fit(
     killer = Killer(place, at)
     before, after = ([killer, *given], []) if at % 2 else ([], [*given, killer])
     validation = torch.utils.data.DataLoader(data, 5, shuffle=settings.pop("shuffle", False))
+    as_module = settings.pop("module", False)
     batches: Any = CombinedLoader([loader, other]) if settings.pop("two", False) else loader
     trainer = lightning.Trainer(
         accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
@@ -380,7 +449,10 @@ def fit(
         **{"max_steps": 13, "enable_checkpointing": False, "logger": False, **settings},
     )  # fmt: skip
     module = make()
-    trainer.fit(module, batches, validation)
+    if as_module:
+        trainer.fit(module, datamodule=Data(batches, validation))
+    else:
+        trainer.fit(module, batches, validation)
     parts = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
     parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
     parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]

@@ -4,6 +4,7 @@ trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": 
 trainer.fit(module, loader)
 """
 
+import logging
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from plinius.errors import StateError
-from plinius.integrations.lightning_state import CallbackStates, Progress
+from plinius.integrations.lightning_state import (
+    CallbackStates,
+    MetricStates,
+    Progress,
+    stateful_data,
+)
 from plinius.integrations.lightning_support import (
     require_can_go_on,
     require_covered,
+    require_ended_as_a_longer_one,
     require_loaders,
 )
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
+
+_log = logging.getLogger("plinius")
 
 
 class MirrorCallback(Callback):
@@ -44,9 +53,12 @@ class MirrorCallback(Callback):
     ) -> None:
         self._region, self._key, self._every = region, key, every
         self._extra, self._options = state or {}, options
-        self._mirrored = 0
-        self._release: Callable[[], None] = lambda: None
-        self.mirror: Mirror | None = None
+        self._run: _Run | None = None
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The mirror of the run that is fitted; None before and after."""
+        return self._run.mirror if self._run else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the mirror and go on from it. Raises what `Mirror.open` and `mirror_in` raise."""
@@ -63,85 +75,107 @@ class MirrorCallback(Callback):
             "optimizers": [*trainer.optimizers],
             "schedulers": [config.scheduler for config in trainer.lr_scheduler_configs],
             "lightning": progress,
+            "metrics": MetricStates(pl_module),
             "callbacks": CallbackStates(others, trainer, pl_module),
             "averages": [it._average_model for it in others if isinstance(it, WeightAveraging)],
+            **stateful_data(trainer),
             **self._extra,
         }
-        self.mirror = Mirror.open(self._region, self._key, state, **self._options)
-        self._mirrored = self.mirror.mirror_in()
-        trainer.accumulate_grad_batches = progress.accumulate  # until on_train_start has seen it
-        self._hook(trainer, progress)
+        mirror = Mirror.open(self._region, self._key, state, **self._options)
+        self._run = _Run(trainer, mirror, progress, self._every, [*self._extra.values()])
+        self._run.begin()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the region. Raises StorageError if the last step is not mirrored."""
-        mirror = self._let_go()
-        if mirror:
-            mirror.close()
+        run, self._run = self._run, None
+        if run:
+            run.release()
+            run.mirror.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Let go of the region; what happened first is what is told."""
-        mirror = self._let_go()
-        if mirror:
-            mirror.__exit__(type(exception), exception, None)
+        run, self._run = self._run, None
+        if run:
+            run.release()
+            run.mirror.__exit__(type(exception), exception, None)
 
-    def _let_go(self) -> Mirror | None:
-        self._release()
-        self._release = lambda: None
-        mirror, self.mirror = self.mirror, None
-        return mirror
 
-    def _hook(self, trainer: Trainer, progress: Progress) -> None:
-        """Take part in Lightning's loops where no hook of a callback, of whom others follow, is."""
+class _Run:
+    """One call of fit, mirrored between the parts of Lightning's loops.
+
+    These places are no hooks: within a hook, some callbacks are done and others are not.
+    """
+
+    def __init__(
+        self, trainer: Trainer, mirror: Mirror, progress: Progress, every: int, given: list[object]
+    ) -> None:
+        self.mirror = mirror
+        self._trainer, self._progress, self._every = trainer, progress, every
+        self._given, self._mirrored = given, 0
+        self._trained = False
         fit: Any = trainer.fit_loop
-        epoch, mirror = fit.epoch_loop, self.mirror
-        assert mirror is not None
-        resumed, ran = mirror.committed is not None, False
-
-        def not_restarting() -> None:
-            """Nothing is left of what came before: Lightning is not to leave anything out."""
-            fit._restarting = epoch.restarting = False
-
-        def started() -> None:
-            nonlocal ran
-            ran = True
-            require_loaders(trainer, [*self._extra.values()])
-            if not resumed:
-                return
-            # Once more: on_train_start of others, and zero_grad, have changed what was put back.
-            mirror.mirror_in()
-            if progress.ended:
-                require_can_go_on(trainer, progress)
-                progress.ended = False
-                not_restarting()
-
-        def before_batch() -> None:
-            not_restarting()
-            if trainer.global_step >= self._mirrored + self._every:
-                self._mirror_out(trainer)
-
-        def ended() -> None:
-            progress.ended = True
-            self._mirror_out(trainer)
-
-        def left() -> None:
-            if resumed and not ran:  # a run that had ended: hooks and a sanity check came since
-                mirror.mirror_in()
-                not_restarting()
-
-        undo = [
-            _around(fit, "run", after=left),
-            _around(fit, "on_run_start", after=started),
-            _around(epoch, "advance", before=before_batch),
-            _around(fit, "on_run_end", after=ended),
+        self._undo = [
+            _around(fit, "on_run_start", after=self._started),
+            _around(fit.epoch_loop, "advance", before=self._before_batch),
+            _around(fit, "on_run_end", after=self._ended),
+            _around(fit, "run", after=self._left),
         ]
-        self._release = lambda: [it() for it in undo] and None
 
-    def _mirror_out(self, trainer: Trainer) -> None:
-        assert self.mirror is not None
-        self.mirror.mirror_out(trainer.global_step)
-        self._mirrored = trainer.global_step
+    def begin(self) -> None:
+        """Put back what Lightning needs to find its place, and all the rest."""
+        configured = self._trainer.accumulate_grad_batches
+        self._mirrored = self.mirror.mirror_in()
+        self._resumed = self.mirror.committed is not None
+        if self.mirror.not_bit_exact:
+            _log.warning("The run does not go on bit by bit: %s", self.mirror.not_bit_exact)
+        # GradientAccumulationScheduler wants to find it as configured
+        self._trainer.accumulate_grad_batches = configured
+
+    def release(self) -> None:
+        """Leave Lightning's loops as they were."""
+        for undo in self._undo:
+            undo()
+
+    def _started(self) -> None:
+        """Every on_train_start has run."""
+        self._trained = True
+        require_loaders(self._trainer, self._given)
+        if not self._resumed:
+            return
+        self.mirror.mirror_in()  # again: zero_grad, hooks and a sanity check came in between
+        if self._progress.ended:
+            require_can_go_on(self._trainer, self._progress)
+            self._progress.go_on()
+            self._not_restarting()
+
+    def _before_batch(self) -> None:
+        """All that followed the batch before is done, and the next is not read."""
+        self._not_restarting()
+        if self._trainer.global_step >= self._mirrored + self._every:
+            self._mirror_out()
+
+    def _ended(self) -> None:
+        """Every on_train_end has run."""
+        self._progress.ended = True
+        self._mirror_out()
+
+    def _left(self) -> None:
+        """Fitting is over; if the run had ended before, it is as it was then."""
+        if self._resumed and not self._trained:
+            self.mirror.mirror_in()
+            self._not_restarting()
+            require_ended_as_a_longer_one(self._trainer, self._progress)
+
+    def _not_restarting(self) -> None:
+        """Lightning leaves things out where it restarts; here, nothing of them is done yet."""
+        fit: Any = self._trainer.fit_loop
+        fit._restarting = fit.epoch_loop.restarting = False
+
+    def _mirror_out(self) -> None:
+        self.mirror.mirror_out(self._trainer.global_step)
+        self._mirrored = self._trainer.global_step
 
 
 def _nothing() -> None:

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
     _ResultMetric,
     _Sync,
 )
+from torch import nn
+from torchmetrics import Metric
 
 from plinius.errors import StateError
 
@@ -25,8 +27,10 @@ _META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_grap
 _REDUCTIONS: tuple[Any, ...] = (torch.mean, torch.sum, sum, torch.max, max, torch.min, min)
 _SUMS = ("value", "cumulated_batch_size", "_forward_cache", "_update_count")
 _BESIDE = ("_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation",
-           "_latest_update_epoch", "lrs")  # fmt: skip
-"""Attributes that Lightning's callbacks leave out of their state_dict."""
+           "_latest_update_epoch", "current_score", "lrs", "last_momentum_values",
+           "last_weight_decay_values")  # fmt: skip
+"""Attributes that Lightning's callbacks leave out of their state_dict, or do not load."""
+_OF_CLASS = ("_defaults", "_persistent", "_reductions")
 _FIXED = (FunctionType, MethodType, BuiltinFunctionType, ModuleType, type, torch.dtype,
           torch.device)  # fmt: skip
 _PLAIN = (bool, int, float, complex, str, bytes, Path, torch.Tensor, np.ndarray, type(None))
@@ -38,9 +42,8 @@ class Progress:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer: Any = trainer
         self.ended = False
-        self.accumulate = trainer.accumulate_grad_batches
-        self.schedules = repr([it.scheduler.state_dict() for it in trainer.lr_scheduler_configs])
-        self.began = self.schedules
+        self.settings = _settings(trainer)
+        self.began = dict(self.settings)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as plain values and tensors."""
@@ -55,7 +58,7 @@ class Progress:
             "connector": {name: getattr(connector, name) for name in _CONNECTOR},
             "sums": {key: _sums(it) for key, it in self._results().items() if not it.has_reset},
             "ended": self.ended,
-            "schedules": self.began,
+            "began": self.began,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -69,7 +72,11 @@ class Progress:
         results.clear()
         for key, kept in state_dict["sums"].items():
             results[key] = self._metric(kept)
-        self.ended, self.began = state_dict["ended"], state_dict["schedules"]
+        self.ended, self.began = state_dict["ended"], state_dict["began"]
+
+    def go_on(self) -> None:
+        """A run that had ended goes on, within the limits that it has now."""
+        self.ended, self.began = False, dict(self.settings)
 
     def _results(self) -> Any:
         return self._trainer.fit_loop.epoch_loop._results
@@ -77,9 +84,34 @@ class Progress:
     def _metric(self, kept: dict[str, Any]) -> _ResultMetric:
         meta = _Metadata(reduce_fx=_REDUCTIONS[kept["reduction"]], **kept["meta"])
         meta.sync = _Sync(fn=self._trainer.strategy.reduce, **kept["sync"])
-        metric = _ResultMetric(meta, is_tensor=True)
+        metric = _ResultMetric(meta, is_tensor=meta.metric_attribute is None)
         vars(metric).update(kept["sums"])
+        if meta.metric_attribute is not None:
+            vars(metric)["value"] = self._trainer.lightning_module.get_submodule(
+                meta.metric_attribute
+            )
         return metric
+
+
+class MetricStates:
+    """The plain attributes of the metrics within a module: what they counted is among them."""
+
+    def __init__(self, module: LightningModule) -> None:
+        self._metrics = {
+            name: part for name, part in module.named_modules() if isinstance(part, Metric)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The attributes by the names of the metrics."""
+        return {
+            name: {key: _detached(it) for key, it in vars(metric).items() if _is_counted(key, it)}
+            for name, metric in self._metrics.items()
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put them back."""
+        for name, kept in state_dict.items():
+            vars(self._metrics[name]).update(kept)
 
 
 class CallbackStates:
@@ -138,6 +170,13 @@ class CallbackStates:
         )
 
 
+def stateful_data(trainer: Any) -> dict[str, Any]:
+    """The data module, as a part of the state, if it has a state of its own."""
+    data = trainer.datamodule
+    kept = data and type(data).state_dict is not LightningDataModule.state_dict
+    return {"data": data} if kept else {}
+
+
 def is_lightning(callback: Callback) -> bool:
     """Whether a callback is one of Lightning's own, or a subclass of one."""
     return base_of(callback) is not Callback
@@ -147,6 +186,24 @@ def base_of(callback: Callback) -> type:
     """The class of Lightning that a callback is of."""
     classes = type(callback).__mro__
     return next(cls for cls in classes if cls.__module__.startswith("lightning."))
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_detached(it) for it in value]
+    return value.detach() if torch.is_tensor(value) else value
+
+
+def _is_counted(name: str, value: Any) -> bool:
+    return _is_plain(value) and name not in _OF_CLASS and name not in vars(nn.Module())
+
+
+def _settings(trainer: Any) -> dict[str, str]:
+    """What a run that has ended must have begun with to go on as a longer one."""
+    loop = trainer.fit_loop
+    limits = loop.max_epochs, loop.max_steps, loop.min_epochs, loop.min_steps
+    schedules = [it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]
+    return {"limits": repr(limits), "schedules": repr(schedules)}
 
 
 def _require_same_folder(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
@@ -169,15 +226,12 @@ def _is_plain(value: Any) -> bool:
 def _sums(metric: Any) -> dict[str, Any]:
     """A logged value and what was summed of it since the epoch began."""
     meta = metric.meta
-    if not metric.is_tensor:
-        raise StateError(
-            f"The Lightning mirror does not cover {meta.name}, which is logged as a metric object",
-            "Log its value",
-        )
     sums = {name: vars(metric)[name] for name in _SUMS if name in vars(metric)}
+    if not metric.is_tensor:
+        del sums["value"]  # the metric of the module: see MetricStates
     return {
         "meta": {name: getattr(meta, name) for name in _META},
         "reduction": next(i for i, it in enumerate(_REDUCTIONS) if it is meta.reduce_fx),
         "sync": {"_should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
-        "sums": {k: it.detach() if torch.is_tensor(it) else it for k, it in sums.items()},
+        "sums": {name: _detached(it) for name, it in sums.items()},
     }

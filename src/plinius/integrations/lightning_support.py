@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from lightning.pytorch.callbacks import WeightAveraging
+from torchmetrics import MetricCollection
+from torchmetrics.wrappers.abstract import WrapperMetric
 
 from plinius.errors import StateError
 from plinius.integrations.lightning_state import Progress, base_of, is_lightning
@@ -35,10 +37,10 @@ def require_covered(trainer: Trainer, module: LightningModule, own: Callback) ->
     """Raise StateError, naming it, for the first thing that a resumed run would lose."""
     _require_callbacks(trainer.callbacks, own)  # type: ignore[attr-defined]
     for name, part in module.named_modules():
-        if _is_metric(part):
+        if isinstance(part, MetricCollection | WrapperMetric):
             raise _refused(
-                f"the metric {name}, whose counts since the epoch began are not kept",
-                "Compute it after training, or in a loop with plinius.Mirror",
+                f"{name}, a {type(part).__name__}, whose metrics share their counts",
+                "Keep the metrics as attributes of the module, each by itself",
             )
     for hook in ("on_save_checkpoint", "on_load_checkpoint"):
         if getattr(type(module), hook) is not getattr(LightningModule, hook):
@@ -84,22 +86,23 @@ def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
 
 def require_can_go_on(trainer: Trainer, progress: Progress) -> None:
     """Raise StateError if a run that has ended cannot go on as a longer one would have."""
-    loop, module = trainer.fit_loop.epoch_loop, trainer.lightning_module
-    reason = ""
-    if loop.batch_progress.current.ready != trainer.num_training_batches:
-        reason = "it ended within an epoch"
-    elif progress.began != progress.schedules:
-        reason = "a schedule was made for other limits"
+    require_ended_as_a_longer_one(trainer, progress)
+    if progress.began["schedules"] != progress.settings["schedules"]:
+        raise _ended("a schedule was made for other limits")
+    module = trainer.lightning_module
     for part in (module, *trainer.callbacks):  # type: ignore[attr-defined]
         theirs = LightningModule if part is module else base_of(part)
-        hook = type(part).on_train_end
-        if hook is not theirs.on_train_end or hook.__module__.endswith("weight_averaging"):
-            reason = f"on_train_end of {type(part).__name__} has run"
-    if reason:
-        raise StateError(
-            f"The run in this region has ended, and cannot go on as a longer one: {reason}",
-            "Give the limits (max_steps, max_epochs) that it began with, or another region",
-        )
+        averaging = isinstance(part, WeightAveraging)
+        if averaging or type(part).on_train_end is not theirs.on_train_end:  # type: ignore[attr-defined]
+            raise _ended(f"on_train_end of {type(part).__name__} has run")
+
+
+def require_ended_as_a_longer_one(trainer: Trainer, progress: Progress) -> None:
+    """Raise StateError if the limits are others now, and the old ones cut an epoch short."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    whole = done == trainer.num_training_batches
+    if progress.began["limits"] != progress.settings["limits"] and not whole:
+        raise _ended("it ended within an epoch")
 
 
 def _require_callbacks(callbacks: Sequence[Callback], own: Callback) -> None:
@@ -113,8 +116,11 @@ def _require_callbacks(callbacks: Sequence[Callback], own: Callback) -> None:
             raise _refused(f"the {name} that saves by time", "Let it save by steps or epochs")
 
 
-def _is_metric(part: nn.Module) -> bool:
-    return any(cls.__module__.startswith("torchmetrics") for cls in type(part).__mro__)
+def _ended(why: str) -> StateError:
+    return StateError(
+        f"The run in this region has ended, and cannot go on as a longer one: {why}",
+        "Give the limits (max_steps, max_epochs) that it began with, or another region",
+    )
 
 
 def _refused(what: str, todo: str) -> StateError:
