@@ -63,15 +63,13 @@ def require_covered(trainer: Trainer, module: LightningModule, own: Callback) ->
 def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
     """Raise StateError unless every loader of training batches is one that can go on exactly."""
     loop: Any = trainer.fit_loop
+    todo = "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}"
     for loader in loop._combined_loader.flattened:
-        known = isinstance(loader, ResumableLoader)
-        if not known or not any(loader is part for part in state):
-            raise _refused(
-                f"batches from a {type(loader).__name__} that is not in the state"
-                if known or not hasattr(loader, "state_dict")
-                else f"batches from a {type(loader).__name__}",
-                "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}",
-            )
+        batches = f"batches from a {type(loader).__name__}"
+        if not isinstance(loader, ResumableLoader):
+            raise _refused(batches, todo)
+        if not any(loader is part for part in state):
+            raise _refused(f"{batches} that is not in the state", todo)
     if type(loop._data_fetcher).__name__ != "_PrefetchDataFetcher":
         raise _refused("training_step(dataloader_iter)", "Let it take a batch")
     validated = loop.epoch_loop.val_loop._combined_loader
