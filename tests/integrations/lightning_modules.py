@@ -231,14 +231,6 @@ class Sometimes(Net):
         return None if index == 2 else super().training_step(batch, index)
 
 
-class Short(Net):
-    """Ends some epochs early."""
-
-    def on_train_batch_start(self, batch: Any, index: int) -> int | None:
-        """No more of this epoch."""
-        return -1 if self.current_epoch == 1 and index == 3 else None
-
-
 class Two(Net):
     """Trains from two loaders."""
 

@@ -29,7 +29,6 @@ from integrations.lightning_modules import (
     Means,
     Metrics,
     Net,
-    Short,
     Sometimes,
     Two,
 )
@@ -147,7 +146,6 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "hooks that draw": (_net(sgd, Hooks), {}, {}),
     "hooks that draw, every 3": (_net(sgd, Hooks), {}, {"every": 3, "overlap": True}),
     "no steps at times": (_net(sgd, Sometimes), {}, {}),
-    "short epochs": (_net(sgd, Short), {}, {}),
     "augmentation": (_net(sgd), {"data": Augmented}, {}),
     "shuffled validation": (_net(sgd), {"shuffle": True}, {}),
     "two loaders": (_net(sgd, Two), {"two": True}, {}),

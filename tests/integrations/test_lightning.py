@@ -149,6 +149,11 @@ class Fetching(Module):
         pass
 
 
+class Short(Module):
+    def on_train_batch_start(self, batch: object, index: int) -> int | None:
+        return -1 if index == 3 else None
+
+
 class Holding(lightning.Callback):
     """Has no state_dict, and an object of which nobody knows what it holds."""
 
@@ -194,6 +199,7 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
         "reload_dataloaders_every_n_epochs",
     ),
     "fetching": ({"module": Fetching(None)}, r"training_step\(dataloader_iter\)"),
+    "short epochs": ({"module": Short(None)}, "an epoch that ends before its last batch"),
     "plain loader": (
         {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},
         "batches from a DataLoader. Train from a plinius.ResumableLoader",
@@ -215,7 +221,7 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
 
 @pytest.mark.parametrize("name", NOT_COVERED)
 def test_what_is_not_covered_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    """When fitting starts, before a step."""
+    """When fitting starts; an epoch that is cut short, when that happens."""
     given, sentence = NOT_COVERED[name]
     with pytest.raises(StateError, match=f"The Lightning mirror does not cover {sentence}"):
         fit(tmp_path / "run.region", **given)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ trainer.fit(module, loader)
 
 import logging
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from plinius.integrations.lightning_state import (
     stateful_data,
 )
 from plinius.integrations.lightning_support import (
+    refused,
     require_can_go_on,
     require_covered,
     require_ended_as_a_longer_one,
@@ -117,10 +119,10 @@ class _Run:
         self._trained = False
         fit: Any = trainer.fit_loop
         self._undo = [
-            _around(fit, "on_run_start", after=self._started),
-            _around(fit.epoch_loop, "advance", before=self._before_batch),
-            _around(fit, "on_run_end", after=self._ended),
-            _around(fit, "run", after=self._left),
+            _replace(fit, "run", self._run),
+            _replace(fit, "on_run_start", self._on_run_start),
+            _replace(fit.epoch_loop, "advance", self._advance),
+            _replace(fit, "on_run_end", self._on_run_end),
         ]
 
     def begin(self) -> None:
@@ -138,8 +140,17 @@ class _Run:
         for undo in self._undo:
             undo()
 
-    def _started(self) -> None:
-        """Every on_train_start has run."""
+    def _run(self, theirs: Callable[[], None]) -> None:
+        """All of fitting; a run that had ended before is left as it was then."""
+        theirs()
+        if self._resumed and not self._trained:
+            self.mirror.mirror_in()
+            self._not_restarting()
+            require_ended_as_a_longer_one(self._trainer, self._progress)
+
+    def _on_run_start(self, theirs: Callable[[], None]) -> None:
+        """Every on_train_start, and then the state once more."""
+        theirs()
         self._trained = True
         require_loaders(self._trainer, self._given)
         if not self._resumed:
@@ -150,23 +161,24 @@ class _Run:
             self._progress.go_on()
             self._not_restarting()
 
-    def _before_batch(self) -> None:
-        """All that followed the batch before is done, and the next is not read."""
+    def _advance(self, theirs: Callable[[Any], None], fetcher: Any) -> None:
+        """One batch, when all that followed the batch before is done."""
         self._not_restarting()
         if self._trainer.global_step >= self._mirrored + self._every:
             self._mirror_out()
+        try:
+            theirs(fetcher)
+        except StopIteration:
+            raise refused(
+                "an epoch that ends before its last batch (on_train_batch_start returned -1)",
+                "Leave out batches in training_step (return None)",
+            ) from None
 
-    def _ended(self) -> None:
-        """Every on_train_end has run."""
+    def _on_run_end(self, theirs: Callable[[], None]) -> None:
+        """Every on_train_end, and then the last commit."""
+        theirs()
         self._progress.ended = True
         self._mirror_out()
-
-    def _left(self) -> None:
-        """Fitting is over; if the run had ended before, it is as it was then."""
-        if self._resumed and not self._trained:
-            self.mirror.mirror_in()
-            self._not_restarting()
-            require_ended_as_a_longer_one(self._trainer, self._progress)
 
     def _not_restarting(self) -> None:
         """Lightning leaves things out where it restarts; here, nothing of them is done yet."""
@@ -178,24 +190,7 @@ class _Run:
         self._mirrored = self._trainer.global_step
 
 
-def _nothing() -> None:
-    pass
-
-
-def _around(
-    loop: Any,
-    name: str,
-    *,
-    before: Callable[[], None] = _nothing,
-    after: Callable[[], None] = _nothing,
-) -> Callable[[], None]:
-    """Call something before and after a method of one loop; returns what undoes it."""
-    theirs = getattr(loop, name)
-
-    def call(*given: Any) -> None:
-        before()
-        theirs(*given)
-        after()
-
-    setattr(loop, name, call)
+def _replace(loop: Any, name: str, ours: Callable[..., None]) -> Callable[[], None]:
+    """Put ours, which calls theirs, in the place of a loop's method; returns what undoes it."""
+    setattr(loop, name, partial(ours, getattr(loop, name)))
     return lambda: delattr(loop, name)

@@ -38,26 +38,26 @@ def require_covered(trainer: Trainer, module: LightningModule, own: Callback) ->
     _require_callbacks(trainer.callbacks, own)  # type: ignore[attr-defined]
     for name, part in module.named_modules():
         if isinstance(part, MetricCollection | WrapperMetric):
-            raise _refused(
+            raise refused(
                 f"{name}, a {type(part).__name__}, whose metrics share their counts",
                 "Keep the metrics as attributes of the module, each by itself",
             )
     for hook in ("on_save_checkpoint", "on_load_checkpoint"):
         if getattr(type(module), hook) is not getattr(LightningModule, hook):
-            raise _refused(f"{hook} of {type(module).__name__}", "Give what it keeps in state")
+            raise refused(f"{hook} of {type(module).__name__}", "Give what it keeps in state")
     settings: Any = trainer
     if getattr(settings.precision_plugin, "scaler", None) is not None:
-        raise _refused("a gradient scaler (fp16)", "Train in bf16-mixed or 32-true")
+        raise refused("a gradient scaler (fp16)", "Train in bf16-mixed or 32-true")
     if settings.ckpt_path is not None:
-        raise _refused("fit(ckpt_path=...)", "Leave it out: the mirror resumes the run")
+        raise refused("fit(ckpt_path=...)", "Leave it out: the mirror resumes the run")
     if settings.reload_dataloaders_every_n_epochs:
-        raise _refused("reload_dataloaders_every_n_epochs", "Leave it out")
+        raise refused("reload_dataloaders_every_n_epochs", "Leave it out")
     if settings.overfit_batches:
-        raise _refused("overfit_batches", "Leave it out")
+        raise refused("overfit_batches", "Leave it out")
     if trainer.limit_train_batches not in (None, 1.0):
-        raise _refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
+        raise refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
     if settings._val_check_time_interval is not None:
-        raise _refused("val_check_interval as a time", "Give it as a number of batches")
+        raise refused("val_check_interval as a time", "Give it as a number of batches")
 
 
 def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
@@ -67,16 +67,16 @@ def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
     for loader in loop._combined_loader.flattened:
         batches = f"batches from a {type(loader).__name__}"
         if not isinstance(loader, ResumableLoader):
-            raise _refused(batches, todo)
+            raise refused(batches, todo)
         if not any(loader is part for part in state):
-            raise _refused(f"{batches} that is not in the state", todo)
+            raise refused(f"{batches} that is not in the state", todo)
     if type(loop._data_fetcher).__name__ != "_PrefetchDataFetcher":
-        raise _refused("training_step(dataloader_iter)", "Let it take a batch")
+        raise refused("training_step(dataloader_iter)", "Let it take a batch")
     validated = loop.epoch_loop.val_loop._combined_loader
     for loader in validated.flattened if validated is not None else []:
         generator = getattr(loader, "generator", None)
         if generator is not None and not any(generator is part for part in state):
-            raise _refused(
+            raise refused(
                 "a generator of a validation loader that is not in the state",
                 "Give it in state={'generator': generator}",
             )
@@ -107,11 +107,11 @@ def _require_callbacks(callbacks: Sequence[Callback], own: Callback) -> None:
     for callback in callbacks:
         name = type(callback).__name__
         if is_lightning(callback) and base_of(callback).__name__ not in _EXACT:
-            raise _refused(f"the callback {name}", "Train without it")
+            raise refused(f"the callback {name}", "Train without it")
         if isinstance(callback, type(own)) and callback is not own:
-            raise _refused(f"a second {name}", "Mirror the run into one region")
+            raise refused(f"a second {name}", "Mirror the run into one region")
         if getattr(callback, "_train_time_interval", None) is not None:
-            raise _refused(f"the {name} that saves by time", "Let it save by steps or epochs")
+            raise refused(f"the {name} that saves by time", "Let it save by steps or epochs")
 
 
 def _ended(why: str) -> StateError:
@@ -121,5 +121,6 @@ def _ended(why: str) -> StateError:
     )
 
 
-def _refused(what: str, todo: str) -> StateError:
+def refused(what: str, todo: str) -> StateError:
+    """The error that names what is not covered, and the way out."""
     return StateError(f"The Lightning mirror does not cover {what}", todo)
