@@ -231,14 +231,6 @@ class Sometimes(Net):
         return None if index == 2 else super().training_step(batch, index)
 
 
-class Two(Net):
-    """Trains from two loaders."""
-
-    def training_step(self, batch: Any, index: int) -> torch.Tensor:
-        """The loss of both."""
-        return super().training_step(batch[0], index) + super().training_step(batch[1], index)
-
-
 class Augmented(torch.utils.data.Dataset[Any]):
     """Draws when it is read."""
 

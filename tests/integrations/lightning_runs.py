@@ -15,7 +15,6 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     WeightAveraging,
 )
-from lightning.pytorch.utilities import CombinedLoader
 
 from integrations.lightning_modules import (
     Augmented,
@@ -30,7 +29,6 @@ from integrations.lightning_modules import (
     Metrics,
     Net,
     Sometimes,
-    Two,
 )
 from plinius.integrations.lightning import MirrorCallback
 from plinius.loader import ResumableLoader
@@ -148,7 +146,6 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "no steps at times": (_net(sgd, Sometimes), {}, {}),
     "augmentation": (_net(sgd), {"data": Augmented}, {}),
     "shuffled validation": (_net(sgd), {"shuffle": True}, {}),
-    "two loaders": (_net(sgd, Two), {"two": True}, {}),
     "early stopping": (
         _net(sgd), {"callbacks": _stopping(monitor="worth", patience=1, mode="max"),
                     "max_steps": 60}, {},
@@ -209,14 +206,12 @@ def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) ->
     if settings.get("precision") == "64-true":
         data = torch.utils.data.TensorDataset(data.tensors[0].double(), data.tensors[1])
     loader = ResumableLoader(settings.pop("data", lambda it: it)(data), 2, seed=1)
-    other = ResumableLoader(data, 3, seed=2)
-    mirror = MirrorCallback(region, KEY, state={"loader": loader, "other": other}, **options)
+    mirror = MirrorCallback(region, KEY, state={"loader": loader}, **options)
     given = [settings.pop("callbacks")()] if "callbacks" in settings else []
     killer = Killer(place, at)
     before, after = ([killer, *given], []) if at % 2 else ([], [*given, killer])
     validation = torch.utils.data.DataLoader(data, 5, shuffle=settings.pop("shuffle", False))
     as_module = settings.pop("module", False)
-    batches: Any = CombinedLoader([loader, other]) if settings.pop("two", False) else loader
     trainer = lightning.Trainer(
         accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=region.parent, callbacks=[*before, mirror, *after],
@@ -224,9 +219,9 @@ def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) ->
     )  # fmt: skip
     module = make()
     if as_module:
-        trainer.fit(module, datamodule=Data(batches, validation))
+        trainer.fit(module, datamodule=Data(loader, validation))
     else:
-        trainer.fit(module, batches, validation)
+        trainer.fit(module, loader, validation)
     parts = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
     parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
     parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]

@@ -208,6 +208,10 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
         {"loader": ResumableLoader(torch.utils.data.TensorDataset(torch.zeros(10, 4)), 2)},
         "batches from a ResumableLoader that is not in the state",
     ),
+    "two loaders": (
+        {"loader": [torch.utils.data.DataLoader(torch.zeros(10, 1, 4))] * 2},
+        "several loaders of training batches. Read both from one dataset",
+    ),
     "generator": (
         {
             "validation": torch.utils.data.DataLoader(

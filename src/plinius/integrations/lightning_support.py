@@ -64,7 +64,10 @@ def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
     """Raise StateError unless every loader of training batches is one that can go on exactly."""
     loop: Any = trainer.fit_loop
     todo = "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}"
-    for loader in loop._combined_loader.flattened:
+    loaders = loop._combined_loader.flattened
+    if len(loaders) > 1:
+        raise refused("several loaders of training batches", "Read both from one dataset")
+    for loader in loaders:
         batches = f"batches from a {type(loader).__name__}"
         if not isinstance(loader, ResumableLoader):
             raise refused(batches, todo)
