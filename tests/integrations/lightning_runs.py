@@ -1,111 +1,48 @@
 """Lightning configurations, killed at many places and compared with a run that was not."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Callback
-from torch import nn
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 
+from integrations.lightning_modules import (
+    Augmented,
+    Bare,
+    Counting,
+    Data,
+    Hooks,
+    KilledError,
+    Killer,
+    Manual,
+    Means,
+    Metrics,
+    Net,
+    Sometimes,
+)
 from plinius.integrations.lightning import MirrorCallback
 from plinius.training.loader import ResumableLoader
 from unit.mirroring import KEY
 
+__all__ = ["CONFIGURATIONS", "PLACES", "KilledError", "fit"]
+
 PLACES = (
-    "on_train_batch_start", "on_before_optimizer_step", "on_train_batch_end",
-    "on_validation_start", "on_validation_batch_end", "on_validation_end", "on_train_epoch_end",
-    "on_train_epoch_start",
+    "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward",
+    "on_before_optimizer_step", "on_before_zero_grad", "on_train_batch_end",
+    "on_validation_start", "on_validation_batch_end", "on_validation_epoch_end",
+    "on_validation_end", "on_train_epoch_end", "on_train_end", "on_fit_end",
 )  # fmt: skip
 schedules = torch.optim.lr_scheduler
-
-
-class KilledError(BaseException):
-    """What no handler of the run takes for its own."""
-
-
-class Killer(Callback):
-    """Ends the run at the n-th time that it comes to a place."""
-
-    def __init__(self, place: str, at: int) -> None:
-        self.left = at
-
-        def come(*_: Any, **__: Any) -> None:
-            self.left -= 1
-            if self.left == 0:
-                raise KilledError
-
-        if place:
-            setattr(self, place, come)
-
-
-class Net(lightning.LightningModule):
-    """A module with all that has a state, stepped by one optimizer."""
-
-    def __init__(self, make: Callable[[Any], Any], **settings: Any) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 3)
-        )
-        self._make, self._settings = make, settings
-
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        """The loss of a batch."""
-        loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
-        self.log("loss", loss, on_step=True, on_epoch=False)
-        return loss
-
-    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-        """What it is worth."""
-        self.log("worth", self.body(batch[0]).square().mean())
-
-    def configure_optimizers(self) -> Any:
-        """As the configuration says."""
-        return self._make(self.body.parameters())
-
-
-class Manual(Net):
-    """Two optimizers in turn, by hand."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda parameters: None)
-        self.automatic_optimization = False
-
-    def training_step(self, batch: list[torch.Tensor], index: int) -> None:  # type: ignore[override]
-        """One of the two steps."""
-        optimizers: Any = self.optimizers()
-        chosen = optimizers[index % 2]
-        loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
-        self.manual_backward(loss)
-        chosen.step()
-        chosen.zero_grad()
-
-    def configure_optimizers(self) -> Any:
-        """One for each end of the body."""
-        return [
-            torch.optim.Adam(self.body[0].parameters()),
-            torch.optim.SGD(self.body[4].parameters(), 0.1, momentum=0.9),
-        ]
-
-
-class Counting(Callback):
-    """A callback with a state of its own."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
-        """Count."""
-        self.seen += 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
-        self.seen = state_dict["seen"]
 
 
 def sgd(parameters: Any) -> Any:
@@ -113,23 +50,48 @@ def sgd(parameters: Any) -> Any:
     return torch.optim.SGD(parameters, 0.1, momentum=0.9)
 
 
-def scheduled(make: Callable[[Any], Any], interval: str) -> Callable[[Any], Any]:
+def scheduled(
+    make: Callable[[Any], Any], interval: str, monitor: str | None = None
+) -> Callable[[Any], Any]:
     """An optimizer with a schedule."""
 
     def configure(parameters: Any) -> Any:
         optimizer = sgd(parameters)
-        schedule = {"scheduler": make(optimizer), "interval": interval}
+        schedule = {"scheduler": make(optimizer), "interval": interval, "strict": False}
+        schedule |= {"monitor": monitor} if monitor else {}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     return configure
+
+
+class Planned(Net):
+    """Has a schedule that ends with the run."""
+
+    def configure_optimizers(self) -> Any:
+        """As long as the Trainer says."""
+        optimizer = sgd(self.body.parameters())
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = schedules.CosineAnnealingLR(optimizer, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 Configuration = tuple[Callable[[], Net], dict[str, Any], dict[str, Any]]
 """The module, what the Trainer and what the mirror are given."""
 
 
-def _net(make: Callable[[Any], Any]) -> Callable[[], Net]:
-    return lambda: Net(make)
+def _net(make: Callable[[Any], Any], cls: type[Net] = Net) -> Callable[[], Net]:
+    return lambda: cls(make)
+
+
+def _plateau(interval: str, monitor: str, cls: type[Net] = Net) -> Callable[[], Net]:
+    def make(optimizer: Any) -> Any:
+        return schedules.ReduceLROnPlateau(optimizer, "max", factor=0.5, patience=0)
+
+    return _net(scheduled(make, interval, monitor), cls)
+
+
+def _stopping(**options: Any) -> Callable[[], Any]:
+    return lambda: EarlyStopping(**options)
 
 
 CONFIGURATIONS: dict[str, Configuration] = {
@@ -156,6 +118,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "lambda by epoch": (
         _net(scheduled(lambda o: schedules.LambdaLR(o, lambda n: 0.9**n), "epoch")), {}, {},
     ),
+    "until the end": (_net(sgd, Planned), {}, {}),
     "accumulate 2": (_net(sgd), {"accumulate_grad_batches": 2}, {}),
     "accumulate 3": (_net(sgd), {"accumulate_grad_batches": 3}, {}),
     "accumulate, schedule": (
@@ -170,7 +133,6 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "bf16": (_net(sgd), {"precision": "bf16-mixed"}, {}),
     "double": (_net(sgd), {"precision": "64-true"}, {}),
     "epochs": (_net(sgd), {"max_epochs": 3, "max_steps": -1}, {}),
-    "fewer batches": (_net(sgd), {"limit_train_batches": 3}, {}),
     "no validation": (_net(sgd), {"limit_val_batches": 0}, {}),
     "one validation batch": (_net(sgd), {"limit_val_batches": 1}, {}),
     "no sanity check": (_net(sgd), {"num_sanity_val_steps": 0}, {}),
@@ -178,31 +140,91 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "checkpoints of Lightning": (_net(sgd), {"enable_checkpointing": True}, {}),
     "anomalies": (_net(sgd), {"detect_anomaly": True}, {}),
     "inference mode off": (_net(sgd), {"inference_mode": False}, {}),
+    "a callback without a state_dict": (_net(sgd), {"callbacks": Bare}, {}),
+    "hooks that draw": (_net(sgd, Hooks), {}, {}),
+    "hooks that draw, every 3": (_net(sgd, Hooks), {}, {"every": 3, "overlap": True}),
+    "no steps at times": (_net(sgd, Sometimes), {}, {}),
+    "augmentation": (_net(sgd), {"data": Augmented}, {}),
+    "shuffled validation": (_net(sgd), {"shuffle": True}, {}),
+    "early stopping": (
+        _net(sgd), {"callbacks": _stopping(monitor="worth", patience=1, mode="max"),
+                    "max_steps": 60}, {},
+    ),
+    "early stopping by a mean": (
+        _net(sgd, Means), {"callbacks": _stopping(monitor="loss", patience=1, min_delta=0.1,
+                                                  check_on_train_epoch_end=True),
+                           "max_epochs": 9, "max_steps": -1}, {},
+    ),
+    "early stopping, later": (
+        _net(sgd), {"callbacks": _stopping(monitor="worth", patience=0, mode="max"),
+                    "min_epochs": 4, "max_steps": 60}, {},
+    ),
+    "plateau": (_plateau("epoch", "worth"), {"max_steps": 23}, {}),
+    "plateau, epochs": (_plateau("epoch", "worth"), {"max_epochs": 4, "max_steps": -1}, {}),
+    "plateau of a mean": (_plateau("epoch", "loss_epoch", Means), {}, {}),
+    "plateau by step": (_plateau("step", "worth"), {}, {}),
+    "means": (_net(sgd, Means), {}, {}),
+    "means, every 3": (_net(sgd, Means), {"max_epochs": 3, "max_steps": -1}, {"every": 3}),
+    "means, accumulate": (_net(sgd, Means), {"accumulate_grad_batches": 2}, {}),
+    "metrics": (_net(sgd, Metrics), {}, {}),
+    "metrics, within an epoch": (_net(sgd, Metrics), {"val_check_interval": 2}, {"every": 2}),
+    "a data module": (_net(sgd), {"module": True}, {}),
+    "every other epoch": (_plateau("epoch", "worth"), {"check_val_every_n_epoch": 2}, {}),
+    "within an epoch": (_plateau("step", "worth"), {"val_check_interval": 2}, {}),
+    "a part of an epoch": (_net(sgd, Hooks), {"val_check_interval": 0.5}, {}),
+    "across epochs": (
+        _net(sgd), {"check_val_every_n_epoch": None, "val_check_interval": 7}, {},
+    ),
+    "means, within an epoch": (_net(sgd, Means), {"val_check_interval": 2}, {}),
+    "the best checkpoint": (
+        _net(sgd), {"callbacks": lambda: ModelCheckpoint(monitor="worth", save_top_k=2),
+                    "enable_checkpointing": True}, {},
+    ),
+    "checkpoints by step": (
+        _net(sgd), {"callbacks": lambda: ModelCheckpoint(monitor="worth", mode="max",
+                                                         every_n_train_steps=3, save_last=True),
+                    "enable_checkpointing": True}, {},
+    ),
+    "accumulation that changes": (
+        _net(sgd), {"callbacks": lambda: GradientAccumulationScheduler({1: 2, 2: 3})}, {},
+    ),
+    "averaged weights": (_net(sgd), {"callbacks": WeightAveraging}, {}),
+    "moving average": (
+        _net(sgd), {"callbacks": lambda: EMAWeightAveraging(decay=0.9, update_every_n_steps=2,
+                                                            update_starting_at_epoch=1)}, {},
+    ),
+    "rates logged": (_net(sgd), {"callbacks": LearningRateMonitor, "logger": True}, {}),
 }  # fmt: skip
 
 
-def fit(name: str, region: Path, place: str = "", at: int = 0) -> list[str]:
+def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) -> list[str]:
     """Train a configuration, killed at a place if one is given; what it has come to."""
     make, settings, options = CONFIGURATIONS[name]
-    settings = dict(settings)
+    settings = {**settings, **limits}
     lightning.seed_everything(3, verbose=False)
-    data = torch.utils.data.TensorDataset(torch.randn(10, 4), torch.randint(0, 3, (10,)))
+    data: Any = torch.utils.data.TensorDataset(torch.randn(10, 4), torch.randint(0, 3, (10,)))
     if settings.get("precision") == "64-true":
         data = torch.utils.data.TensorDataset(data.tensors[0].double(), data.tensors[1])
-    loader = ResumableLoader(data, 2, seed=1)
+    loader = ResumableLoader(settings.pop("data", lambda it: it)(data), 2, seed=1)
     mirror = MirrorCallback(region, KEY, state={"loader": loader}, **options)
     given = [settings.pop("callbacks")()] if "callbacks" in settings else []
-    before, after = ([Killer(place, at)], []) if at % 2 else ([], [Killer(place, at)])
+    killer = Killer(place, at)
+    before, after = ([killer, *given], []) if at % 2 else ([], [*given, killer])
+    validation = torch.utils.data.DataLoader(data, 5, shuffle=settings.pop("shuffle", False))
+    as_module = settings.pop("module", False)
     trainer = lightning.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=region.parent, callbacks=[*before, *given, mirror, *after],
-        **{"max_steps": 13, "enable_checkpointing": False, **settings},
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=region.parent, callbacks=[*before, mirror, *after],
+        **{"max_steps": 13, "enable_checkpointing": False, "logger": False, **settings},
     )  # fmt: skip
     module = make()
-    trainer.fit(module, loader, torch.utils.data.DataLoader(data, 5))
+    if as_module:
+        trainer.fit(module, datamodule=Data(loader, validation))
+    else:
+        trainer.fit(module, loader, validation)
     parts = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
     parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
     parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]
-    parts += [{type(it).__name__: it.state_dict() for it in given}]
+    parts += [trainer.callback_metrics, [it.state_dict() or vars(it) for it in given]]
     torch.set_printoptions(profile="full", precision=17)
-    return [repr(part) for part in parts]
+    return [re.sub(r"-v\d+(?=\.ckpt)", "", repr(part)) for part in parts]

@@ -1,5 +1,7 @@
 """The Lightning callback: stopped anywhere in an epoch, it goes on as if nothing had been."""
 
+import contextlib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,10 @@ def fit(
     loader: object = None,
     settings: dict[str, object] | None = None,
     callbacks: tuple[object, ...] = (),
+    validation: object = None,
+    checkpoint: str | None = None,
+    save: Path | None = None,
+    trainers: list[object] | None = None,
     **options: object,
 ) -> Module:
     """Train a small module for STEPS steps, in epochs of EPOCH batches; raise before one."""
@@ -65,7 +71,12 @@ def fit(
         **{"enable_checkpointing": False, **(settings or {})},
     )  # fmt: skip
     module = module or Module(stop)
-    trainer.fit(module, loader or mine, torch.utils.data.DataLoader(dataset))
+    if trainers is not None:
+        trainers.append(trainer)
+    validation = validation or torch.utils.data.DataLoader(dataset)
+    trainer.fit(module, loader or mine, validation, ckpt_path=checkpoint)
+    if save:
+        trainer.save_checkpoint(save)
     return module
 
 
@@ -128,81 +139,149 @@ def test_a_group_of_processes_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         fit(tmp_path / "run.region")
 
 
-class Judged(Module):
-    """Logs what its validation found."""
-
-    def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-        self.log("found", self.layer(batch[0]).square().mean(), on_epoch=True)
-
-
-class Plateau(Judged):
-    def configure_optimizers(self) -> dict[str, object]:
-        optimizer = torch.optim.SGD(self.parameters(), 0.1)
-        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": "found"},
-        }
-
-
-class Mean(Module):
-    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        loss = super().training_step(batch, index)
-        self.log("loss", loss, on_epoch=True)
-        return loss
-
-
 class Hooked(Module):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         checkpoint["mine"] = 1
 
 
-def with_metric() -> Module:
+class Fetching(Module):
+    def training_step(self, dataloader_iter: object) -> None:  # type: ignore[override]
+        pass
+
+
+class Short(Module):
+    def on_train_batch_start(self, batch: object, index: int) -> int | None:
+        return -1 if index == 3 else None
+
+
+class Holding(lightning.Callback):
+    """Has no state_dict, and an object of which nobody knows what it holds."""
+
+    def __init__(self) -> None:
+        self.held = object()
+
+
+def with_collection() -> Module:
     module = Module(None)
-    module.metric = __import__("torchmetrics").MeanMetric()
+    torchmetrics = pytest.importorskip("torchmetrics")
+    module.counted = torchmetrics.MetricCollection([torchmetrics.MeanMetric()])
     return module
 
 
+callbacks = lightning.pytorch.callbacks
 NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
     "averaging": (
-        {"callbacks": (lightning.pytorch.callbacks.StochasticWeightAveraging(0.1, 1),)},
+        {"callbacks": (callbacks.StochasticWeightAveraging(0.1, 1),)},
         "the callback StochasticWeightAveraging. Train without it",
     ),
-    "accumulation": (
-        {"callbacks": (lightning.pytorch.callbacks.GradientAccumulationScheduler({1: 2}),)},
-        "the callback GradientAccumulationScheduler",
+    "a time": ({"settings": {"max_time": {"hours": 1}}}, "the callback Timer"),
+    "an unknown state": (
+        {"callbacks": (Holding(),)},
+        "the callback Holding, which holds a object in its attribute held. Give it a state_dict",
     ),
-    "stopping": (
-        {"callbacks": (lightning.pytorch.callbacks.EarlyStopping("found"),)},
-        "the callback EarlyStopping",
-    ),
-    "best": (
+    "checkpoints by time": (
         {
-            "callbacks": (lightning.pytorch.callbacks.ModelCheckpoint(monitor="found"),),
+            "callbacks": (callbacks.ModelCheckpoint(train_time_interval=timedelta(hours=1)),),
             "settings": {"enable_checkpointing": True},
         },
-        "the ModelCheckpoint that monitors found",
+        "the ModelCheckpoint that saves by time",
     ),
-    "plateau": ({"module": Plateau(None)}, "ReduceLROnPlateau"),
-    "mean": ({"module": Mean(None)}, "the mean of loss over an epoch"),
+    "second mirror": ({"callbacks": (MirrorCallback("a", KEY),)}, "a second MirrorCallback"),
     "hook": ({"module": Hooked(None)}, "on_save_checkpoint of Hooked"),
-    "metric": ({"module": with_metric()}, "the metric metric"),
-    "every other epoch": (
-        {"settings": {"check_val_every_n_epoch": 2}},
-        "check_val_every_n_epoch other than 1",
+    "metrics": ({"module": with_collection()}, "counted, a MetricCollection"),
+    "validation by time": (
+        {"settings": {"val_check_interval": "00:01:00:00"}}, "val_check_interval as a time",
     ),
-    "within an epoch": ({"settings": {"val_check_interval": 2}}, "val_check_interval other than"),
     "overfitting": ({"settings": {"overfit_batches": 2}}, "overfit_batches"),
+    "fewer batches": ({"settings": {"limit_train_batches": 3}}, "limit_train_batches"),
+    "reloading": (
+        {"settings": {"reload_dataloaders_every_n_epochs": 1}},
+        "reload_dataloaders_every_n_epochs",
+    ),
+    "fetching": ({"module": Fetching(None)}, r"training_step\(dataloader_iter\)"),
+    "short epochs": ({"module": Short(None)}, "an epoch that ends before its last batch"),
     "plain loader": (
         {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},
-        "batches from a DataLoader that is not in the state. Train from a plinius.ResumableLoader",
+        "batches from a DataLoader. Train from a plinius.ResumableLoader",
     ),
-}
+    "forgotten loader": (
+        {"loader": ResumableLoader(torch.utils.data.TensorDataset(torch.zeros(10, 4)), 2)},
+        "batches from a ResumableLoader that is not in the state",
+    ),
+    "two loaders": (
+        {"loader": [torch.utils.data.DataLoader(torch.zeros(10, 1, 4))] * 2},
+        "several loaders of training batches. Read both from one dataset",
+    ),
+    "generator": (
+        {
+            "validation": torch.utils.data.DataLoader(
+                torch.zeros(10, 1, 4), shuffle=True, generator=torch.Generator()
+            )
+        },
+        "a generator of a validation loader that is not in the state",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NOT_COVERED)
 def test_what_is_not_covered_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    """When fitting starts, or at the first step."""
+    """When fitting starts; an epoch that is cut short, when that happens."""
     given, sentence = NOT_COVERED[name]
     with pytest.raises(StateError, match=f"The Lightning mirror does not cover {sentence}"):
         fit(tmp_path / "run.region", **given)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_lightning_is_refused(tmp_path: Path) -> None:
+    """Two states to start from would contradict each other."""
+    saved = tmp_path / "saved.ckpt"
+    fit(tmp_path / "a.region", save=saved)
+    with pytest.raises(StateError, match="does not cover fit\\(ckpt_path=...\\). Leave it out"):
+        fit(tmp_path / "b.region", checkpoint=str(saved))
+
+
+def test_other_callbacks_than_the_run_began_with_are_refused(tmp_path: Path) -> None:
+    """What the missing one did would end in the midst of the run."""
+    accumulating = callbacks.EarlyStopping("never", strict=False)
+    with pytest.raises(StoppedError):
+        fit(tmp_path / "run.region", 4, callbacks=(accumulating,))
+    with pytest.raises(StateError, match="begun with the callback EarlyStopping.*not there now"):
+        fit(tmp_path / "run.region")
+
+
+def test_checkpoints_that_go_elsewhere_are_refused(tmp_path: Path) -> None:
+    """Lightning would forget which is the best."""
+    for folder, error in (("one", StoppedError), ("other", StateError)):
+        saving = callbacks.ModelCheckpoint(tmp_path / folder, every_n_train_steps=1)
+        with pytest.raises(error) as raised:
+            fit(tmp_path / "run.region", 4, callbacks=(saving,),
+                settings={"enable_checkpointing": True})  # fmt: skip
+    assert "one, and now go to" in str(raised.value)
+
+
+def test_what_does_not_come_back_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback that does not load what it saved makes a warning."""
+
+    class Forgetful(lightning.Callback):
+        seen = 0
+
+        def on_train_batch_end(self, *_: object) -> None:
+            self.seen += 1
+
+        def state_dict(self) -> dict[str, object]:
+            return {"seen": self.seen}
+
+    with pytest.raises(StoppedError):
+        fit(tmp_path / "run.region", 4, callbacks=(Forgetful(),))
+    fit(tmp_path / "run.region", callbacks=(Forgetful(),))
+    assert "The run does not go on bit by bit: " in caplog.text
+
+
+def test_the_trainer_is_left_as_it_was(tmp_path: Path) -> None:
+    """After fitting, and after an error, Lightning's loops are its own again."""
+    for stop, suppressed in ((None, contextlib.nullcontext()), (4, pytest.raises(StoppedError))):
+        trainers: list[object] = []
+        with suppressed:  # type: ignore[attr-defined]
+            fit(tmp_path / f"{stop}.region", stop, trainers=trainers)
+        loop = trainers[0].fit_loop  # type: ignore[attr-defined]
+        assert not {"run", "on_run_start", "on_run_end"} & vars(loop).keys()
+        assert "advance" not in vars(loop.epoch_loop)

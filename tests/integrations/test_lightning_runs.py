@@ -1,29 +1,73 @@
 """The Lightning callback: whatever is configured, a killed run ends as one that was not."""
 
+import contextlib
 import random
 import zlib
 from pathlib import Path
 
 import pytest
 
+from plinius.errors import StateError
+
 pytest.importorskip("lightning", reason="lightning is not installed")
 from integrations.lightning_runs import CONFIGURATIONS, PLACES, KilledError, fit
+
+LONGER = {
+    "SGD": ({"max_steps": 10}, {"max_steps": 20}),
+    "plateau, epochs": ({"max_epochs": 2}, {"max_epochs": 4}),
+    "accumulation that changes": ({"max_epochs": 2, "max_steps": -1}, {"max_epochs": 4}),
+    "means": ({"max_steps": 5}, {"max_epochs": 3, "max_steps": -1}),
+    "early stopping": ({"max_epochs": 1}, {"max_epochs": 9}),
+    "the best checkpoint": ({"max_steps": 10}, {"max_steps": 20}),
+    "by hand": ({"max_steps": 10}, {"max_steps": 20}),
+}
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_killed_run_ends_as_one_that_was_not(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Model, optimizers, schedules, counts, callbacks, random numbers: equal."""
-    trials, kills = (12, 3) if request.config.getoption("--soak") else (2, 2)
+    """Model, optimizers, schedules, counts, metrics, callbacks, random numbers: equal."""
+    trials, kills = (20, 3) if request.config.getoption("--soak") else (1, 3)
     chance = random.Random(zlib.crc32(name.encode()))
     wanted = fit(name, tmp_path / "whole.region")
     for trial in range(trials):
-        region, plan = tmp_path / f"{trial}.region", []
-        for _ in range(kills):
-            plan.append((chance.choice(PLACES), chance.randint(1, 8)))
-            try:
-                fit(name, region, *plan[-1])
-            except KilledError:
-                continue
+        region = tmp_path / f"{trial}.region"
+        plan = [(chance.choice(PLACES), chance.randint(1, 8)) for _ in range(kills)]
+        for place, at in plan:
+            with contextlib.suppress(KilledError):
+                assert fit(name, region, place, at) == wanted, plan
         assert fit(name, region) == wanted, plan
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_a_run_that_has_ended_goes_on_as_a_longer_one(name: str, tmp_path: Path) -> None:
+    """It ended with an epoch; then the limits were raised, and it was killed once more."""
+    short, long = LONGER[name]
+    wanted = fit(name, tmp_path / "whole.region", **long)
+    region = tmp_path / "run.region"
+    fit(name, region, **short)
+    with pytest.raises(KilledError):
+        fit(name, region, "on_train_batch_start", 2, **long)
+    assert fit(name, region, **long) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "short", "long", "reason"),
+    [
+        ("SGD", {"max_steps": 12}, {"max_steps": 20}, "it ended within an epoch"),
+        ("epochs", {"max_steps": 12}, {"max_steps": 20}, "it ended within an epoch"),
+        ("hooks that draw", {"max_steps": 10}, {"max_steps": 20}, "on_train_end of Hooks has run"),
+        ("averaged weights", {"max_steps": 10}, {"max_steps": 20}, "on_train_end of Weight"),
+        ("until the end", {"max_steps": 10}, {"max_steps": 20}, "a schedule was made for other"),
+    ],
+)
+def test_a_run_that_cannot_go_on_as_a_longer_one_is_refused(
+    name: str, short: dict[str, int], long: dict[str, int], reason: str, tmp_path: Path
+) -> None:
+    """The reason is named; and with the limits that it began with it is what it was."""
+    region = tmp_path / "run.region"
+    wanted = fit(name, region, **short)
+    with pytest.raises(StateError, match=f"cannot go on as a longer one: {reason}"):
+        fit(name, region, **long)
+    assert fit(name, region, **short) == wanted

@@ -4,31 +4,44 @@ trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": 
 trainer.fit(module, loader)
 """
 
-from collections.abc import MutableMapping
+import logging
+from collections.abc import Callable, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from plinius.errors import StateError
+from plinius.integrations.lightning_state import (
+    CallbackStates,
+    MetricStates,
+    Progress,
+    stateful_data,
+)
 from plinius.integrations.lightning_support import (
+    refused,
+    require_can_go_on,
     require_covered,
+    require_ended_as_a_longer_one,
     require_loaders,
-    require_no_means,
 )
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 
-_VALIDATION = "epoch_loop.val_loop"
+_log = logging.getLogger("plinius")
 
 
 class MirrorCallback(Callback):
     """Mirrors module, optimizers, schedulers and Lightning's own progress every `every` steps.
 
-    A killed script, run again, goes on at the step after the last mirrored one. The batches come
-    from loaders that are in `state` (`plinius.ResumableLoader`), which holds whatever else belongs
-    to the run. What a resumed run would lose is refused by name when fitting starts: see
-    docs/mirror.md. `options` are those of `Mirror.open`.
+    A commit is made before a batch is read, when all that followed the batch before is done: other
+    callbacks, validation, the end of an epoch and the begin of the next. A last one is made after
+    every on_train_end. A killed script, run again, goes on from there: what came after is done
+    again. The batches come from a `plinius.ResumableLoader` that is in `state`, which holds
+    whatever else belongs to the run. What a resumed run would lose is refused by name when fitting
+    starts: see docs/mirror.md. `options` are those of `Mirror.open`.
     """
 
     def __init__(
@@ -42,8 +55,12 @@ class MirrorCallback(Callback):
     ) -> None:
         self._region, self._key, self._every = region, key, every
         self._extra, self._options = state or {}, options
-        self._mirrored = 0
-        self.mirror: Mirror | None = None
+        self._run: _Run | None = None
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The mirror of the run that is fitted; None before and after."""
+        return self._run.mirror if self._run else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the mirror and go on from it. Raises what `Mirror.open` and `mirror_in` raise."""
@@ -52,87 +69,128 @@ class MirrorCallback(Callback):
                 f"A region is written by one process, not by a group of {trainer.world_size}",
                 "Train with Trainer(devices=1)",
             )
-        require_covered(trainer, pl_module)
+        require_covered(trainer, pl_module, self)
+        others: list[Callback] = [it for it in trainer.callbacks if it is not self]  # type: ignore[attr-defined]
+        progress = Progress(trainer)
         state: dict[str, Any] = {
             "model": pl_module,
             "optimizers": [*trainer.optimizers],
             "schedulers": [config.scheduler for config in trainer.lr_scheduler_configs],
-            "lightning": _Progress(trainer),
-            "callbacks": _Callbacks(trainer, self),
+            "lightning": progress,
+            "metrics": MetricStates(pl_module),
+            "callbacks": CallbackStates(others, trainer, pl_module),
+            "averages": [it._average_model for it in others if isinstance(it, WeightAveraging)],
+            **stateful_data(trainer),
             **self._extra,
         }
-        self.mirror = Mirror.open(self._region, self._key, state, **self._options)
-        self._mirrored = self.mirror.mirror_in()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises StateError unless what the batches come from is in the state."""
-        require_loaders(trainer, [*self._extra.values()])
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Mirror the step out, unless only gradients were accumulated."""
-        require_no_means(trainer)
-        if trainer.global_step >= self._mirrored + self._every:
-            self._mirror_out(trainer)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any
-    ) -> None:
-        """Count the epoch that Lightning forgets when it resumes behind the last batch of one."""
-        progress: Any = trainer.fit_loop.epoch_progress
-        for counts in (progress.total, progress.current):
-            counts.ready = counts.started = max(counts.ready, counts.processed + 1)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mirror the last step out."""
-        if trainer.global_step != self._mirrored or (self.mirror and self.mirror.failure):
-            self._mirror_out(trainer)
+        mirror = Mirror.open(self._region, self._key, state, **self._options)
+        self._run = _Run(trainer, mirror, progress, self._every, [*self._extra.values()])
+        self._run.begin()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the region. Raises StorageError if the last step is not mirrored."""
-        mirror, self.mirror = self.mirror, None
-        if mirror:
-            mirror.close()
+        run, self._run = self._run, None
+        if run:
+            run.release()
+            run.mirror.close()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Let go of the region; what happened first is what is told."""
-        mirror, self.mirror = self.mirror, None
-        if mirror:
-            mirror.__exit__(type(exception), exception, None)
-
-    def _mirror_out(self, trainer: Trainer) -> None:
-        assert self.mirror is not None
-        self.mirror.mirror_out(trainer.global_step)
-        self._mirrored = trainer.global_step
+        run, self._run = self._run, None
+        if run:
+            run.release()
+            run.mirror.__exit__(type(exception), exception, None)
 
 
-class _Progress:
-    """What Lightning counts: epochs, batches, steps. Validation is run again if it was stopped."""
+class _Run:
+    """One call of fit, mirrored between the parts of Lightning's loops.
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    These places are no hooks: within a hook, some callbacks are done and others are not.
+    """
 
-    def state_dict(self) -> dict[str, Any]:
-        counts = self._trainer.fit_loop.state_dict()
-        return {name: c for name, c in counts.items() if not name.startswith(_VALIDATION)}
+    def __init__(
+        self, trainer: Trainer, mirror: Mirror, progress: Progress, every: int, given: list[object]
+    ) -> None:
+        self.mirror = mirror
+        self._trainer, self._progress, self._every = trainer, progress, every
+        self._given, self._mirrored = given, 0
+        self._trained = False
+        fit: Any = trainer.fit_loop
+        self._undo = [
+            _replace(fit, "run", self._run),
+            _replace(fit, "on_run_start", self._on_run_start),
+            _replace(fit.epoch_loop, "advance", self._advance),
+            _replace(fit, "on_run_end", self._on_run_end),
+        ]
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._trainer.fit_loop.load_state_dict(state_dict)
+    def begin(self) -> None:
+        """Put back what Lightning needs to find its place, and all the rest."""
+        configured = self._trainer.accumulate_grad_batches
+        self._mirrored = self.mirror.mirror_in()
+        self._resumed = self.mirror.committed is not None
+        if self.mirror.not_bit_exact:
+            _log.warning("The run does not go on bit by bit: %s", self.mirror.not_bit_exact)
+        # GradientAccumulationScheduler wants to find it as configured
+        self._trainer.accumulate_grad_batches = configured
+
+    def release(self) -> None:
+        """Leave Lightning's loops as they were."""
+        for undo in self._undo:
+            undo()
+
+    def _run(self, theirs: Callable[[], None]) -> None:
+        """All of fitting; a run that had ended before is left as it was then."""
+        theirs()
+        if self._resumed and not self._trained:
+            self.mirror.mirror_in()
+            self._not_restarting()
+            require_ended_as_a_longer_one(self._trainer, self._progress)
+
+    def _on_run_start(self, theirs: Callable[[], None]) -> None:
+        """Every on_train_start, and then the state once more."""
+        theirs()
+        self._trained = True
+        require_loaders(self._trainer, self._given)
+        if not self._resumed:
+            return
+        self.mirror.mirror_in()  # again: zero_grad, hooks and a sanity check came in between
+        if self._progress.ended:
+            require_can_go_on(self._trainer, self._progress)
+            self._progress.go_on()
+            self._not_restarting()
+
+    def _advance(self, theirs: Callable[[Any], None], fetcher: Any) -> None:
+        """One batch, when all that followed the batch before is done."""
+        self._not_restarting()
+        if self._trainer.global_step >= self._mirrored + self._every:
+            self._mirror_out()
+        try:
+            theirs(fetcher)
+        except StopIteration:
+            raise refused(
+                "an epoch that ends before its last batch (on_train_batch_start returned -1)",
+                "Leave out batches in training_step (return None)",
+            ) from None
+
+    def _on_run_end(self, theirs: Callable[[], None]) -> None:
+        """Every on_train_end, and then the last commit."""
+        theirs()
+        self._progress.ended = True
+        self._mirror_out()
+
+    def _not_restarting(self) -> None:
+        """Lightning leaves things out where it restarts; here, nothing of them is done yet."""
+        fit: Any = self._trainer.fit_loop
+        fit._restarting = fit.epoch_loop.restarting = False
+
+    def _mirror_out(self) -> None:
+        self.mirror.mirror_out(self._trainer.global_step)
+        self._mirrored = self._trainer.global_step
 
 
-class _Callbacks:
-    """The states of the other callbacks, as Lightning's own checkpoints have them."""
-
-    def __init__(self, trainer: Trainer, mirror: MirrorCallback) -> None:
-        self._callbacks = [it for it in trainer.callbacks if it is not mirror]  # type: ignore[attr-defined]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {it.state_key: it.state_dict() for it in self._callbacks if it.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for callback in self._callbacks:
-            if callback.state_key in state_dict:
-                callback.load_state_dict(state_dict[callback.state_key])
+def _replace(loop: Any, name: str, ours: Callable[..., None]) -> Callable[[], None]:
+    """Put ours, which calls theirs, in the place of a loop's method; returns what undoes it."""
+    setattr(loop, name, partial(ours, getattr(loop, name)))
+    return lambda: delattr(loop, name)
