@@ -10,7 +10,7 @@ from torchmetrics.wrappers.abstract import WrapperMetric
 
 from plinius.errors import StateError
 from plinius.integrations.lightning_state import Progress, base_of, is_lightning
-from plinius.loader import ResumableLoader
+from plinius.training.loader import ResumableLoader
 
 _EXACT = {
     "Callback",
