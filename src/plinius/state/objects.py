@@ -43,7 +43,8 @@ def is_stateful(value: Any) -> bool:
 
 def is_lazy(value: object) -> bool:
     """Whether an object takes its state on when it is next iterated over: a loader does."""
-    return hasattr(type(value), "__iter__") and not isinstance(value, nn.Module)
+    loads = is_stateful(value) and not isinstance(value, nn.Module)
+    return loads and hasattr(type(value), "__iter__")
 
 
 # Objects with state_dict and load_state_dict.
@@ -186,7 +187,8 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
         tensor = it.tensor
         if tensor is None or type(tensor) in _UNINITIALIZED:
             continue
-        if name not in state and (not tensor.numel() or place_of(tensor) not in shown):
+        hides = place_of(tensor) not in shown if tensor.numel() else name not in state
+        if hides:  # a state_dict can show a copy, rounded perhaps
             where = pointer(path + "/~hidden", name)
             hidden.append([name, {"tensor": encoder.tensor(tensor.detach(), where)}])
         if tensor.grad is not None:
@@ -221,20 +223,21 @@ def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.M
 
 def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) -> nn.Module:
     raw = raw_tensors(live)
-    fact = decoder.facts[path]
-    mine = dict(cast(Any, fact.payload)["state"])
+    mine = dict(cast(Any, decoder.facts[path].payload)["state"])
+    hidden = [name for name, _ in payload.get("hidden", [])]
     whole, custom = {}, False
     for key, node in payload["state"]:
         value = whole[key] = decoder.value(node, pointer(path, key))
-        if isinstance(value, torch.Tensor) and key in raw:
+        if isinstance(value, torch.Tensor) and key in raw and key not in hidden:
             _put(raw[key], value)
         elif value is not None or mine.get(key) is not None:
             alike = to_json(mine.get(key)) == to_json(node) and tensor_names(node) <= decoder.own
             custom = custom or not alike
-    for name, node in payload.get("hidden", []):
-        _put_hidden(live, raw, name, decoder.value(node, pointer(path + "/~hidden", name)), path)
     if custom or mine.keys() != whole.keys():
         load(live, whole, path)
+        raw = raw_tensors(live)
+    for name, node in payload.get("hidden", []):
+        _put_hidden(live, raw, name, decoder.value(node, pointer(path + "/~hidden", name)), path)
     _put_flags(live, payload)
     grads = dict(payload.get("grads", []))
     for name, it in raw_tensors(live).items():

@@ -71,6 +71,7 @@ class RunState:
         self._draws = True
         first = self.walk(learn=True)
         self._draws = any(is_lazy(fact.live) for fact in first.facts.values())
+        self._names = set(parts)
         self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
         for path in lost_parameters(optimizers_in(parts), first.places):
             _log.warning(
@@ -86,6 +87,7 @@ class RunState:
         """
         if self._changes:
             self._changes.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
+        self._require_names()
         walk = self.walk()
         for path, fact in walk.facts.items():
             _require_rebuildable(path, self._facts.get(path), fact)
@@ -136,13 +138,23 @@ class RunState:
         for name, state in before.items():  # a loader may draw when it is asked for its state
             if not _same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
-        json[RNG] = encoder.node(shared, RNG)
+        json[RNG] = encoder.alone(lambda: encoder.node(shared, RNG))
         return Walk(json, encoder.tensors, encoder.places, encoder.facts)
 
     def close(self) -> None:
         """Take the hooks back from the optimizers."""
         if self._changes:
             self._changes.close()
+
+    def _require_names(self) -> None:
+        for name in self._names ^ set(self.parts):
+            done = "taken out of" if name in self._names else "put into"
+            raise refused(
+                str(name),
+                f"was {done} the state after the mirror was opened",
+                "Have the same names in the state from the start: None can stand for what is "
+                "not there yet",
+            )
 
     def _owned(self) -> set[int]:
         """The storages of the parameters and the state of all optimizers."""
@@ -199,7 +211,7 @@ def _require_rebuildable(path: str, first: Fact | None, now: Fact) -> None:
         raise refused(
             path,
             f"is a {now.cls} that was not there when the mirror was opened",
-            "Build it before Mirror.open, or give its state_dict() instead",
+            "Build it before Mirror.open, or give what it holds: its state_dict(), or a copy",
         )
     other = differing(path, (first.cls, first.shape), (now.cls, now.shape))
     if other:
