@@ -41,6 +41,8 @@ def _encode_tensor(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 def _decode_tensor(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     found = decoder.tensors[payload]
     if isinstance(live, torch.Tensor) and place_of(live) == place_of(found):
+        if live.requires_grad or live.grad is not None:
+            live.requires_grad_(False).grad = None
         return live
     return found
 
@@ -52,15 +54,16 @@ def _encode_leaf(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
         )
     kept: Json = {"tensor": _encode_tensor(encoder, value, path)}
     grad = None if value.grad is None else encoder.node(value.grad.detach(), path + "/~grad")
-    return [isinstance(value, nn.Parameter), kept, grad]
+    frozen: list[Json] = [] if value.requires_grad else ["frozen"]
+    return [isinstance(value, nn.Parameter), kept, grad, *frozen]
 
 
 def _decode_leaf(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
-    is_parameter, kept, grad = payload
+    is_parameter, kept, grad, *frozen = payload
     found: torch.Tensor = decoder.value(kept, path, live)
     if found is not live:
         found = nn.Parameter(found) if is_parameter else found.detach()
-    found.requires_grad_(True)
+    found.requires_grad_(not frozen)
     set_grad(decoder, found, grad, path + "/~grad")
     return found
 
@@ -268,7 +271,7 @@ def set_generator_state(generator: Generator, state: Any) -> None:
         generator.bit_generator.state = state
         if seed is not None:  # so that spawn gives the same children
             new = generator.bit_generator.state, np.random.SeedSequence(**seed)
-            generator.bit_generator.__setstate__(new)
+            generator.bit_generator.__setstate__(new)  # type: ignore[attr-defined]
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
@@ -324,6 +327,13 @@ def _strided(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is torch.strided
 
 
+def _is_leaf(value: Any) -> bool:
+    """Whether it is more than its items: it has a gradient, or may get one."""
+    if not _strided(value):
+        return False
+    return value.requires_grad or value.grad is not None or type(value) is nn.Parameter
+
+
 def _is_sparse(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is not torch.strided
 
@@ -343,7 +353,7 @@ KINDS.add(
 )  # fmt: skip
 KINDS.protocols += [
     (_is_sparse, _SPARSE),
-    (lambda value: _strided(value) and value.requires_grad, _LEAF),
+    (_is_leaf, _LEAF),
     (lambda value: _strided(value) and has_gaps(value), _STRIDED),
     (_strided, _TENSOR),
     (lambda value: isinstance(value, np.ndarray), _ARRAY),

@@ -153,8 +153,8 @@ class Encoder:
             todo = "Give plain tensors on the CPU: a dense copy, or the parts it is made of"
             raise refused(path, f"is a {kind} tensor on {tensor.device}", todo)
         if tensor.dtype not in NAMES:
-            todo = "Give its int_repr(), scale and zero point" if tensor.is_quantized else None
-            raise refused(path, f"is a tensor of {tensor.dtype}", todo)
+            way = "Give its int_repr(), scale and zero point" if tensor.is_quantized else None
+            raise refused(path, f"is a tensor of {tensor.dtype}", way)
         if not has_storage(tensor):
             raise refused(path, "is a tensor whose storage was given back (resize_(0))")
         place = place_of(tensor)
@@ -291,4 +291,4 @@ def tensor_names(node: Json) -> set[str]:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return not tensor.requires_grad and tensor.is_contiguous()
+    return not tensor.requires_grad and tensor.is_contiguous() and tensor.grad is None

@@ -111,7 +111,9 @@ def _read(now: Walk, about: Manifest, read: Read, written: list[torch.Tensor]) -
             memory = Memory(mine := empty(spec))
         else:
             memory = Memory(mine)
-            if not memory.own or memory.order != spec.order or spec.name in within:
+            if memory.order != spec.order:
+                memory = Memory(mine := empty(spec))
+            elif not memory.own or spec.name in within:
                 late.append((spec.name, mine, fresh := empty(spec)))
                 memory = Memory(fresh)
             else:
@@ -172,9 +174,8 @@ def _require_items(after: Walk, tensors: Tensors) -> None:
         if found is None or layout_of(found) != layout_of(wanted):
             shown = show_layout(None if found is None else layout_of(found))
             raise _misfit(f"{name} came back as {shown}, not as {show_layout(layout_of(wanted))}")
-        if place_of(found) != place_of(wanted):
-            if not _same_items(found, wanted):
-                raise _misfit(f"{name} came back with other items")
+        if place_of(found) != place_of(wanted) and not _same_items(found, wanted):
+            raise _misfit(f"{name} came back with other items")
 
 
 def _clear(written: list[torch.Tensor]) -> None:

@@ -69,11 +69,13 @@ class RunState:
         self._restless: set[str] = set()
         self._copies = memoryview(bytearray())
         self._draws = True
+        self._drew = False
         first = self.walk(learn=True)
-        self._draws = any(is_lazy(fact.live) for fact in first.facts.values())
+        self._draws = self._drew or any(is_lazy(it.live) for it in first.facts.values())
         self._names = set(parts)
         self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
-        for path in lost_parameters(optimizers_in(parts), first.places):
+        self._lost = set(lost_parameters(optimizers_in(parts), first.places))
+        for path in sorted(self._lost):
             _log.warning(
                 "%s steps parameters that are not in the state: they will not be mirrored", path
             )
@@ -91,6 +93,7 @@ class RunState:
         walk = self.walk()
         for path, fact in walk.facts.items():
             _require_rebuildable(path, self._facts.get(path), fact)
+        self._require_parameters(walk)
         owned = self._owned() if apart and self._only_steps else set()
         tensors, shared = [], {}
         for name, tensor in walk.tensors.items():
@@ -138,6 +141,7 @@ class RunState:
         for name, state in before.items():  # a loader may draw when it is asked for its state
             if not _same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
+                self._drew = True
         json[RNG] = encoder.alone(lambda: encoder.node(shared, RNG))
         return Walk(json, encoder.tensors, encoder.places, encoder.facts)
 
@@ -154,6 +158,19 @@ class RunState:
                 f"was {done} the state after the mirror was opened",
                 "Have the same names in the state from the start: None can stand for what is "
                 "not there yet",
+            )
+
+    def _require_parameters(self, walk: Walk) -> None:
+        optimizers = (
+            (path, fact.live)
+            for path, fact in walk.facts.items()
+            if isinstance(fact.live, torch.optim.Optimizer) and path not in self._lost
+        )
+        for path in lost_parameters(optimizers, walk.places):
+            raise refused(
+                path,
+                "steps parameters that are not in the state any more",
+                "Replace parameters in the optimizer too, or before Mirror.open",
             )
 
     def _owned(self) -> set[int]:
