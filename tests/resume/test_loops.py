@@ -7,9 +7,16 @@ import pytest
 
 from plinius.errors import StateError
 from plinius.mirror import Mirror
-from resume import loops_objects, loops_optimizers, loops_values, loops_writes
+from resume import (
+    loops_attacks,
+    loops_objects,
+    loops_optimizers,
+    loops_values,
+    loops_writes,
+)
 from resume.loops import KEY, LAST, LOOPS, REFUSED, require_alike, seed
 
+assert loops_attacks
 assert loops_objects, loops_optimizers
 assert loops_values, loops_writes
 NEEDS = {"stateful_loader": "torchdata", "metric_with_lists": "torchmetrics"}

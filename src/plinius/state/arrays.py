@@ -10,7 +10,7 @@ from torch import nn
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
 from plinius.state.classes import name_of
-from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Kind, refused
+from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Fact, Kind, refused
 from plinius.state.tensors import (
     Memory,
     array_order,
@@ -41,6 +41,8 @@ def _encode_tensor(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 def _decode_tensor(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     found = decoder.tensors[payload]
     if isinstance(live, torch.Tensor) and place_of(live) == place_of(found):
+        if live.requires_grad or live.grad is not None:
+            live.requires_grad_(False).grad = None
         return live
     return found
 
@@ -52,15 +54,16 @@ def _encode_leaf(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
         )
     kept: Json = {"tensor": _encode_tensor(encoder, value, path)}
     grad = None if value.grad is None else encoder.node(value.grad.detach(), path + "/~grad")
-    return [isinstance(value, nn.Parameter), kept, grad]
+    frozen: list[Json] = [] if value.requires_grad else ["frozen"]
+    return [isinstance(value, nn.Parameter), kept, grad, *frozen]
 
 
 def _decode_leaf(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
-    is_parameter, kept, grad = payload
+    is_parameter, kept, grad, *frozen = payload
     found: torch.Tensor = decoder.value(kept, path, live)
     if found is not live:
         found = nn.Parameter(found) if is_parameter else found.detach()
-    found.requires_grad_(True)
+    found.requires_grad_(not frozen)
     set_grad(decoder, found, grad, path + "/~grad")
     return found
 
@@ -85,9 +88,10 @@ def _encode_sparse(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
 
 def _decode_sparse(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
     indices, values, shape, coalesced = payload
+    parts = decoder.value(indices, path), decoder.value(values, path)
     return torch.sparse_coo_tensor(
-        decoder.value(indices, path), decoder.value(values, path), shape, is_coalesced=coalesced
-    )
+        *parts, shape, is_coalesced=coalesced, check_invariants=False
+    )  # fmt: skip
 
 
 def _encode_strided(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
@@ -108,11 +112,11 @@ def _decode_strided(decoder: Decoder, payload: Any, live: Any, path: str) -> tor
 
 
 def _encode_array(encoder: Encoder, value: np.ndarray[Any, Any], path: str) -> Json:
-    if value.dtype.hasobject:
-        raise refused(path, "is an array of Python objects", "Give a list, or numbers")
+    _require_items(value.dtype, path, "an array")
     cls: Json = None
     if type(value) is np.memmap:
         cls = "memmap"
+        encoder.fact(path, Fact(f"memory-mapped array of {show(value)}", (), None, value))
     elif type(value) is not np.ndarray:
         if type(value) not in (np.matrix, np.recarray):
             raise refused(path, f"is an array of class {type(value).__qualname__}")
@@ -130,20 +134,29 @@ def _decode_array(decoder: Decoder, payload: Any, live: Any, path: str) -> np.nd
         raw = np.frombuffer(Memory(decoder.value(kept, path)).data, np.uint8)
         laid = raw.view(dtype).reshape([shape[d] for d in order])
         found = laid.transpose(np.argsort(order))
+    if cls == "memmap" and live is ABSENT and path in decoder.facts:
+        live = decoder.facts[path].live  # of an object that is to load its state
     if isinstance(live, np.ndarray) and type(live) is not np.ma.MaskedArray:
-        fits = live.dtype == dtype and live.shape == tuple(shape) and live.flags.writeable
+        fits = live.dtype == dtype and live.shape == tuple(shape)
         if fits and (cls is None or isinstance(live, np.memmap) == (cls == "memmap")):
-            if not _same_memory(live, found):
+            if _same_memory(live, found) or live.tobytes() == found.tobytes():
+                return live
+            if live.flags.writeable and not decoder.holds(live):
                 live[...] = found
-            return live
+                return live
     if cls == "memmap":
         raise MismatchError(
-            f"{path} was a memory-mapped array of {dtype}{list(shape)}, and is none here",
-            "Map the file in the same shape before mirror_in",
+            f"{path} was a memory-mapped array of {show(found)} with other items",
+            "Map the file before mirror_in, in the same shape, to be written to",
         )
     if cls is not None:
         found = found.view(np.matrix if cls.endswith(":matrix") else np.recarray)
     return found
+
+
+def show(array: np.ndarray[Any, Any]) -> str:
+    """The dtype and shape of an array for people."""
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _same_memory(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
@@ -184,8 +197,7 @@ def _encode_scalar(encoder: Encoder, value: np.generic, path: str) -> Json:
         return ["str", encoder.node(str(value), path)]
     if isinstance(value, np.bytes_):
         return ["bytes", encoder.node(bytes(value), path)]
-    if value.dtype.hasobject:
-        raise refused(path, "is a NumPy scalar of Python objects")
+    _require_items(value.dtype, path, "a NumPy scalar")
     return [_descr(value.dtype), value.tobytes().hex()]
 
 
@@ -198,9 +210,19 @@ def _decode_scalar(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
     return np.frombuffer(bytearray.fromhex(value), _dtype(descr))[0]
 
 
+def _require_items(dtype: np.dtype[Any], path: str, what: str) -> None:
+    if dtype.hasobject:
+        raise refused(path, f"is {what} of Python objects", "Give a list, or numbers")
+    try:
+        told = dtype.names is None or _dtype(_descr(dtype)) == dtype
+    except ValueError:  # fields that overlap, or are not in order
+        told = False
+    if not told:
+        raise refused(path, f"is {what} with fields laid out by hand", "Give each of its fields")
+
+
 def _descr(dtype: np.dtype[Any]) -> Json:
-    descr = np.lib.format.dtype_to_descr(dtype)
-    return descr if isinstance(descr, str) else _listed(descr)
+    return dtype.str if dtype.names is None else _listed(dtype.descr)
 
 
 def _listed(value: Any) -> Json:
@@ -227,11 +249,16 @@ def generator_state(generator: Generator) -> object:
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
-        return dict(generator.bit_generator.state)
+        return {**generator.bit_generator.state, **_seed_of(generator.bit_generator)}
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
     version, words, gauss = generator.getstate()
     return {"version": version, "words": np.array(words, np.int64), "gauss": gauss}
+
+
+def _seed_of(bits: np.random.BitGenerator) -> dict[str, Any]:
+    seed: Any = bits.seed_seq
+    return {"seed": seed.state} if type(seed) is np.random.SeedSequence else {}
 
 
 def set_generator_state(generator: Generator, state: Any) -> None:
@@ -239,7 +266,12 @@ def set_generator_state(generator: Generator, state: Any) -> None:
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
+        state = dict(state)
+        seed = state.pop("seed", None)
         generator.bit_generator.state = state
+        if seed is not None:  # so that spawn gives the same children
+            new = generator.bit_generator.state, np.random.SeedSequence(**seed)
+            generator.bit_generator.__setstate__(new)  # type: ignore[attr-defined]
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
@@ -258,7 +290,7 @@ def _encode_generator(encoder: Encoder, value: Generator, path: str) -> Json:
 def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
     name, node = payload
     state = decoder.value(node, path)
-    if type(live).__name__ != name:
+    if type(live).__name__ != name or _other_bits(live, state):
         live = _new_generator(name, state, path)
     try:
         set_generator_state(live, state)
@@ -268,6 +300,13 @@ def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> A
             "Build the generator that the run began with",
         ) from None
     return live
+
+
+def _other_bits(live: Any, state: Any) -> bool:
+    """Whether a NumPy generator is on another bit generator than the one with this state."""
+    if not (isinstance(live, np.random.Generator) and isinstance(state, dict)):
+        return False
+    return bool(live.bit_generator.state["bit_generator"] != state["bit_generator"])
 
 
 def _new_generator(name: str, state: Any, path: str) -> Generator:
@@ -286,6 +325,13 @@ def _new_generator(name: str, state: Any, path: str) -> Generator:
 
 def _strided(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is torch.strided
+
+
+def _is_leaf(value: Any) -> bool:
+    """Whether it is more than its items: it has a gradient, or may get one."""
+    if not _strided(value):
+        return False
+    return value.requires_grad or value.grad is not None or type(value) is nn.Parameter
 
 
 def _is_sparse(value: Any) -> bool:
@@ -307,7 +353,7 @@ KINDS.add(
 )  # fmt: skip
 KINDS.protocols += [
     (_is_sparse, _SPARSE),
-    (lambda value: _strided(value) and value.requires_grad, _LEAF),
+    (_is_leaf, _LEAF),
     (lambda value: _strided(value) and has_gaps(value), _STRIDED),
     (_strided, _TENSOR),
     (lambda value: isinstance(value, np.ndarray), _ARRAY),

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from plinius.errors import MismatchError, StateError
@@ -147,10 +148,13 @@ class Encoder:
         """The name under which a tensor is kept. Raises StateError if it has no items here."""
         if self.in_key:
             raise refused(path, "has a tensor as a key")
-        if tensor.layout is not torch.strided or not tensor.is_cpu:
-            raise refused(path, f"is a {tensor.layout} tensor on {tensor.device}")
+        if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else tensor.layout
+            todo = "Give plain tensors on the CPU: a dense copy, or the parts it is made of"
+            raise refused(path, f"is a {kind} tensor on {tensor.device}", todo)
         if tensor.dtype not in NAMES:
-            raise refused(path, f"is a tensor of {tensor.dtype}")
+            way = "Give its int_repr(), scale and zero point" if tensor.is_quantized else None
+            raise refused(path, f"is a tensor of {tensor.dtype}", way)
         if not has_storage(tensor):
             raise refused(path, "is a tensor whose storage was given back (resize_(0))")
         place = place_of(tensor)
@@ -228,7 +232,16 @@ class Decoder:
             if tag == "same":
                 return self._made[str(payload)]
             kind = KINDS.tagged(tag)
-        return kind.decode(self, payload, live, path)
+        value = kind.decode(self, payload, live, path)
+        return self.made(path, value) if kind.shared else value
+
+    def holds(self, array: np.ndarray[Any, Any]) -> bool:
+        """Whether an array shows memory that a tensor was restored in."""
+        low, high = np.lib.array_utils.byte_bounds(array)
+        return any(
+            (start := (it := self.tensors[name]).data_ptr()) < high and low < start + it.nbytes
+            for name in self.own
+        )
 
     def made(self, path: str, value: Any) -> Any:
         """Note a container, before its items: another place may hold the same one."""
@@ -278,4 +291,4 @@ def tensor_names(node: Json) -> set[str]:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return not tensor.requires_grad and tensor.is_contiguous()
+    return not tensor.requires_grad and tensor.is_contiguous() and tensor.grad is None

@@ -1,7 +1,7 @@
 """The kinds of containers: lists, tuples, dicts, sets and their relatives."""
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from plinius.errors import MismatchError
@@ -67,9 +67,20 @@ def _decode_set(decoder: Decoder, payload: Any, live: Any, path: str) -> set[Any
 def pairs(encoder: Encoder, value: dict[Any, Any], path: str) -> list[Json]:
     """The items of a dict as pairs of nodes, in its order."""
     return [
-        [encoder.key(key, path), encoder.node(item, pointer(path, key))]
-        for key, item in value.items()
+        [encoder.key(key, path), encoder.node(item, name)]
+        for (key, item), name in zip(value.items(), _names(path, value), strict=True)
     ]
+
+
+def _names(path: str, keys: Iterable[Any]) -> Iterator[str]:
+    """The names of a dict's items: a key 1 and a key "1" have two."""
+    taken = set()
+    for key in keys:
+        name = pointer(path, key)
+        while name in taken:
+            name += "~"
+        taken.add(name)
+        yield name
 
 
 def fill(
@@ -86,14 +97,14 @@ def fill(
     """
     decoder.made(path, new)
     items = []
-    for encoded, node in payload:
-        key = decoder.value(encoded, path)
+    keys = [decoder.value(encoded, path) for encoded, _ in payload]
+    for (_, node), key, name in zip(payload, keys, _names(path, keys), strict=True):
         live = dict.get(new, key, ABSENT)
         if live is ABSENT and make and isinstance(node, dict) and "default" in node:
             live = make()
-        items.append((key, decoder.value(node, pointer(path, key), live)))
-    if list(new) != [key for key, _ in items]:
-        cls.clear(new)  # so that its order comes back as well
+        items.append((key, decoder.value(node, name, live)))
+    if list(new) != keys or any(type(key) is not str for key in keys):
+        cls.clear(new)  # so that its order comes back as well, and 1 does not stay for True
     for key, item in items:
         cls.__setitem__(new, key, item)
     return new

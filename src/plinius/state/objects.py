@@ -23,10 +23,19 @@ from plinius.state.codec import (
     Fact,
     Kind,
     pointer,
+    refused,
     tensor_names,
 )
 from plinius.state.subclasses import DATACLASS
-from plinius.state.tensors import NAMES, Place, copy_items, layout_of, place_of, show_layout
+from plinius.state.tensors import (
+    NAMES,
+    Place,
+    copy_items,
+    layout_of,
+    order_of,
+    place_of,
+    show_layout,
+)
 
 _UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
 _PLAIN = torch.optim.Optimizer.state_dict
@@ -43,7 +52,8 @@ def is_stateful(value: Any) -> bool:
 
 def is_lazy(value: object) -> bool:
     """Whether an object takes its state on when it is next iterated over: a loader does."""
-    return hasattr(type(value), "__iter__") and not isinstance(value, nn.Module)
+    loads = is_stateful(value) and not isinstance(value, nn.Module)
+    return loads and hasattr(type(value), "__iter__")
 
 
 # Objects with state_dict and load_state_dict.
@@ -51,11 +61,22 @@ def is_lazy(value: object) -> bool:
 
 def _encode_object(encoder: Encoder, value: Any, path: str) -> Json:
     def encode() -> Json:
-        return [type(value).__qualname__, encoder.node(value.state_dict(), path)]
+        return [type(value).__qualname__, encoder.node(_state_of(value, path), path)]
 
     payload = encoder.alone(encode)
     encoder.fact(path, Fact(type(value).__qualname__, _groups(value), payload, value))
     return payload
+
+
+def _state_of(value: Any, path: str) -> Any:
+    try:
+        return value.state_dict()
+    except Exception as error:
+        raise refused(
+            path,
+            f"is a {type(value).__qualname__} whose state_dict failed: {error!r}",
+            "Have it give its state whenever mirror_out is called",
+        ) from error
 
 
 def _groups(value: Any) -> tuple[tuple[str, str], ...]:
@@ -72,8 +93,9 @@ def _groups(value: Any) -> tuple[tuple[str, str], ...]:
 
 def _decode_object(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
     fact = decoder.facts.get(path)
-    if fact is None or live is ABSENT:
+    if fact is None:
         raise missing(path, payload[0])
+    live = fact.live if live is ABSENT else live  # of an object that is to load its state
     unchanged = to_json(fact.payload) == to_json(payload)
     if not unchanged or not tensor_names(payload) <= decoder.own:
         state = decoder.alone(lambda: decoder.value(payload[1], path))
@@ -144,14 +166,19 @@ def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
     raw = raw_tensors(value)
 
     def encode() -> Json:
-        state = value.state_dict()
+        state = _state_of(value, path)
         entries: list[Json] = [
             [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
         ]
         return {"state": entries, **_beside(encoder, raw, state, path), **_flags(value, raw)}
 
     payload = encoder.alone(encode)
-    shape = tuple((name, _shape(it)) for name, it in raw.items() if not _is_temporary(it))
+    first: dict[int, str] = {}
+    shape = tuple(
+        (name, _shape(it) + _tied(it, name, first))
+        for name, it in raw.items()
+        if not _is_temporary(it)
+    )
     encoder.fact(path, Fact("module", shape, payload, value))
     return payload
 
@@ -163,6 +190,11 @@ def _shape(raw: Raw) -> str:
     if type(raw.tensor) in _UNINITIALIZED or raw.tensor.dtype not in NAMES:
         return UNKNOWN
     return show_layout(layout_of(raw.tensor))
+
+
+def _tied(raw: Raw, name: str, first: dict[int, str]) -> str:
+    known = first.setdefault(id(raw.tensor), name) if raw.is_parameter else name
+    return "" if known == name else f", {known} itself"
 
 
 def _is_temporary(raw: Raw) -> bool:
@@ -186,7 +218,8 @@ def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dic
         tensor = it.tensor
         if tensor is None or type(tensor) in _UNINITIALIZED:
             continue
-        if name not in state and (not tensor.numel() or place_of(tensor) not in shown):
+        hides = place_of(tensor) not in shown if tensor.numel() else name not in state
+        if hides:  # a state_dict can show a copy, rounded perhaps
             where = pointer(path + "/~hidden", name)
             hidden.append([name, {"tensor": encoder.tensor(tensor.detach(), where)}])
         if tensor.grad is not None:
@@ -214,6 +247,8 @@ def _requires_grad(raw: Raw) -> bool:
 
 
 def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.Module:
+    if live is ABSENT and path in decoder.facts:
+        live = decoder.facts[path].live
     if not isinstance(live, nn.Module):
         raise missing(path, "module")
     return decoder.alone(lambda: _restore_module(decoder, payload, live, path))  # type: ignore[no-any-return]
@@ -221,20 +256,25 @@ def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.M
 
 def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) -> nn.Module:
     raw = raw_tensors(live)
-    fact = decoder.facts[path]
-    mine = dict(cast(Any, fact.payload)["state"])
+    mine = dict(cast(Any, decoder.facts[path].payload)["state"])
+    hidden = {
+        name: decoder.value(node, pointer(path + "/~hidden", name))
+        for name, node in payload.get("hidden", [])
+    }
     whole, custom = {}, False
     for key, node in payload["state"]:
         value = whole[key] = decoder.value(node, pointer(path, key))
-        if isinstance(value, torch.Tensor) and key in raw:
+        if isinstance(value, torch.Tensor) and key in raw and key not in hidden:
             _put(raw[key], value)
         elif value is not None or mine.get(key) is not None:
             alike = to_json(mine.get(key)) == to_json(node) and tensor_names(node) <= decoder.own
             custom = custom or not alike
-    for name, node in payload.get("hidden", []):
-        _put_hidden(live, raw, name, decoder.value(node, pointer(path + "/~hidden", name)), path)
     if custom or mine.keys() != whole.keys():
+        hidden = {name: value.clone() for name, value in hidden.items()}  # were read into it
         load(live, whole, path)
+        raw = raw_tensors(live)
+    for name, value in hidden.items():
+        _put_hidden(live, raw, name, value, path)
     _put_flags(live, payload)
     grads = dict(payload.get("grads", []))
     for name, it in raw_tensors(live).items():
@@ -251,7 +291,7 @@ def _put(raw: Raw, value: torch.Tensor) -> None:
     elif type(tensor) in _UNINITIALIZED:
         cast(Any, tensor).materialize(tuple(value.shape), dtype=value.dtype)
         copy_items(tensor, value)
-    elif layout_of(tensor) != layout_of(value):
+    elif layout_of(tensor) != layout_of(value) or order_of(tensor) != order_of(value):
         tensor.data = value
     elif place_of(tensor) != place_of(value):
         copy_items(tensor, value)

@@ -1,5 +1,6 @@
 """Restoration: a state put back into the objects that it was taken from."""
 
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -103,24 +104,59 @@ def _read(now: Walk, about: Manifest, read: Read, written: list[torch.Tensor]) -
     """The stored tensors: the live ones of the same name and layout, filled, or new ones."""
     tensors: Tensors = {}
     outs, late = [], []
+    within = _within(now.tensors)
     for spec in about.tensors:
         mine = now.tensors.get(spec.name)
         if mine is None or layout_of(mine) != (spec.dtype, spec.shape):
             memory = Memory(mine := empty(spec))
         else:
             memory = Memory(mine)
-            if not memory.own or memory.order != spec.order:
-                late.append((mine, fresh := empty(spec)))
+            if memory.order != spec.order:
+                memory = Memory(mine := empty(spec))
+            elif not memory.own or spec.name in within:
+                late.append((spec.name, mine, fresh := empty(spec)))
                 memory = Memory(fresh)
             else:
                 written.append(mine)
         tensors[spec.name] = mine
         outs.append(memory.data)
     read(outs)
-    for mine, fresh in late:
-        written.append(mine)
-        copy_items(mine, fresh)
+    for name, mine, fresh in late:
+        if name not in within:
+            written.append(mine)
+            copy_items(mine, fresh)
+        elif not _same_items(mine, fresh):
+            tensors[name] = fresh  # it showed another part, and the whole is in place
     return tensors
+
+
+def _within(tensors: Tensors) -> set[str]:
+    """The tensors that show a part of a larger one's memory, or of one as large."""
+    starts: list[int] = []  # of memory that no two tensors share, in order
+    ends: list[int] = []
+    found = set()
+    for name, tensor in sorted(tensors.items(), key=lambda item: -_extent(item[1])):
+        start, end = tensor.data_ptr(), tensor.data_ptr() + _extent(tensor)
+        at = bisect(starts, start)
+        before, after = at > 0 and ends[at - 1] > start, at < len(starts) and starts[at] < end
+        if (before or after) and end > start:
+            found.add(name)
+        elif end > start:
+            starts.insert(at, start)
+            ends.insert(at, end)
+    return found
+
+
+def _extent(tensor: torch.Tensor) -> int:
+    """Bytes of memory from its first item to its last."""
+    if not tensor.numel():
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return (1 + sum((size - 1) * stride for size, stride in steps)) * tensor.element_size()
+
+
+def _same_items(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return Memory(one.contiguous()).data == Memory(other.contiguous()).data
 
 
 def _is_back(after: Walk, about: Manifest, own: set[str]) -> bool:
@@ -138,10 +174,8 @@ def _require_items(after: Walk, tensors: Tensors) -> None:
         if found is None or layout_of(found) != layout_of(wanted):
             shown = show_layout(None if found is None else layout_of(found))
             raise _misfit(f"{name} came back as {shown}, not as {show_layout(layout_of(wanted))}")
-        if place_of(found) != place_of(wanted):
-            one, other = found.contiguous(), wanted.contiguous()
-            if Memory(one).data != Memory(other).data:
-                raise _misfit(f"{name} came back with other items")
+        if place_of(found) != place_of(wanted) and not _same_items(found, wanted):
+            raise _misfit(f"{name} came back with other items")
 
 
 def _clear(written: list[torch.Tensor]) -> None:

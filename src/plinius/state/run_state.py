@@ -70,10 +70,13 @@ class RunState:
         self._restless: set[str] = set()
         self._copies = memoryview(bytearray())
         self._draws = True
+        self._drew = False
         first = self.walk(learn=True)
-        self._draws = any(is_lazy(fact.live) for fact in first.facts.values())
+        self._draws = self._drew or any(is_lazy(it.live) for it in first.facts.values())
+        self._names = set(parts)
         self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
-        for path in lost_parameters(optimizers_in(parts), first.places):
+        self._lost = set(lost_parameters(optimizers_in(parts), first.places))
+        for path in sorted(self._lost):
             _log.warning(
                 "%s steps parameters that are not in the state: they will not be mirrored", path
             )
@@ -87,9 +90,11 @@ class RunState:
         """
         if self._changes:
             self._changes.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
+        self._require_names()
         walk = self.walk()
         for path, fact in walk.facts.items():
             _require_rebuildable(path, self._facts.get(path), fact)
+        self._require_parameters(walk)
         owned = self._owned() if apart and self._only_steps else set()
         tensors, shared = [], {}
         for name, tensor in walk.tensors.items():
@@ -137,13 +142,37 @@ class RunState:
         for name, state in before.items():  # a loader may draw when it is asked for its state
             if not _same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
-        json[RNG] = encoder.node(shared, RNG)
+                self._drew = True
+        json[RNG] = encoder.alone(lambda: encoder.node(shared, RNG))
         return Walk(json, encoder.tensors, encoder.places, encoder.facts)
 
     def close(self) -> None:
         """Take the hooks back from the optimizers."""
         if self._changes:
             self._changes.close()
+
+    def _require_names(self) -> None:
+        for name in self._names ^ set(self.parts):
+            done = "taken out of" if name in self._names else "put into"
+            raise refused(
+                str(name),
+                f"was {done} the state after the mirror was opened",
+                "Have the same names in the state from the start: None can stand for what is "
+                "not there yet",
+            )
+
+    def _require_parameters(self, walk: Walk) -> None:
+        optimizers = (
+            (path, fact.live)
+            for path, fact in walk.facts.items()
+            if isinstance(fact.live, torch.optim.Optimizer) and path not in self._lost
+        )
+        for path in lost_parameters(optimizers, walk.places):
+            raise refused(
+                path,
+                "steps parameters that are not in the state any more",
+                "Replace parameters in the optimizer too, or before Mirror.open",
+            )
 
     def _owned(self) -> set[int]:
         """The storages of the parameters and the state of all optimizers."""
@@ -200,7 +229,7 @@ def _require_rebuildable(path: str, first: Fact | None, now: Fact) -> None:
         raise refused(
             path,
             f"is a {now.cls} that was not there when the mirror was opened",
-            "Build it before Mirror.open, or give its state_dict() instead",
+            "Build it before Mirror.open, or give what it holds: its state_dict(), or a copy",
         )
     other = differing(path, (first.cls, first.shape), (now.cls, now.shape))
     if other:
