@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FILES = [
     path
-    for room in ("src", "native", "demo", "bench", "examples", "tests")
+    for room in ("src", "native", "tools", "demo", "examples", "tests")
     for path in sorted((ROOT / room).rglob("*"))
     if path.suffix in (".py", ".c")
     and "work" not in path.relative_to(ROOT).parts
