@@ -41,6 +41,7 @@ test-package: setup
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	@$(BIN)/python tools/trusted_core.py
 
 # Real DAX in an emulated machine; says what to install where QEMU is absent.
 test-dax: setup

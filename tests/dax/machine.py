@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 PMEM_BYTES = 512 << 20
 RAM = "2G"
 _MODULES = ("virtio_pci", "virtiofs", "nfit", "nd_pmem")
@@ -153,6 +153,10 @@ class Machine:
     """A guest that is running: its console line by line, and the end it is given."""
 
     def __init__(self, work: Path, tool: dict[str, str], options: dict[str, str]) -> None:
+        if any(set(value) & {" ", '"'} for value in options.values()):
+            raise SkippedError(
+                "the kernel's command line takes no path with a space: move the clone"
+            )
         self.began = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="plinius-dax-")
         socket = Path(self._folder.name) / "virtiofs"
@@ -228,7 +232,7 @@ class Machine:
 
 def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str]) -> list[str]:
     (vmlinuz,) = glob.glob(str(work / "kernel/boot/vmlinuz-*"))
-    told = " ".join(f"plinius.{name}={value}" for name, value in options.items())
+    said = " ".join(f"plinius.{name}={value}" for name, value in options.items())
     nvdimm = f"memory-backend-file,id=nv0,share=on,mem-path={work / 'pm.img'},size={PMEM_BYTES}"
     return [
         tool["qemu-system-x86_64"], "-accel", "tcg,tb-size=1024", "-cpu", "max", "-smp", "1",
@@ -240,6 +244,6 @@ def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str
         "-chardev", f"socket,id=c0,path={socket}",
         "-device", "vhost-user-fs-pci,queue-size=1024,chardev=c0,tag=hostroot",
         "-kernel", vmlinuz, "-initrd", str(work / "initramfs.gz"),
-        "-append", f"console=ttyS0 panic=-1 quiet mitigations=off {told}",
+        "-append", f"console=ttyS0 panic=-1 quiet mitigations=off {said}",
         "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-net", "none",
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def run(*command: object, cwd: Path | None = None) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=environment | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}\nFAILED: {' '.join(map(str, command))}")
@@ -99,7 +99,8 @@ def look_into(wheel: Path, sdist: Path) -> None:
     assert rooms == {"plinius", next(room for room in rooms if room.endswith(".dist-info"))}, rooms
     assert {"plinius/py.typed", "plinius/pm/_persist.abi3.so"} <= {*names}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    packed = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     wanted = {name for name in listed.stdout.split("\n") if not name.startswith(".")} - {""}
     assert wanted <= packed, f"not in the source distribution: {sorted(wanted - packed)}"
