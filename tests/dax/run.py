@@ -99,8 +99,8 @@ def hidden_folders() -> list[str]:
     """Of the folders that the guest's task runs from, those that its own mounts would hide."""
     needed = {HERE.parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
     covering = [Path(name) for name in ("/tmp", "/run", "/dev/shm", "/mnt")]
-    hidden = {one for one in needed if any(one.is_relative_to(cover) for cover in covering)}
-    return sorted(str(one) for one in hidden)
+    hidden = [one for one in needed if any(one.is_relative_to(cover) for cover in covering)]
+    return sorted(str(one) for one in hidden if not {*one.parents} & {*hidden})
 
 
 def boot(task: str, *, format: bool = False) -> Machine:
@@ -112,7 +112,7 @@ def boot(task: str, *, format: bool = False) -> Machine:
     options = {
         "task": task,
         "format": "yes" if format else "no",
-        "python": sys.executable,
+        "python": str(Path(sys.prefix).resolve() / "bin" / "python"),
         "script": str(HERE / "guest.py"),
         "folders": ":".join(hidden_folders()),
     }
