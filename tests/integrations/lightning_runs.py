@@ -200,7 +200,7 @@ def fit(name: str, region: Path, place: str = "", at: int = 0) -> list[str]:
     )  # fmt: skip
     module = make()
     trainer.fit(module, loader, torch.utils.data.DataLoader(data, 5))
-    parts = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
+    parts: list[object] = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
     parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
     parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]
     parts += [{type(it).__name__: it.state_dict() for it in given}]

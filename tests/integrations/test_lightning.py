@@ -1,6 +1,7 @@
 """The Lightning callback: stopped anywhere in an epoch, it goes on as if nothing had been."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from plinius.training.loader import ResumableLoader
 from unit.mirroring import KEY
 
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+from lightning import LightningModule  # noqa: E402
+
 from plinius.integrations.lightning import MirrorCallback  # noqa: E402
 
 EPOCH, STEPS = 5, 13
@@ -20,7 +23,7 @@ class StoppedError(Exception):
     pass
 
 
-class Module(lightning.LightningModule):
+class Module(LightningModule):
     def __init__(self, stop: int | None) -> None:
         super().__init__()
         self.layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
@@ -32,12 +35,13 @@ class Module(lightning.LightningModule):
         if self.global_step == self.stop:
             raise StoppedError
         self.steps.append(self.global_step)
-        return self.layer(batch[0]).square().mean()
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        return loss
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
         self.validated += 1
 
-    def configure_optimizers(self) -> tuple[list[object], list[object]]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), 0.01)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
 
@@ -72,7 +76,7 @@ def fit(
 @pytest.mark.parametrize("options", [{}, {"overlap": True}, {"every": 3}], ids=str)
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    stop: int, options: dict[str, object], tmp_path: Path
+    stop: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """In the midst of an epoch, at its last batch, at the first of the next: equal digests."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
@@ -100,7 +104,8 @@ def test_another_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def other(self: Module, stop: int | None) -> None:
         super(Module, self).__init__()
-        self.layer, self.stop, self.steps = torch.nn.Linear(4, 5), stop, []
+        self.layer, self.stop = torch.nn.Sequential(torch.nn.Linear(4, 5)), stop
+        self.steps = []
 
     monkeypatch.setattr(Module, "__init__", other)
     with pytest.raises(MismatchError, match="does not fit: model/layer.weight is missing there"):
@@ -136,7 +141,7 @@ class Judged(Module):
 
 
 class Plateau(Judged):
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), 0.1)
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
         return {
@@ -194,7 +199,7 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
     "within an epoch": ({"settings": {"val_check_interval": 2}}, "val_check_interval other than"),
     "overfitting": ({"settings": {"overfit_batches": 2}}, "overfit_batches"),
     "plain loader": (
-        {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},
+        {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},  # type: ignore[arg-type]
         "batches from a DataLoader that is not in the state. Train from a plinius.ResumableLoader",
     ),
 }
