@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.ready
-# Which build of torch: cpu, or cuda for an index that has no CPU build (2.5 GB more).
+# Which build of torch: cpu, or cuda for an index that has no CPU build (3.7 GB more).
 TORCH ?= cpu
 LOCKS := requirements.lock requirements-$(TORCH).lock
 export PIP_CACHE_DIR ?= $(CURDIR)/.venv/pip-cache
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml setup.py $(LOCKS) native/persist.c native/build_persist
 	@$(BIN)/pip install -q --no-deps --require-hashes --only-binary :all: $(PIP_ARGS) $(LOCKS:%=-r %) || \
 	  { echo 'setup: installing packages failed (see above); check that the package index can be reached.' >&2; \
 	    echo 'setup: if it has no CPU build of torch, add one that has, from the page "Get started" of PyTorch (pip, CPU):' >&2; \
-	    echo "setup:   make setup PIP_ARGS='--extra-index-url ADDRESS'    or, 2.5 GB more:    make setup TORCH=cuda" >&2; exit 1; }
+	    echo "setup:   make setup PIP_ARGS='--extra-index-url ADDRESS'    or, 3.7 GB more:    make setup TORCH=cuda" >&2; exit 1; }
 	@$(BIN)/pip install -q --no-deps --no-build-isolation -e . || \
 	  { echo 'setup: building the package failed (see above); the headers of Python are needed (Debian: apt install python3-dev)' >&2; exit 1; }
 	@touch $(STAMP)

@@ -20,7 +20,7 @@ def plot(report: Report, path: Path) -> None:
     except ImportError:
         raise StorageError(
             "A plot needs matplotlib, which is not installed",
-            "Install it (pip install 'plinius[plots]'), or leave the plot out",
+            "Install it (pip install matplotlib), or leave the plot out",
         ) from None
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     _DRAWERS[report["name"]](report, figure)
