@@ -1,5 +1,7 @@
 """torch.distributed.checkpoint, with a region where its folder of files would be."""
 
+from typing import Any
+
 import torch
 from model import LanguageModel
 from place import place
@@ -18,7 +20,7 @@ model = LanguageModel()
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
 
 
-def taken() -> dict[str, object]:
+def taken() -> dict[str, Any]:
     """Everything that belongs to the run, in the form that the library asks for."""
     parameters, moments = get_state_dict(model, optimizer)
     rng = torch.get_rng_state()

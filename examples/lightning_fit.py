@@ -1,5 +1,7 @@
 """Lightning: one callback makes Trainer.fit survive."""
 
+from typing import Any
+
 import lightning
 import torch
 from model import LanguageModel
@@ -19,9 +21,10 @@ class Module(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], index: int) -> torch.Tensor:
         """The loss of a batch."""
-        return self.model(**batch)["loss"]
+        loss: torch.Tensor = self.model(**batch)["loss"]
+        return loss
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> Any:
         """AdamW, and a rate that falls with every step."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.001)
         falling = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.999)

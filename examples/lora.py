@@ -23,7 +23,8 @@ class LowRank(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """As the base, and the change."""
-        return self.base(x) + self.up(self.down(x))
+        out: torch.Tensor = self.base(x) + self.up(self.down(x))
+        return out
 
 
 here = place("lora", iterations=50)

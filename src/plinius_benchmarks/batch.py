@@ -19,22 +19,21 @@ from plinius.keys import OwnerKey
 from plinius.sources.npz import npz_source
 from plinius.training.batches import Batches
 from plinius_benchmarks import networks
-from plinius_benchmarks.figures import Bar, Report, Row, ratio, spread
 from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.report import Progress, Report, Row, Target, no_progress, ratio, spread
 
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 SHORT = (8, 32, 128, 512)
 ROUNDS, SHORT_ROUNDS = 9, 5
 _RECORDS = 4096
 
-Progress = Callable[[int, int], None]
 Opener = Callable[[np.ndarray[tuple[int], np.dtype[np.int64]]], tuple[torch.Tensor, torch.Tensor]]
 
 
 def run_batch(
     sizes: Sequence[int] = SIZES,
     rounds: int = ROUNDS,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure each batch size. Takes a minute or two."""
     before = torch.get_num_threads()
@@ -56,8 +55,8 @@ def run_batch(
         machine = describe_with_torch()
     finally:
         torch.set_num_threads(before)
-    bars = [
-        Bar("sealed data, batch 128: share of an iteration", row["share"], 0.01, False)
+    targets = [
+        Target("sealed data, batch 128: share of an iteration", row["share"], 0.01, False)
         for row in rows
         if row["batch"] == 128
     ]
@@ -66,7 +65,7 @@ def run_batch(
         "title": "Sealed training data (the paper's Fig. 8)",
         "machine": machine,
         "rows": rows,
-        "bars": [bar.row() for bar in bars],
+        "targets": [target.row() for target in targets],
         "notes": [
             f"Medians of {rounds} interleaved rounds, one thread.",
             "In the paper an iteration on sealed data takes 1.2 times as long.",

@@ -11,7 +11,9 @@ from rich.console import Console
 from plinius.cli.console import counting
 
 if TYPE_CHECKING:
-    from plinius_benchmarks.figures import Report
+    from plinius_benchmarks.report import Progress, Report
+
+    Measure = Callable[[Progress], Report]
 
 _PATH = click.Path(path_type=Path)
 _MEMORY = Path("/dev/shm")  # noqa: S108 - fresh folders are made in it
@@ -26,8 +28,6 @@ _cfg = click.option("--cfg", type=_PATH, required=True, help="A Darknet network.
 _data = click.option("--data", type=_PATH, required=True, help="A sealed dataset for it.")
 _key = click.option("--key", "key_path", type=_PATH, required=True, help="The owner's key file.")
 
-Progress = Callable[[int, int], None]
-
 
 @click.group()
 def bench() -> None:
@@ -38,19 +38,24 @@ def bench() -> None:
 @click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.6, show_default=True)
 @_plot
 @_json
-def sps(seconds: float, plot: Path | None, as_json: bool) -> None:
+def sps(seconds: float, **out: Any) -> None:
     """Random swaps in persistent memory, beside the paper's Fig. 6; SECONDS for each point."""
-    from plinius_benchmarks.sps import run_sps
-    from plinius_benchmarks.sps_report import sps_plot, sps_table
+    _run(_sps(seconds), **out)
 
-    with counting("measuring") as progress:
-        report = run_sps(seconds, progress=progress)
-    if plot:
-        sps_plot(report, plot)
-    if as_json:
-        click.echo(json.dumps(report))
-    else:
-        Console(width=150).print(sps_table(report))
+
+@bench.command()
+@_cfg
+@_data
+@_key
+@_places
+@_short
+@_plot
+@_json
+def iteration(
+    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool, **out: Any
+) -> None:
+    """An iteration of the trainer, everything included, against PyTorch by hand."""
+    _run(_iteration(cfg, data, key_path, places, short), **out)
 
 
 @bench.command()
@@ -60,7 +65,7 @@ def sps(seconds: float, plot: Path | None, as_json: bool) -> None:
 @_json
 def mirror(places: tuple[Path, ...], short: bool, **out: Any) -> None:
     """Saving and restoring against all other ways, beside the paper's Fig. 7 and Table I."""
-    _tell(lambda progress: _mirror(places, short, progress), **out)
+    _run(_mirror(places, short), **out)
 
 
 @bench.command()
@@ -69,7 +74,7 @@ def mirror(places: tuple[Path, ...], short: bool, **out: Any) -> None:
 @_json
 def batch(short: bool, **out: Any) -> None:
     """Iterations on sealed and on plain data, beside the paper's Fig. 8."""
-    _tell(lambda progress: _batch(short, progress), **out)
+    _run(_batch(short), **out)
 
 
 @bench.command()
@@ -84,7 +89,7 @@ def crash(
     cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool, **out: Any
 ) -> None:
     """Training that is killed, with a mirror and without, as the paper's Fig. 9."""
-    _tell(lambda progress: _crash(cfg, data, key_path, places, short, progress), **out)
+    _run(_crash(cfg, data, key_path, places, short), **out)
 
 
 @bench.command()
@@ -95,7 +100,7 @@ def crash(
 @_json
 def overhead(cfg: Path, places: tuple[Path, ...], short: bool, **out: Any) -> None:
     """What a mirror costs an iteration of three models."""
-    _tell(lambda progress: _overhead(cfg, places, short, progress), **out)
+    _run(_overhead(cfg, places, short), **out)
 
 
 @bench.command(name="all")
@@ -114,15 +119,16 @@ def everything(
 
     output.mkdir(parents=True, exist_ok=True)
     reports, pictures = [], {}
-    runs: dict[str, Callable[[Progress], Report]] = {
-        "mirror": lambda progress: _mirror(places, short, progress),
-        "batch": lambda progress: _batch(short, progress),
-        "crash": lambda progress: _crash(cfg, data, key_path, places, short, progress),
-        "overhead": lambda progress: _overhead(cfg, places, short, progress),
-    }
-    for name, run in runs.items():
+    for name, measure in {
+        "sps": _sps(0.2 if short else 0.6),
+        "iteration": _iteration(cfg, data, key_path, places, short),
+        "mirror": _mirror(places, short),
+        "batch": _batch(short),
+        "crash": _crash(cfg, data, key_path, places, short),
+        "overhead": _overhead(cfg, places, short),
+    }.items():
         with counting(f"measuring {name}") as progress:
-            report = run(progress)
+            report = measure(progress)
         (output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
         pictures[name] = output / f"{name}.png"
         plot(report, pictures[name])
@@ -132,53 +138,65 @@ def everything(
     click.echo(f"All figures: {output / 'report.html'}")
 
 
-def _mirror(places: tuple[Path, ...], short: bool, progress: Progress) -> "Report":
+def _sps(seconds: float) -> "Measure":
+    from plinius_benchmarks.sps import run_sps
+
+    return lambda progress: run_sps(seconds, progress=progress)
+
+
+def _iteration(
+    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool
+) -> "Measure":
+    from plinius_benchmarks import iteration as module
+
+    rounds = module.SHORT_ROUNDS if short else module.ROUNDS
+    return lambda progress: module.run_iteration(cfg, data, key_path, _in(places), rounds, progress)
+
+
+def _mirror(places: tuple[Path, ...], short: bool) -> "Measure":
     from plinius_benchmarks import mirror as module
 
     layers = module.SHORT if short else module.LAYERS + module.LARGE
     rounds = module.SHORT_ROUNDS if short else module.ROUNDS
-    return module.run_mirror(_in(places), layers, rounds, progress)
+    return lambda progress: module.run_mirror(_in(places), layers, rounds, progress)
 
 
-def _batch(short: bool, progress: Progress) -> "Report":
+def _batch(short: bool) -> "Measure":
     from plinius_benchmarks import batch as module
 
     sizes = module.SHORT if short else module.SIZES
     rounds = module.SHORT_ROUNDS if short else module.ROUNDS
-    return module.run_batch(sizes, rounds, progress)
+    return lambda progress: module.run_batch(sizes, rounds, progress)
 
 
 def _crash(
-    cfg: Path,
-    data: Path,
-    key_path: Path,
-    places: tuple[Path, ...],
-    short: bool,
-    progress: Progress,
-) -> "Report":
+    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool
+) -> "Measure":
     from plinius_benchmarks import crash as module
 
     iterations = module.SHORT_ITERATIONS if short else module.ITERATIONS
     kills = module.SHORT_KILLS if short else module.KILLS
-    return module.run_crash(cfg, data, key_path, iterations, kills, _in(places), progress)
+    return lambda progress: module.run_crash(
+        cfg, data, key_path, iterations, kills, _in(places), progress
+    )
 
 
-def _overhead(cfg: Path, places: tuple[Path, ...], short: bool, progress: Progress) -> "Report":
+def _overhead(cfg: Path, places: tuple[Path, ...], short: bool) -> "Measure":
     from plinius_benchmarks import overhead as module
 
     rounds = module.SHORT_ROUNDS if short else module.ROUNDS
-    return module.run_overhead(cfg, _in(places), rounds, progress)
+    return lambda progress: module.run_overhead(cfg, _in(places), rounds, progress)
 
 
 def _in(places: tuple[Path, ...]) -> tuple[Path, ...]:
     return places or tuple(place for place in (_MEMORY, Path.cwd()) if place.is_dir())
 
 
-def _tell(run: Callable[[Progress], "Report"], plot: Path | None, as_json: bool) -> None:
+def _run(measure: "Measure", plot: Path | None, as_json: bool) -> None:
     from plinius_benchmarks import plots
 
     with counting("measuring") as progress:
-        report = run(progress)
+        report = measure(progress)
     if plot:
         plots.plot(report, plot)
     if as_json:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,13 @@ from plinius.errors import StorageError
 from plinius.keys import OwnerKey, load_key
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
-from plinius_benchmarks.figures import Bar, Report, Row
 from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.report import Progress, Report, Row, Target, no_progress
 
 ITERATIONS, KILLS = 100, 9
 SHORT_ITERATIONS, SHORT_KILLS = 40, 3
 RESTARTS = 3
 PEACE, MIRRORED, FORGETFUL = "not killed", "killed, mirrored", "killed, not mirrored"
-
-Progress = Callable[[int, int], None]
 
 
 def run_crash(
@@ -39,7 +37,7 @@ def run_crash(
     iterations: int = ITERATIONS,
     kills: int = KILLS,
     places: Sequence[Path] = (),
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Train and kill; then measure the restart in each of `places`. Takes minutes.
 
@@ -74,16 +72,16 @@ def run_crash(
             restarts.append(_restart(place))
             progress(4 + number, 3 + len(places))
     same = digests[MIRRORED] == digests[PEACE]
-    bars = [Bar("digest after all kills, equal to that of the run in peace", float(same), 1.0)]
+    targets = [Target("digest after all kills, equal to that without kills", float(same), 1.0)]
     for restart in restarts:
         what = f"{restart['place']}: kill to first new iteration, 1 GB, s beyond importing torch"
-        bars.append(Bar(what, restart["beyond"], 3.0, False))
+        targets.append(Target(what, restart["beyond"], 3.0, False))
     return {
         "name": "crash",
         "title": "A run that is killed (the paper's Fig. 9)",
         "machine": describe_with_torch(),
         "rows": rows + restarts,
-        "bars": [bar.row() for bar in bars],
+        "targets": [target.row() for target in targets],
         "notes": [
             f"{cfg.name}, {iterations} iterations, {kills} SIGKILLs at random iterations.",
             "In the paper, 500 iterations killed 9 times follow the curve of a run in peace; "

@@ -25,8 +25,8 @@ from plinius.pm.block_writer import Writer
 from plinius.pm.medium import Granularity, Medium
 from plinius.pm.region import Region
 from plinius_benchmarks import networks, rivals
-from plinius_benchmarks.figures import Bar, Report, Row, ratio, spread
 from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.report import Progress, Report, Row, Target, no_progress, ratio, spread
 from plinius_benchmarks.rivals import Act, Limits, Rival
 
 LAYERS = (5, 10, 15, 20, 25, 30, 35, 40, 45)  # big5.cfg ... big45.cfg
@@ -37,14 +37,12 @@ _PLINIUS, _TWO = "plinius", "plinius, 2 threads"
 _SEALED, _DIRECT, _PLAIN = "torch.save + AES-GCM", "O_DIRECT + fdatasync", "torch.save"
 _WARM_UP = 2
 
-Progress = Callable[[int, int], None]
-
 
 def run_mirror(
     places: Sequence[Path],
     layers: Sequence[int] = LAYERS + LARGE,
     rounds: int = ROUNDS,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure in each folder, for networks of so many layers. Takes minutes.
 
@@ -53,14 +51,14 @@ def run_mirror(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     rows: list[Row] = []
-    bars: list[Bar] = []
+    targets: list[Target] = []
     try:
         with _group():
             for number, (place, count) in enumerate((p, n) for p in places for n in layers):
                 few = rounds if count < LARGE[-1] else min(rounds, 3)
                 one = _compete(place, count, few)
                 rows += one
-                bars += _bars(one)
+                targets += _targets(one)
                 progress(number + 1, len(places) * len(layers))
         machine = describe_with_torch()
     finally:
@@ -70,7 +68,7 @@ def run_mirror(
         "title": "Saving and restoring a model (the paper's Fig. 7 and Table I)",
         "machine": machine,
         "rows": rows,
-        "bars": [bar.row() for bar in bars],
+        "targets": [target.row() for target in targets],
         "notes": [
             f"Medians of {rounds} interleaved rounds (3 at 1 GB), one thread but where it says 2.",
             "The paper (emlSGX-PM) saves 3.2x and restores 3.7x as fast as its own baseline.",
@@ -162,7 +160,7 @@ def _timed(act: Act) -> float:
     return time.perf_counter() - began
 
 
-def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
+def _targets(rows: Sequence[Row]) -> Iterator[Target]:
     at = {row["who"]: row for row in rows}
     mine = at[_PLINIUS]
     size = mine["bytes"] / 1e6
@@ -175,15 +173,15 @@ def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
         for who, limit in ((_PLINIUS, "AES-GCM"), (_TWO, "AES-GCM, 2 threads")):
             for what, name in (("saves", "mirror_out"), ("restores", "mirror_in")):
                 rate = faster(limit, what, who)
-                yield Bar(f"{where}: {name} of {who}, share of raw AES-GCM's rate", rate, 0.8)
+                yield Target(f"{where}: {name} of {who}, share of raw AES-GCM's rate", rate, 0.8)
         if size < 200:
-            yield Bar(f"{where}: saving, against {_SEALED}", faster(_SEALED, "saves"), 12)
-            yield Bar(f"{where}: restoring, against {_SEALED}", faster(_SEALED, "restores"), 10)
+            yield Target(f"{where}: saving, against {_SEALED}", faster(_SEALED, "saves"), 12)
+            yield Target(f"{where}: restoring, against {_SEALED}", faster(_SEALED, "restores"), 10)
     elif _DIRECT in at:
         rate = faster(_DIRECT, "saves")
-        yield Bar(f"{where}: saving, share of the rate of {_DIRECT}", rate, 0.85)
+        yield Target(f"{where}: saving, share of the rate of {_DIRECT}", rate, 0.85)
         if size > 45:
-            yield Bar(f"{where}: saving, against {_PLAIN} + fsync", faster(_PLAIN, "saves"), 3)
+            yield Target(f"{where}: saving, against {_PLAIN} + fsync", faster(_PLAIN, "saves"), 3)
 
 
 class _Clock:

@@ -1,4 +1,4 @@
-"""Networks to measure with: the original's size sweep, a ResNet-18, a transformer."""
+"""Networks to measure with: mnist.cfg by hand, the original's size sweep, two others."""
 
 import torch
 from torch import nn
@@ -128,3 +128,18 @@ class Transformer(nn.Module):
         x = self.words(ids) + self.places(torch.arange(length))
         out: torch.Tensor = self.head(self.blocks(x, mask, is_causal=True))
         return out
+
+
+def mnist_by_hand() -> nn.Sequential:
+    """demo/mnist.cfg in PyTorch's own layers."""
+
+    def convolution(channels: int, filters: int) -> list[nn.Module]:
+        layer = nn.Conv2d(channels, filters, 3, padding=1, bias=False)
+        return [layer, nn.BatchNorm2d(filters), nn.LeakyReLU(0.1)]
+
+    layers = [*convolution(1, 32), nn.MaxPool2d(2)]
+    for channels in (32, *[64] * 8):
+        layers += convolution(channels, 64)
+    layers += [nn.MaxPool2d(2), *convolution(64, 128), nn.Dropout(0.5)]
+    layers += [nn.Conv2d(128, 10, 1), nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers)

@@ -26,15 +26,14 @@ from plinius.mirror import Mirror
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
 from plinius_benchmarks import networks
-from plinius_benchmarks.figures import Bar, Report, Row, ratio, spread
 from plinius_benchmarks.machine import describe_with_torch
+from plinius_benchmarks.report import Progress, Report, Row, Target, no_progress, ratio, spread
 
 ROUNDS, SHORT_ROUNDS = 5, 2
 OFF, ON, BESIDE, TENTH = "no mirror", "every iteration", "beside training", "every 10th"
 _CNN = "ResNet-18, batch 128"
 _FROZEN = "frozen base, 1 % trainable"
 
-Progress = Callable[[int, int], None]
 Step = Callable[[], None]
 
 
@@ -57,7 +56,7 @@ def run_overhead(
     cfg: Path,
     places: Sequence[Path],
     rounds: int = ROUNDS,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure in each folder; `cfg` is the Darknet network. Takes minutes, on one thread.
 
@@ -78,13 +77,16 @@ def run_overhead(
         machine = describe_with_torch()
     finally:
         torch.set_num_threads(before)
-    bars = [*_bars(rows), Bar(f"{_FROZEN}: mirrored share of the state", frozen, 0.015, False)]
+    targets = [
+        *_targets(rows),
+        Target(f"{_FROZEN}: mirrored share of the state", frozen, 0.015, False),
+    ]
     return {
         "name": "overhead",
         "title": "What a mirror costs an iteration",
         "machine": machine,
         "rows": rows,
-        "bars": [bar.row() for bar in bars],
+        "targets": [target.row() for target in targets],
         "notes": [
             f"Medians of {rounds} interleaved rounds; torch has one thread, sealing beside "
             "training has another.",
@@ -211,12 +213,12 @@ def _frozen(place: Path) -> float:
     return mirrored / whole
 
 
-def _bars(rows: Sequence[Row]) -> Iterator[Bar]:
+def _targets(rows: Sequence[Row]) -> Iterator[Target]:
     for row in rows:
         where = f"{row['model']}, {row['place']}: held, {row['way']}"
         share: Any = row["share"]
         if row["place"] == Granularity.PROCESS.name and row["way"] == ON:
-            yield Bar(where, share, 0.01, False)
+            yield Target(where, share, 0.01, False)
         small = not row["model"].startswith("transformer")
         if small and row["place"] == Granularity.PAGE.name and row["way"] == BESIDE:
-            yield Bar(where, share, 0.02, False)
+            yield Target(where, share, 0.02, False)

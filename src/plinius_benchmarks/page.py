@@ -1,4 +1,4 @@
-"""One page of all reports: self-contained HTML, the bars first."""
+"""One page of all reports: self-contained HTML, the targets first."""
 
 import base64
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from plinius.errors import StorageError
-from plinius_benchmarks.figures import Report
 from plinius_benchmarks.machine import in_words
+from plinius_benchmarks.report import Report
 from plinius_benchmarks.tables import tables
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}
@@ -25,15 +25,15 @@ def write_page(reports: Sequence[Report], pictures: dict[str, Path], path: Path)
         "<!doctype html><meta charset=utf-8><title>Plinius: benchmarks</title>",
         f"<style>{_STYLE}</style><h1>Plinius: benchmarks</h1>",
         f"<p>{escape(in_words(machine))}; load at the end of the first: {machine['load']}</p>",
-        "<h2>Bars</h2><table><tr><th>bar<th>measured<th>wanted<th></tr>",
+        "<h2>Targets</h2><table><tr><th>target<th>measured<th>wanted<th></tr>",
     ]
     for report in reports:
-        for bar in report["bars"]:
-            sign = "≥" if bar["least"] else "≤"
-            met = "<td class=yes>met" if bar["met"] else "<td class=no>not met"
+        for target in report["targets"]:
+            sign = "≥" if target["at_least"] else "≤"
+            met = "<td class=yes>met" if target["met"] else "<td class=no>not met"
             parts.append(
-                f"<tr><td>{escape(bar['what'])}<td>{bar['value']:.4g}"
-                f"<td>{sign} {bar['bound']:g}{met}</tr>"
+                f"<tr><td>{escape(target['what'])}<td>{target['value']:.4g}"
+                f"<td>{sign} {target['bound']:g}{met}</tr>"
             )
     parts.append("</table>")
     for report in reports:

@@ -6,8 +6,8 @@ from typing import Any
 
 from plinius.errors import NotInstalledError, StorageError
 from plinius_benchmarks import paper
-from plinius_benchmarks.figures import Report
 from plinius_benchmarks.machine import in_words
+from plinius_benchmarks.report import Report
 
 
 def plot(report: Report, path: Path) -> None:
@@ -20,7 +20,7 @@ def plot(report: Report, path: Path) -> None:
     except ImportError:
         raise NotInstalledError(
             "A plot needs matplotlib, which is not installed",
-            "Install it (pip install 'plinius[plots]'), or leave the plot out",
+            "Install it (pip install matplotlib), or leave the plot out",
         ) from None
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     _DRAWERS[report["name"]](report, figure)
@@ -56,6 +56,43 @@ def _mirror(report: Report, figure: Any) -> None:
         axes.legend(fontsize=6)
         _dress(axes, f"{what}, the paper's Fig. 7")
     figure.legend(lines.values(), lines.keys(), fontsize=7, ncols=5, loc="outside lower center")
+
+
+_SPS_STYLES = {"native": "-", "SGX-Romulus": "--", "SCONE": ":"}
+
+
+def _sps(report: Report, figure: Any) -> None:
+    here, there = figure.subplots(1, 2, sharey=True)
+    curves: dict[tuple[str, str, str], list[tuple[int, float]]] = {}
+    for row in report["rows"]:
+        key = (row["granularity"], row["pwb"], row["form"])
+        curves.setdefault(key, []).append((row["swaps"], row["swaps_per_us"]))
+    for (granularity, pwb, form), points in curves.items():
+        style = {"marker": "o", "markersize": 3, "linestyle": "-" if form == "vectorised" else ":"}
+        here.plot(*zip(*points, strict=True), label=f"{granularity} {pwb}, {form}", **style)
+    for flush, machines in paper.FIG_6.items():
+        for name, rates in machines.items():
+            style = {"linestyle": _SPS_STYLES[name], "color": "C0" if "OPT" in flush else "C1"}
+            there.plot(paper.FIG_6_SWAPS, rates, label=f"{flush}, {name}", **style)
+    for axes, title in ((here, "measured"), (there, "the paper's Fig. 6: Xeon Gold 5215, Optane")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_title(title)
+        axes.set_xlabel("swaps a transaction")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    here.set_ylabel("swaps per microsecond")
+
+
+def _iteration(report: Report, figure: Any) -> None:
+    axes = figure.subplots()
+    rows = [row for row in report["rows"] if "iteration" in row]
+    least, median, most = zip(*(row["iteration"] for row in rows), strict=True)
+    left = [middle - low for middle, low in zip(median, least, strict=True)]
+    right = [high - middle for high, middle in zip(most, median, strict=True)]
+    axes.barh([row["who"] for row in rows], median, xerr=(left, right), alpha=0.7)
+    axes.set_xlabel("seconds an iteration: median, least and most")
+    axes.invert_yaxis()
 
 
 def _dress(axes: Any, title: str) -> None:
@@ -116,6 +153,8 @@ def _overhead(report: Report, figure: Any) -> None:
 
 
 _DRAWERS: dict[str, Callable[[Report, Any], None]] = {
+    "sps": _sps,
+    "iteration": _iteration,
     "mirror": _mirror,
     "batch": _batch,
     "crash": _crash,

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
@@ -28,11 +27,13 @@ from plinius.pm.medium import WORD, Granularity
 from plinius.pm.region import Region
 from plinius.structures.array import PersistentArray
 from plinius_benchmarks.counting import CountingMedium
-from plinius_benchmarks.machine import Machine, describe_machine
+from plinius_benchmarks.machine import describe_machine
+from plinius_benchmarks.paper import FIG_6_SWAPS
+from plinius_benchmarks.report import Progress, Report, Row, no_progress
 
 ARRAY_BYTES = 10 * 1000 * 1000
 ELEMENTS = ARRAY_BYTES // WORD
-SIZES = tuple(2**power for power in range(1, 12))
+SIZES = FIG_6_SWAPS
 DISK_SIZES = (2, 64, 2048)  # fewer: a transaction there waits for the disk four times
 FORMS = ("plain", "vectorised")
 SLICES = 5
@@ -41,15 +42,7 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - a fresh folder is made in it
 _TWIN_BYTES = (ARRAY_BYTES // 65536 + 2) * 65536
 _COUNTED = 4  # transactions
 
-Row = dict[str, str | int | float]
 Transaction = Callable[[int], None]
-
-
-class Report(TypedDict):
-    """What run_sps() found, as it goes into JSON."""
-
-    rows: list[Row]
-    machine: Machine
 
 
 @dataclass
@@ -82,7 +75,7 @@ def run_sps(
     seconds: float = SECONDS,
     folders: Sequence[Path] | None = None,
     sizes: Sequence[int] = SIZES,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Measure every form, size and write-back instruction, in each folder.
 
@@ -107,7 +100,14 @@ def run_sps(
         for _, array, _ in places:
             if not np.array_equal(np.sort(array[:]), np.arange(ELEMENTS)):
                 raise RuntimeError("the swaps lost an element")
-    return {"rows": [point.row() for point in points], "machine": describe_machine()}
+    return {
+        "name": "sps",
+        "title": "Random swaps in persistent memory (the paper's Fig. 6)",
+        "machine": describe_machine(),
+        "rows": [point.row() for point in points],
+        "targets": [],
+        "notes": ["What a transaction costs is counted, not estimated."],
+    }
 
 
 def transaction(form: str, region: Region, array: PersistentArray) -> Transaction:

@@ -5,22 +5,23 @@ from collections.abc import Callable
 from rich.table import Table
 
 from plinius_benchmarks import paper
-from plinius_benchmarks.figures import Report, Row
 from plinius_benchmarks.machine import in_words
+from plinius_benchmarks.report import Report, Row
 
 
 def tables(report: Report) -> list[Table]:
-    """The figures of a report, then its bars."""
-    return [_MAKERS[report["name"]](report), bar_table(report)]
+    """The figures of a report, then its targets, if it has any."""
+    made = [_MAKERS[report["name"]](report)]
+    return [*made, target_table(report)] if report["targets"] else made
 
 
-def bar_table(report: Report) -> Table:
+def target_table(report: Report) -> Table:
     """What was claimed, and whether it holds."""
-    table = Table("bar", "measured", "wanted", "", title=f"bars: {report['title']}")
-    for bar in report["bars"]:
-        sign = "at least" if bar["least"] else "at most"
-        met = "[green]met[/]" if bar["met"] else "[bold red]NOT met[/]"
-        table.add_row(bar["what"], f"{bar['value']:.4g}", f"{sign} {bar['bound']:g}", met)
+    table = Table("target", "measured", "wanted", "", title=f"targets: {report['title']}")
+    for target in report["targets"]:
+        sign = "at least" if target["at_least"] else "at most"
+        met = "[green]met[/]" if target["met"] else "[bold red]NOT met[/]"
+        table.add_row(target["what"], f"{target['value']:.4g}", f"{sign} {target['bound']:g}", met)
     return table
 
 
@@ -88,7 +89,47 @@ def _overhead(report: Report) -> Table:
     return table
 
 
+def _sps(report: Report) -> Table:
+    table = _table(
+        report, "granularity", "write-back", "form", "swaps", "swaps/us", "slices", "fences",
+        "lines", "bytes", "paper, SGX (native)",
+    )  # fmt: skip
+    for row in report["rows"]:
+        table.add_row(
+            row["granularity"], row["pwb"], row["form"], str(row["swaps"]),
+            f"{row['swaps_per_us']:.4g}",
+            f"{row['slowest_slice']:.3g} .. {row['fastest_slice']:.3g}",
+            f"{row['fences']:g}", f"{row['flushed_lines']:g}", f"{row['bytes_written']:,.0f}",
+            _of_fig_6(row),
+        )  # fmt: skip
+    return table
+
+
+def _of_fig_6(row: Row) -> str:
+    flush = "CLFLUSH+NOP" if row["pwb"] == "clflush" else "CLFLUSHOPT+SFENCE"
+    if row["granularity"] == "PAGE" or row["swaps"] not in paper.FIG_6_SWAPS:
+        return ""  # the paper has no such medium
+    at = paper.FIG_6_SWAPS.index(row["swaps"])
+    return f"{paper.FIG_6[flush]['SGX-Romulus'][at]:g} ({paper.FIG_6[flush]['native'][at]:g})"
+
+
+def _iteration(report: Report) -> Table:
+    table = _table(report, "contestant, or part of it", "s/iteration", "ratio (of CPU time)", "ms")
+    for row in report["rows"]:
+        if "iteration" in row:
+            ratios = [
+                f"{one['time']:.3f} ({one['cpu_time']:.3f}) of: {other}"
+                for other, one in row["ratios"].items()
+            ]
+            table.add_row(row["who"], _s(row["iteration"]), "\n".join(ratios), "")
+        else:
+            table.add_row(row["who"], "", f"{row['share']:.2%} of it", f"{row['ms']:.2f}")
+    return table
+
+
 _MAKERS: dict[str, Callable[[Report], Table]] = {
+    "sps": _sps,
+    "iteration": _iteration,
     "mirror": _mirror,
     "batch": _batch,
     "crash": _crash,

@@ -1,6 +1,7 @@
 """What a host can do to a sealed dataset: all of it is refused, and nothing opens to other data."""
 
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plinius.data.header import HEADER_BYTES
-from plinius.data.records import ArraySpec, Source
+from plinius.data.records import Array, ArraySpec, Source
 from plinius.data.sealed import SealedDataset, read_header, seal_dataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError
 from plinius.keys import OwnerKey
@@ -27,7 +28,7 @@ ALTERED = (
 def small(path: Path, key: OwnerKey = KEY, shade: int = 0) -> bytes:
     """Four records of 6 + 2 bytes, in three named classes."""
 
-    def records():
+    def records() -> Iterator[tuple[Array, Array]]:
         for i in range(COUNT):
             yield np.full((2, 3), shade + i, U8), np.array(i % 3, U16)
 
@@ -46,7 +47,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return small(tmp_path_factory.mktemp("good") / "d.sealed")
 
 
-def reader(raw: bytes):
+def reader(raw: bytes) -> Callable[[int, int], memoryview]:
     return lambda offset, length: memoryview(raw)[offset : offset + length]
 
 

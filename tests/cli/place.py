@@ -57,8 +57,9 @@ class Place:
 
     def train(self, *more: object, **instead: object) -> list[object]:
         """The arguments that train the region's run, with some named differently."""
-        names = {"cfg": self.world.cfg, "data": self.world.data, "region": self.region}
-        names |= {"key": self.world.key} | instead
+        w = self.world
+        names: dict[str, object] = {"cfg": w.cfg, "data": w.data, "region": self.region}
+        names |= {"key": w.key} | instead
         options = [
             part for name in ("data", "region", "key") for part in (f"--{name}", names[name])
         ]

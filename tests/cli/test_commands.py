@@ -326,7 +326,7 @@ def test_a_closed_pipe_ends_quietly(world: World, trained: Path) -> None:
     """A reader that goes away is no traceback."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [PLINIUS, "digest", "--region", trained, "--key", world.key]
+    command = [str(PLINIUS), "digest", "--region", str(trained), "--key", str(world.key)]
     with os.fdopen(writer, "wb") as out:
         ended = subprocess.run(
             command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False

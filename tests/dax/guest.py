@@ -135,7 +135,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
 
 def snapshot(iteration: int, words: Words) -> Snapshot:
     """The run state at an iteration."""
-    tensor = TensorBytes("words", "int64", words.shape, memoryview(words).cast("B"))
+    tensor = TensorBytes("words", "int64", words.shape, memoryview(words.data).cast("B"))
     return Snapshot(iteration, (tensor,), {"sum": int(words.sum()) % 2**53}, {}, {})
 
 

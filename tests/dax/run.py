@@ -45,7 +45,7 @@ from dax.machine import (
     tools,
 )
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 WORK = HERE / "work"
 ENGINE_CUTS, TORCH_CUTS = 10, 3
 TIMEOUT = 300.0
@@ -95,6 +95,14 @@ class Series:
             self.wrong.append(f"iteration {number} has another digest than uninterrupted")
 
 
+def hidden_folders() -> list[str]:
+    """Of the folders that the guest's task runs from, those that its own mounts would hide."""
+    needed = {HERE.parents[1], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    covering = [Path(name) for name in ("/tmp", "/run", "/dev/shm", "/mnt")]
+    hidden = [one for one in needed if any(one.is_relative_to(cover) for cover in covering)]
+    return sorted(str(one) for one in hidden if not {*one.parents} & {*hidden})
+
+
 def boot(task: str, *, format: bool = False) -> Machine:
     """A guest that does one task on the NVDIMM as it was left, or on a new one."""
     if format:
@@ -104,8 +112,9 @@ def boot(task: str, *, format: bool = False) -> Machine:
     options = {
         "task": task,
         "format": "yes" if format else "no",
-        "python": sys.executable,
+        "python": str(Path(sys.prefix).resolve() / "bin" / "python"),
         "script": str(HERE / "guest.py"),
+        "folders": ":".join(hidden_folders()),
     }
     return Machine(WORK, tools(), options)
 

@@ -33,8 +33,8 @@ def test_a_task_that_is_begun_again_goes_on_and_ends_alike(
             assert guest.TASKS[task](tmp_path / folder) == 0
     lines = told(capsys)
     assert [line["resumed"] for line in lines if "resumed" in line] == [None, None, 5]
-    ends = [line["digest"] for line in lines if line.get("iteration") == 12]
-    assert len(ends) == 2
-    assert ends[0] == ends[1]
+    digests = [line["digest"] for line in lines if line.get("iteration") == 12]
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
     if task == "torch":
-        assert [line["digest"] for line in lines if line.get("whole") == 12][-1] == ends[0]
+        assert [line["digest"] for line in lines if line.get("whole") == 12][-1] == digests[0]

@@ -43,7 +43,7 @@ class Disk:
 
     def remount(self, how: str) -> bool:
         """Mount it read-only ("ro") or writable ("rw"); whether that was let."""
-        command = ["mount", "-o", f"remount,{how}", self.folder]
+        command = ["mount", "-o", f"remount,{how}", str(self.folder)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def again(self) -> None:
@@ -64,7 +64,7 @@ def ext4(megabytes: int = 16, *, blocks: int = 24, options: str = "^has_journal"
             pytest.skip("this process may not mount a file system")
         with (disk.backing / "disk").open("xb") as image:
             image.truncate(megabytes << 20)
-        make = ["mkfs.ext4", "-q", "-b", "4096", "-O", options, disk.backing / "disk"]
+        make = ["mkfs.ext4", "-q", "-b", "4096", "-O", options, str(disk.backing / "disk")]
         try:
             made = subprocess.run(make, capture_output=True).returncode == 0
         except OSError:

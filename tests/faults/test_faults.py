@@ -59,7 +59,8 @@ class Failing:
     """What writes to the disk, of which call number `fail_at` fails as a disk's error makes it."""
 
     def __init__(self, number: int, fail_at: int) -> None:
-        self.lib, self.calls, self.number, self.fail_at = mapped_module.lib, 0, number, fail_at
+        self.lib = mapped_module.lib  # type: ignore[attr-defined]
+        self.calls, self.number, self.fail_at = 0, number, fail_at
         self._fdatasync, self._write_all = os.fdatasync, blocks_module.write_all
 
     def __getattr__(self, name: str) -> object:
@@ -278,7 +279,7 @@ def test_a_file_cut_short_under_a_run(place: str, pages: int, world: World, tmp_
 
 def cut_short(world: World, region: Path, size: int, metrics: Path) -> tuple[int, str]:
     """Cut a region's file short under a trainer; the trainer's exit code and stderr."""
-    command = [PLINIUS, *map(str, world.train(region, "--metrics", metrics))]
+    command = [str(PLINIUS), *map(str, world.train(region, "--metrics", metrics))]
     trainer = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -90,7 +90,7 @@ def interrupted(at: int, *, workers: bool = False) -> Iterator[list[int]]:
         yield seen
     finally:
         sys.settrace(before)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
 
 
 def stored(region: Path) -> int | None:

@@ -39,7 +39,7 @@ class Net(lightning.LightningModule):
 
     def __init__(self, make: Callable[[Any], Any], **settings: Any) -> None:
         super().__init__()
-        self.body = nn.Sequential(
+        self.body: Any = nn.Sequential(
             nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.4), nn.Linear(8, 3)
         )
         self._make, self._settings = make, settings
@@ -113,11 +113,11 @@ class Bare(Callback):
         self.seen.append(trainer.global_step)
         trainer.optimizers[0].param_groups[0]["lr"] *= 0.99
 
-    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Shake the weights."""
         self.seen.append(-1)
         with torch.no_grad():
-            module.body[0].bias.add_(torch.randn(8) * 0.01)
+            pl_module.body[0].bias.add_(torch.randn(8) * 0.01)
 
     on_validation_end = on_train_epoch_end = on_train_epoch_start
 
@@ -164,7 +164,7 @@ class Metrics(Net):
     def __init__(self, make: Callable[[Any], Any]) -> None:
         super().__init__(make)
         self.right = MulticlassAccuracy(3)
-        self.parts = nn.ModuleDict({"loss": MeanMetric(), "area": MulticlassAUROC(3)})
+        self.parts: Any = nn.ModuleDict({"loss": MeanMetric(), "area": MulticlassAUROC(3)})
         self.validated = MulticlassAccuracy(3)
         self.ever = MeanMetric()
 

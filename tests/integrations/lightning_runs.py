@@ -222,7 +222,7 @@ def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) ->
         trainer.fit(module, datamodule=Data(loader, validation))
     else:
         trainer.fit(module, loader, validation)
-    parts = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
+    parts: list[object] = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
     parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
     parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]
     parts += [trainer.callback_metrics, [it.state_dict() or vars(it) for it in given]]

@@ -1,6 +1,7 @@
 """torch.distributed.checkpoint over a region, against the real library."""
 
 import warnings
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ def test_an_asynchronous_save_is_committed(tmp_path: Path) -> None:
                     state, storage_writer=storage, planner=SavePlanner(), checkpoint_id="7"
                 )
                 state["t"].zero_()
+                assert isinstance(saving, Future)
                 saving.result()
             finally:
                 torch.distributed.destroy_process_group()
@@ -123,7 +125,7 @@ def test_an_asynchronous_save_is_committed(tmp_path: Path) -> None:
 def test_checkpoints_are_counted_where_they_have_no_name(tmp_path: Path) -> None:
     """1, 2, 3, and on from a name that was given."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
-        seen = []
+        seen: list[int | None] = []
         for name in (None, None, 9, None):
             save(storage, {"n": len(seen)}, name)
             seen.append(storage.iteration)

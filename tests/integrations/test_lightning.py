@@ -3,6 +3,7 @@
 import contextlib
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from plinius.training.loader import ResumableLoader
 from unit.mirroring import KEY
 
 lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+from lightning import LightningModule  # noqa: E402
+from lightning.pytorch import Callback  # noqa: E402
+
 from plinius.integrations.lightning import MirrorCallback  # noqa: E402
 
 EPOCH, STEPS = 5, 13
@@ -22,7 +26,7 @@ class StoppedError(Exception):
     pass
 
 
-class Module(lightning.LightningModule):
+class Module(LightningModule):
     def __init__(self, stop: int | None) -> None:
         super().__init__()
         self.layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
@@ -34,12 +38,13 @@ class Module(lightning.LightningModule):
         if self.global_step == self.stop:
             raise StoppedError
         self.steps.append(self.global_step)
-        return self.layer(batch[0]).square().mean()
+        loss: torch.Tensor = self.layer(batch[0]).square().mean()
+        return loss
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
         self.validated += 1
 
-    def configure_optimizers(self) -> tuple[list[object], list[object]]:
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), 0.01)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
 
@@ -83,7 +88,7 @@ def fit(
 @pytest.mark.parametrize("options", [{}, {"overlap": True}, {"every": 3}], ids=str)
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    stop: int, options: dict[str, object], tmp_path: Path
+    stop: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """In the midst of an epoch, at its last batch, at the first of the next: equal digests."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
@@ -111,7 +116,8 @@ def test_another_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def other(self: Module, stop: int | None) -> None:
         super(Module, self).__init__()
-        self.layer, self.stop, self.steps = torch.nn.Linear(4, 5), stop, []
+        self.layer, self.stop = torch.nn.Sequential(torch.nn.Linear(4, 5)), stop
+        self.steps = []
 
     monkeypatch.setattr(Module, "__init__", other)
     with pytest.raises(MismatchError, match="does not fit: model/layer.weight is missing there"):
@@ -154,7 +160,7 @@ class Short(Module):
         return -1 if index == 3 else None
 
 
-class Holding(lightning.Callback):
+class Holding(Callback):
     """Has no state_dict, and an object of which nobody knows what it holds."""
 
     def __init__(self) -> None:
@@ -169,6 +175,7 @@ def with_collection() -> Module:
 
 
 callbacks = lightning.pytorch.callbacks
+ZEROS: Any = torch.zeros(10, 1, 4)
 NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
     "averaging": (
         {"callbacks": (callbacks.StochasticWeightAveraging(0.1, 1),)},
@@ -201,7 +208,7 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
     "fetching": ({"module": Fetching(None)}, r"training_step\(dataloader_iter\)"),
     "short epochs": ({"module": Short(None)}, "an epoch that ends before its last batch"),
     "plain loader": (
-        {"loader": torch.utils.data.DataLoader(torch.zeros(10, 1, 4), shuffle=True)},
+        {"loader": torch.utils.data.DataLoader(ZEROS, shuffle=True)},
         "batches from a DataLoader. Train from a plinius.ResumableLoader",
     ),
     "forgotten loader": (
@@ -209,13 +216,13 @@ NOT_COVERED: dict[str, tuple[dict[str, object], str]] = {
         "batches from a ResumableLoader that is not in the state",
     ),
     "two loaders": (
-        {"loader": [torch.utils.data.DataLoader(torch.zeros(10, 1, 4))] * 2},
+        {"loader": [torch.utils.data.DataLoader(ZEROS)] * 2},
         "several loaders of training batches. Read both from one dataset",
     ),
     "generator": (
         {
             "validation": torch.utils.data.DataLoader(
-                torch.zeros(10, 1, 4), shuffle=True, generator=torch.Generator()
+                ZEROS, shuffle=True, generator=torch.Generator()
             )
         },
         "a generator of a validation loader that is not in the state",
@@ -261,7 +268,7 @@ def test_checkpoints_that_go_elsewhere_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_come_back_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A callback that does not load what it saved makes a warning."""
 
-    class Forgetful(lightning.Callback):
+    class Forgetful(Callback):
         seen = 0
 
         def on_train_batch_end(self, *_: object) -> None:
@@ -280,7 +287,7 @@ def test_the_trainer_is_left_as_it_was(tmp_path: Path) -> None:
     """After fitting, and after an error, Lightning's loops are its own again."""
     for stop, suppressed in ((None, contextlib.nullcontext()), (4, pytest.raises(StoppedError))):
         trainers: list[object] = []
-        with suppressed:  # type: ignore[attr-defined]
+        with suppressed:
             fit(tmp_path / f"{stop}.region", stop, trainers=trainers)
         loop = trainers[0].fit_loop  # type: ignore[attr-defined]
         assert not {"run", "on_run_start", "on_run_end"} & vars(loop).keys()

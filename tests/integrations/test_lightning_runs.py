@@ -4,6 +4,7 @@ import contextlib
 import random
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from plinius.errors import StateError
 pytest.importorskip("lightning", reason="lightning is not installed")
 from integrations.lightning_runs import CONFIGURATIONS, PLACES, KilledError, fit
 
-LONGER = {
+LONGER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "SGD": ({"max_steps": 10}, {"max_steps": 20}),
     "plateau, epochs": ({"max_epochs": 2}, {"max_epochs": 4}),
     "accumulation that changes": ({"max_epochs": 2, "max_steps": -1}, {"max_epochs": 4}),
@@ -63,7 +64,7 @@ def test_a_run_that_has_ended_goes_on_as_a_longer_one(name: str, tmp_path: Path)
     ],
 )
 def test_a_run_that_cannot_go_on_as_a_longer_one_is_refused(
-    name: str, short: dict[str, int], long: dict[str, int], reason: str, tmp_path: Path
+    name: str, short: dict[str, Any], long: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     """The reason is named; and with the limits that it began with it is what it was."""
     region = tmp_path / "run.region"

@@ -12,19 +12,21 @@ from plinius.errors import MismatchError, StateError
 from unit.mirroring import KEY
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+from transformers import Trainer, TrainerCallback  # noqa: E402
+
 from integrations.trainer_configurations import BEST, Sentences, classifier, make  # noqa: E402
 from integrations.trainer_runs import Killed, Killer, run  # noqa: E402
 from plinius.integrations.transformers import MirrorCallback  # noqa: E402
 
 
-class Holding(transformers.TrainerCallback):
+class Holding(TrainerCallback):
     """A callback that holds what it is given."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
 
 
-class Teaching(transformers.Trainer):
+class Teaching(Trainer):
     """A Trainer with a second model."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -110,7 +112,7 @@ def test_a_run_goes_on_with_the_settings_it_began_with(setting: str, tmp_path: P
     with pytest.raises(Killed):
         train(tmp_path, Killer(("on_step_begin", 4)))
     with pytest.raises(MismatchError, match=setting):
-        train(tmp_path, **{setting: 3})
+        train(tmp_path, None, **{setting: 3})
 
 
 def _shorter() -> Sentences:

@@ -1,6 +1,7 @@
 """The Hugging Face callback: stopped anywhere in an epoch, it goes on as if nothing had been."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ class StoppedError(Exception):
     pass
 
 
-class Records(torch.utils.data.Dataset):
+class Records(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return 10
 
@@ -64,7 +65,7 @@ def train(
 @pytest.mark.parametrize("options", [{}, {"overlap": True}, {"every": 3}], ids=str)
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    stop: int, options: dict[str, object], tmp_path: Path
+    stop: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
     """In the midst of an epoch, at its last batch, at the first of the next: equal tensors."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -93,7 +93,7 @@ def translator() -> transformers.T5ForConditionalGeneration:
     return transformers.T5ForConditionalGeneration(
         transformers.T5Config(
             vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2,
-            decoder_start_token_id=0,
+            decoder_start_token_id=0,  # type: ignore[call-arg]
         )
     )  # fmt: skip
 
@@ -151,7 +151,7 @@ class Bare(transformers.Trainer):
     def get_train_dataloader(self) -> Any:
         """A shuffling one of torch."""
         return torch.utils.data.DataLoader(
-            self.train_dataset, 4, shuffle=True, collate_fn=self.data_collator
+            cast(Any, self.train_dataset), 4, shuffle=True, collate_fn=self.data_collator
         )
 
 
@@ -174,7 +174,9 @@ class Weighing(transformers.Trainer):
         super().__init__(*given, **named)
         self.step, self.weights = 0, torch.ones(3)
 
-    def compute_loss(self, model: Any, inputs: Any, **named: Any) -> Any:
+    def compute_loss(  # type: ignore[override]
+        self, model: Any, inputs: Any, **named: Any
+    ) -> Any:
         """The loss, weighed in training."""
         if not model.training:
             return super().compute_loss(model, inputs, **named)

@@ -47,7 +47,8 @@ class Killer(transformers.TrainerCallback):
             if at == (name, counts[name]):
                 raise Killed
 
-        self.happened, self.counted = happened, lambda: counts
+        self.happened = happened
+        self.counted: Callable[[], dict[str, int]] = lambda: counts
 
 
 for _name in EVENTS:
@@ -78,6 +79,7 @@ def outcome(trainer: transformers.Trainer, loss: float, folder: Path) -> dict[st
         if not isinstance(it, MirrorCallback | Killer | transformers.PrinterCallback
         | transformers.ProgressCallback)
     ]  # fmt: skip
+    assert trainer.model and trainer.optimizer and trainer.lr_scheduler
     found = {
         "model": dict(trainer.model.state_dict()),
         "optimizer": trainer.optimizer.state_dict(),

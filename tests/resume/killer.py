@@ -113,7 +113,7 @@ def killed_run(job: Job, number: int, started: float, ended: float, digests: lis
             pass  # to its end
         elif kill % 2:  # at a random moment of a random iteration not far ahead
             goal = told[0] + random.randint(1, 1 + job.until // wanted)
-            wait_until(pid, lambda goal=goal: told[0] >= goal)
+            wait_until(pid, lambda: told[0] >= goal)  # noqa: B023
             time.sleep(random.uniform(0, (ended - started) / job.until))
         elif kill == 0 and number % 2:  # while the region is made, or filled
             wait_until(pid, [region.exists, creating(region).exists][number % 4 == 1])

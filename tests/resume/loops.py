@@ -102,7 +102,8 @@ def alike(one: Any, other: Any) -> bool:
         return alike(one.state_dict(), other.state_dict())
     if isinstance(one, torch.Generator | np.random.Generator | np.random.RandomState):
         return True  # the digest holds their states
-    return bool(one == other) if type(one).__eq__ is not object.__eq__ else True
+    compared: object = type(one).__eq__
+    return bool(one == other) if compared is not object.__eq__ else True
 
 
 def bits(tensor: torch.Tensor) -> bytes:

@@ -198,11 +198,11 @@ def a_nested_tensor() -> tuple[dict[str, Any], Step]:
 class Rounded(nn.Sequential):
     """A module that saves half of each number."""
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return {name: it.half() for name, it in super().state_dict(*args, **kwargs).items()}
 
-    def load_state_dict(self, state: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().load_state_dict({name: it.float() for name, it in state.items()})
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict({name: it.float() for name, it in state_dict.items()})
 
 
 @loop
@@ -213,7 +213,7 @@ def a_state_dict_that_rounds() -> tuple[dict[str, Any], Step]:
 
 @loop
 def channels_last_midway() -> tuple[dict[str, Any], Step]:
-    model = nn.Conv2d(3, 8, 3)
+    model: Any = nn.Conv2d(3, 8, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "strides": None}
 
@@ -257,7 +257,7 @@ def a_parameter_replaced_midway() -> tuple[dict[str, Any], Step]:
 
 @refused("model/1.weight was float32[6, 6], 0.weight itself and is float32[6, 6]")
 def weights_untied_midway() -> tuple[dict[str, Any], Step]:
-    model = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
+    model: Any = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 6)])
     model[1].weight = model[0].weight
 
     def step(iteration: int) -> None:

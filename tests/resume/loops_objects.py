@@ -11,7 +11,7 @@ import plinius
 from resume.loops import Step, loop, refused
 
 
-def net() -> nn.Module:
+def net() -> nn.Sequential:
     """A small network with everything that has a state of its own."""
     return nn.Sequential(
         nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)
@@ -71,7 +71,8 @@ def lazy_layers() -> tuple[dict[str, Any], Step]:
         model(torch.randn(5, 7)).square().mean().backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= 0.1 * parameter.grad
+                assert parameter.grad is not None
+                parameter.sub_(0.1 * parameter.grad)
         model.zero_grad()
 
     return {"model": model}, step
@@ -155,13 +156,15 @@ class Cache(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.cache: torch.Tensor | None
+        self.seen: torch.Tensor
         self.register_buffer("cache", None, persistent=False)
         self.register_buffer("seen", torch.zeros(0))
         self.layer = nn.Linear(6, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's output, beside what it gave before."""
-        y = self.layer(x)
+        y: torch.Tensor = self.layer(x)
         self.cache = y.detach() if self.cache is None else self.cache * 0.5 + y.detach()
         self.seen = torch.cat([self.seen, x.mean().detach().reshape(1)])
         return y + self.cache

@@ -209,7 +209,7 @@ def lbfgs() -> tuple[dict[str, Any], Step]:
 
         def closure() -> torch.Tensor:
             optimizer.zero_grad()
-            loss = model(x).square().mean()
+            loss: torch.Tensor = model(x).square().mean()
             loss.backward()
             return loss
 

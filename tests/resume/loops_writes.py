@@ -121,7 +121,7 @@ def ema_through_data() -> tuple[dict[str, Any], Step]:
 
 @loop
 def replay_buffer_of_arrays() -> tuple[dict[str, Any], Step]:
-    state = {
+    state: dict[str, Any] = {
         "observations": np.zeros((2000, 17), np.float32), "actions": np.zeros(2000, np.int64),
         "full": False, "at": 0,
     }  # fmt: skip
@@ -163,7 +163,7 @@ def memory_mapped_array() -> tuple[dict[str, Any], Step]:
 
 @loop
 def column_major_array() -> tuple[dict[str, Any], Step]:
-    state = {"array": np.zeros((30, 50), order="F"), "history": []}
+    state: dict[str, Any] = {"array": np.zeros((30, 50), order="F"), "history": []}
 
     def step(iteration: int) -> None:
         state["array"][iteration] += np.random.rand(50)
@@ -188,12 +188,13 @@ def read_only_array() -> tuple[dict[str, Any], Step]:
 
 @loop
 def sparse_columns_of_batch_norm() -> tuple[dict[str, Any], Step]:
-    model = nn.Sequential(nn.Linear(4, 20_000, bias=False), nn.BatchNorm1d(20_000))
-    nn.init.zeros_(model[0].weight)
+    layer = nn.Linear(4, 20_000, bias=False)
+    model = nn.Sequential(layer, nn.BatchNorm1d(20_000))
+    nn.init.zeros_(layer.weight)
 
     def step(iteration: int) -> None:
         with torch.no_grad():
-            model[0].weight[iteration * 37] = iteration
+            layer.weight[iteration * 37] = iteration
             model(torch.randn(4, 4))
 
     return {"model": model}, step
@@ -201,7 +202,7 @@ def sparse_columns_of_batch_norm() -> tuple[dict[str, Any], Step]:
 
 @loop
 def channels_last() -> tuple[dict[str, Any], Step]:
-    model = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    model = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "image": None}
 

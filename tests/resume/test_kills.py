@@ -177,7 +177,7 @@ def _killer(world: World, folder: Path, seed: str, runs: int) -> Any:
         "runs": runs,
         "until": UNTIL,
     }
-    command = [sys.executable, KILLER, json.dumps(job)]
+    command = [sys.executable, str(KILLER), json.dumps(job)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     alone["PYTHONPATH"] = str(KILLER.parents[1])
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=alone)

@@ -77,7 +77,7 @@ def test_every_optimizer_of_torch(name: str, tmp_path: Path) -> None:
 
     def make(model: nn.Module) -> Any:
         parameters = [p for p in model.parameters() if name != "Muon" or p.ndim == 2]
-        return HERE[name](parameters, lr=0.01)
+        return HERE[name](parameters, lr=0.01)  # type: ignore[call-arg]
 
     require_alike(building(make), tmp_path, [(2,)])
 
@@ -128,7 +128,7 @@ def test_every_optimizer_of_pytorch_optimizer(tmp_path: Path) -> None:
     for name in sorted(module.get_supported_optimizers()):
         cls = module.load_optimizer(name)
         graph = "hessian" in name or "sophia" in name
-        build = building(lambda model, cls=cls: cls(model.parameters(), lr=0.01), None, graph)
+        build = building(lambda model: cls(model.parameters(), lr=0.01), None, graph)  # noqa: B023
         try:
             _, step = build()
             step(1)

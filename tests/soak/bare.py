@@ -145,7 +145,7 @@ def _step(region: Region, step: int) -> None:
     (before, _), (after, replaced) = directory_after(step), directory_after(step + 1)
     for number in set(after) - set(before):
         data = extent_of(number)
-        region.add_extent(f"e{number}", len(data), lambda m, at, data=data: m.write(at, data))
+        region.add_extent(f"e{number}", len(data), lambda m, at: m.write(at, data))  # noqa: B023
     for number in set(before) - set(after):
         region.drop_extent(f"e{number}")
     if step % 3 == 2:
@@ -212,7 +212,7 @@ def state_after(before: Snapshot | None) -> Snapshot:
         words += np.uint32(1013904223 + iteration)
         tally = hashlib.sha256(bytes(before.tensors[1].data)).digest()
     tensors = (
-        TensorBytes("words", "int32", (WORDS,), memoryview(words).cast("B")),
+        TensorBytes("words", "int32", (WORDS,), memoryview(words.data).cast("B")),
         TensorBytes("tally", "uint8", (len(tally),), memoryview(tally)),
     )
     return Snapshot(iteration, tensors, {"average_loss": 1 / (iteration + 1)}, {}, {})

@@ -25,7 +25,7 @@ KILLS = 40
 def test_some_kills_of_every_kind_leave_nothing_wrong() -> None:
     """40 kills over all that writes, as `make soak` does 1,000: none leaves a wrong state."""
     seed = ["--seed", SEED] if SEED else []
-    command = [sys.executable, SOAK, "--kills", str(KILLS), "--json", *seed]
+    command = [sys.executable, str(SOAK), "--kills", str(KILLS), "--json", *seed]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

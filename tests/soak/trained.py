@@ -104,7 +104,7 @@ class Export(_Trained):
         self.whole: dict[str, bytes] = {}
         for suffix in (".weights", ".safetensors"):
             out = self.folder / f"whole{suffix}"
-            _, status = os.waitpid(forked(lambda out=out: self._export(out), self.stderr), 0)
+            _, status = os.waitpid(forked(functools.partial(self._export, out), self.stderr), 0)
             assert status == 0, "the uninterrupted export failed"
             self.whole[suffix] = out.read_bytes()
 
@@ -173,7 +173,7 @@ class CtrlC(_Trained):
             self.inside[0] += 1
             return written
 
-        plinius.mirror.Mirror.mirror_out = watched  # type: ignore[method-assign]
+        plinius.mirror.Mirror.mirror_out = watched  # type: ignore[method-assign, assignment]
         self.command(*self.world.train(self.region, "--json"))
 
     def round(self) -> Fall:

@@ -3,6 +3,7 @@
 It never starts a thread, so forking is sound. One such process has imported torch, and one not.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -59,11 +60,8 @@ def _kinds(work: Work) -> dict[str, list[Kind]]:
     if work.torch:
         import torch
 
-        from soak.trained import kinds_of
-
         torch.set_num_threads(1)
-    else:
-        from soak.bare import kinds_of
+    kinds_of = importlib.import_module("soak.trained" if work.torch else "soak.bare").kinds_of
     kinds: dict[str, list[Kind]] = {name: [] for name in shares(work.torch)}
     worlds = Path(work.places["disk"]) / "worlds"
     for place, folder in work.places.items():

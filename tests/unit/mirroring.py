@@ -35,7 +35,8 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of 11 classes, for indices of any of them."""
-        return self.head(self.drop(self.norm(self.frozen(self.embedding(x)))))
+        logits: torch.Tensor = self.head(self.drop(self.norm(self.frozen(self.embedding(x)))))
+        return logits
 
 
 def adamw(parameters: Any) -> torch.optim.Optimizer:

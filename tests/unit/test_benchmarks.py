@@ -1,20 +1,25 @@
 """The benchmarks: short runs of the real thing, and what becomes of their figures."""
 
 import json
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from cli.world import CFG, World
 from plinius.cli.main import main
+from plinius.data.sealed import seal_dataset
 from plinius.errors import StorageError
-from plinius_benchmarks import batch, crash, mirror, networks, overhead, paper
-from plinius_benchmarks.figures import Bar, Report, ratio, spread
+from plinius.keys import OwnerKey
+from plinius.sources.npz import npz_source
+from plinius_benchmarks import batch, crash, iteration, mirror, networks, overhead, paper, sps
 from plinius_benchmarks.machine import describe_with_torch
 from plinius_benchmarks.page import write_page
 from plinius_benchmarks.plots import plot
+from plinius_benchmarks.report import Report, Target, ratio, spread
 from plinius_benchmarks.tables import tables
 
 
@@ -48,14 +53,41 @@ def checked(report: Report, folder: Path) -> Report:
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [table.row_count for table in tables(again)] == [
         len(report["rows"]),
-        len(report["bars"]),
+        len(report["targets"]),
     ]
     page = folder / "report.html"
     write_page([again], {report["name"]: picture}, page)
     text = page.read_text()
-    assert all(bar["what"] in text for bar in report["bars"])
+    assert all(escape(target["what"]) in text for target in report["targets"])
     assert "data:image/png;base64" in text
     return again
+
+
+def test_an_iteration_is_measured_against_the_loop_by_hand(tmp_path: Path) -> None:
+    """Every contestant, the parts of the trainer's iteration, and the targets."""
+    cfg, key, data = tmp_path / "mnist.cfg", tmp_path / "owner.key", tmp_path / "mnist.sealed"
+    mnist = Path(__file__).parents[2] / "demo/mnist.cfg"
+    cfg.write_text(mnist.read_text().replace("batch=128", "batch=2"))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (8, 1, 28, 28), np.uint8)
+    np.savez(tmp_path / "mnist.npz", x=images, y=np.arange(8, dtype=np.int64))
+    owner = OwnerKey.generate()
+    owner.save(key)
+    seal_dataset(npz_source(tmp_path / "mnist.npz", 10), owner, data)
+    report = iteration.run_iteration(cfg, data, key, [tmp_path], rounds=1)
+    assert not torch.are_deterministic_algorithms_enabled()
+    checked(report, tmp_path)
+    rows = {row["who"]: row for row in report["rows"]}
+    assert {iteration.TRAINER, iteration.PLAIN, iteration.TUNED, iteration.TORCH_NORM} <= {*rows}
+    assert {*rows[iteration.TRAINER]["ratios"]} == {iteration.PLAIN, iteration.TUNED}
+    assert 0 < rows[f"{iteration.TRAINER}: mirror_out"]["share"] < 1
+    assert len(report["targets"]) == 4
+
+
+def test_the_loop_by_hand_is_of_one_network(world: World, tmp_path: Path) -> None:
+    """Another network is refused."""
+    with pytest.raises(StorageError, match=r"another network than demo/mnist\.cfg"):
+        iteration.run_iteration(world.cfg, world.data, world.key, [tmp_path], rounds=1)
 
 
 def test_mirror_measures_every_rival(tmp_path: Path) -> None:
@@ -72,10 +104,10 @@ def test_mirror_measures_every_rival(tmp_path: Path) -> None:
 
 
 def test_batch_measures_both_ways(tmp_path: Path) -> None:
-    """The bar is about batches of 128."""
+    """The target is about batches of 128."""
     report = checked(batch.run_batch((8, 128), rounds=1), tmp_path)
     assert [row["batch"] for row in report["rows"]] == [8, 128]
-    assert len(report["bars"]) == 1
+    assert len(report["targets"]) == 1
 
 
 def test_overhead_measures_every_way(small_models: None, world: World, tmp_path: Path) -> None:
@@ -84,7 +116,7 @@ def test_overhead_measures_every_way(small_models: None, world: World, tmp_path:
     ways = {overhead.OFF, overhead.ON, overhead.BESIDE, overhead.TENTH}
     assert {row["way"] for row in report["rows"]} == ways
     assert len(report["rows"]) == 3 * len(ways)
-    frozen = report["bars"][-1]
+    frozen = report["targets"][-1]
     assert "frozen base" in frozen["what"]
     assert 0 < frozen["value"] < 0.2
 
@@ -95,7 +127,7 @@ def test_crash_kills_and_compares(world: World, tmp_path: Path) -> None:
     cfg.write_text(CFG.replace("max_batches=24", "max_batches=300"))
     report = checked(crash.run_crash(cfg, world.data, world.key, 40, 1), tmp_path)
     peace, kept, forgetful = report["rows"]
-    assert report["bars"][0]["met"]
+    assert report["targets"][0]["met"]
     assert peace["iterations"] == 40
     assert len(kept["kills"]) == len(kept["lost"]) == 1
     assert forgetful["iterations"] > 40
@@ -122,8 +154,8 @@ def test_a_ratio_is_the_median_of_those_within_the_rounds() -> None:
     """Not that of the medians."""
     assert ratio([1, 2, 9], [1, 1, 3]) == 2
     assert spread([3, 1, 2]) == [1, 2, 3]
-    assert Bar("x", 1, 1).met
-    assert not Bar("x", 1.1, 1, least=False).met
+    assert Target("x", 1, 1).met
+    assert not Target("x", 1.1, 1, at_least=False).met
 
 
 def test_the_command_answers_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +172,12 @@ def test_the_command_answers_in_json(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_everything_makes_one_page(
     small_models: None, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four JSON files, four plots, report.html."""
+    """A JSON file and a plot of each, report.html."""
     monkeypatch.setattr(mirror, "SHORT", (1,))
     monkeypatch.setattr(batch, "SHORT", (8,))
     monkeypatch.setattr(crash, "run_crash", _crashed)
+    monkeypatch.setattr(iteration, "run_iteration", _iterated)
+    monkeypatch.setattr(sps, "run_sps", _swapped)
     for module in (mirror, batch, overhead):
         monkeypatch.setattr(module, "SHORT_ROUNDS", 1)
     using = ["--cfg", world.cfg, "--data", world.data, "--key", world.key, "--place", tmp_path]
@@ -152,8 +186,30 @@ def test_everything_makes_one_page(
     told = CliRunner().invoke(main, arguments)
     assert told.exit_code == 0, told.output
     made = {path.name for path in out.iterdir()}
-    names = ("mirror", "batch", "crash", "overhead")
+    names = ("sps", "iteration", "mirror", "batch", "crash", "overhead")
     assert made == {f"{n}.{s}" for n in names for s in ("json", "png")} | {"report.html"}
+
+
+def _iterated(*_: object) -> Report:
+    """What run_iteration finds, which has a test of its own."""
+    row = {"who": iteration.TRAINER, "iteration": [1, 2, 3], "ratios": {}}
+    return {
+        "name": "iteration", "title": "an iteration", "machine": describe_with_torch(),
+        "rows": [row], "targets": [], "notes": [],
+    }  # fmt: skip
+
+
+def _swapped(_: float, **__: object) -> Report:
+    """What run_sps finds, which has tests of its own."""
+    row = {
+        "granularity": "PROCESS", "pwb": "clwb", "form": "plain", "swaps": 2, "swaps_per_us": 1.0,
+        "slowest_slice": 1.0, "fastest_slice": 1.0, "fences": 4, "flushed_lines": 8,
+        "bytes_written": 64,
+    }  # fmt: skip
+    return {
+        "name": "sps", "title": "swaps", "machine": describe_with_torch(),
+        "rows": [row], "targets": [], "notes": [],
+    }  # fmt: skip
 
 
 def _crashed(*_: object) -> Report:
@@ -162,7 +218,7 @@ def _crashed(*_: object) -> Report:
     restart = {"way": "restart", "place": "PAGE", "import": [1], "start": [2], "beyond": 1.0}
     return {
         "name": "crash", "title": "killed", "machine": describe_with_torch(),
-        "rows": [row, restart], "bars": [Bar("equal", 1, 1).row()], "notes": [],
+        "rows": [row, restart], "targets": [Target("equal", 1, 1).row()], "notes": [],
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from plinius.training.loader import ResumableLoader
 
 
-def records(count: int) -> torch.utils.data.Dataset[torch.Tensor]:
+def records(count: int) -> torch.utils.data.TensorDataset:
     return torch.utils.data.TensorDataset(torch.arange(count))
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -173,7 +174,7 @@ class Model:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 900)), max_size=40), st.randoms())
-def test_the_allocator_never_gives_a_byte_twice_and_loses_none(steps, rng) -> None:
+def test_the_allocator_never_gives_a_byte_twice_and_loses_none(steps: Any, rng: Any) -> None:
     """After any sequence of allocations and frees, blocks keep their bytes and tile the heap."""
     model = Model()
     start = model.heap._blocks()

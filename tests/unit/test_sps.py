@@ -16,19 +16,22 @@ from plinius.pm.region import Region
 from plinius.structures.array import PersistentArray
 from plinius_benchmarks import sps
 from plinius_benchmarks.counting import CountingMedium
-from plinius_benchmarks.sps_report import PAPER, sps_plot, sps_table
+from plinius_benchmarks.paper import FIG_6
+from plinius_benchmarks.plots import plot
+from plinius_benchmarks.report import Report
+from plinius_benchmarks.tables import tables
 
 MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> sps.Report:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A run too short for figures."""
     folders = (MEMORY, tmp_path_factory.mktemp("disk"))
     return sps.run_sps(0.005, folders, sizes=(2, 8, 64))
 
 
-def test_every_form_size_and_instruction_is_run_and_is_json(report: sps.Report) -> None:
+def test_every_form_size_and_instruction_is_run_and_is_json(report: Report) -> None:
     """On each granularity there is; on disk fewer sizes."""
     found = {(r["granularity"], r["pwb"], r["form"], r["swaps"]) for r in report["rows"]}
     for pwb in pwb_names():
@@ -41,7 +44,7 @@ def test_every_form_size_and_instruction_is_run_and_is_json(report: sps.Report) 
     assert report["machine"]["cpu"]
 
 
-def test_a_transaction_takes_four_fences_and_lines_as_its_places(report: sps.Report) -> None:
+def test_a_transaction_takes_four_fences_and_lines_as_its_places(report: Report) -> None:
     """Counted: two lines a swap written back in MAIN and in BACK, and three state words."""
     for row in report["rows"]:
         swaps = int(row["swaps"])
@@ -98,22 +101,21 @@ def test_the_counting_medium_counts_what_passes(tmp_path: Path) -> None:
     medium.close()
 
 
-def test_the_table_and_the_plot_stand_beside_the_paper(report: sps.Report, tmp_path: Path) -> None:
+def test_the_table_and_the_plot_stand_beside_the_paper(report: Report, tmp_path: Path) -> None:
     """Every point has a line; the paper's columns are of the eleven sizes."""
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(sps_table(report))
+    (table,) = tables(report)
+    console.print(table)
     text = console.export_text()
     assert text.count("vectorised") == len(report["rows"]) // 2
     assert "0.4 (1.6)" in text
-    sps_plot(report, tmp_path / "sps.png")
+    plot(report, tmp_path / "sps.png")
     assert (tmp_path / "sps.png").read_bytes().startswith(b"\x89PNG")
-    assert all(len(rates) == len(sps.SIZES) for form in PAPER.values() for rates in form.values())
+    assert all(len(rates) == len(sps.SIZES) for form in FIG_6.values() for rates in form.values())
 
 
 @pytest.mark.parametrize("name", ["missing/sps.png", "sps.nonsense"])
-def test_a_plot_that_cannot_be_written_is_told(
-    report: sps.Report, tmp_path: Path, name: str
-) -> None:
+def test_a_plot_that_cannot_be_written_is_told(report: Report, tmp_path: Path, name: str) -> None:
     """With the file's name."""
     with pytest.raises(StorageError, match="Cannot write .*sps"):
-        sps_plot(report, tmp_path / name)
+        plot(report, tmp_path / name)

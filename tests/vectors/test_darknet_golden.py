@@ -47,7 +47,7 @@ def names(wanted: Callable[[dict[str, Any]], bool]) -> list[Any]:
 
 def trainable(case: dict[str, Any]) -> bool:
     """Whether the case trains with a rule that both sides share."""
-    return case["name"] != "conv_xnor"
+    return str(case["name"]) != "conv_xnor"
 
 
 def off(ours: Any, reference: Any) -> float:
@@ -103,7 +103,7 @@ def test_training_is_the_originals(
 ) -> None:
     """Losses, gradients and the weights after one and three updates are the original's."""
     cfg, network, seen, arrays = opened(case)
-    network.to(memory_format=layout)
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     save_weights(network, tmp_path / "initial", seen)
     initial = payload(tmp_path / "initial")
     accidental, suggested = case["accidental"], case["suggested"]
@@ -145,7 +145,9 @@ def check_gradients(network: Network, batch: int, arrays: Any, tolerance: float)
         keys = [key for key in arrays.files if key.startswith(prefix)]
         largest = max((np.abs(arrays[key]).max() for key in keys), default=0)
         for key in keys:
-            ours = -batch * layer.get_parameter(key.removeprefix(prefix)).grad.numpy().ravel()
+            gradient = layer.get_parameter(key.removeprefix(prefix)).grad
+            assert gradient is not None
+            ours = -batch * gradient.numpy().ravel()
             assert np.abs(ours - arrays[key]).max() <= tolerance * largest, key
 
 

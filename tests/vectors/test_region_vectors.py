@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_the_good_region_opens_to_its_known_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
-def test_each_named_case_ends_as_written(case: dict, tmp_path: Path) -> None:
+def test_each_named_case_ends_as_written(case: dict[str, Any], tmp_path: Path) -> None:
     """Recovered to the good state, or refused with its sentence."""
     image = bytearray((FOLDER / "good.region").read_bytes())
     for at, new in case["changes"]:

@@ -6,9 +6,12 @@ One good region, and in cases.json the bytes to change in it for every other cas
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Slots
@@ -27,7 +30,7 @@ def state(iteration: int) -> Snapshot:
         TensorBytes("model.w", "float32", (2, 3), matrix),
         TensorBytes("model.e", "uint8", (0,), memoryview(b"")),
     )
-    values = {"average_loss": 1.5 / (iteration + 1)}
+    values: dict[str, Json] = {"average_loss": 1.5 / (iteration + 1)}
     return Snapshot(iteration, tensors, values, {"seed": 7}, {"threads": 1})
 
 
@@ -53,11 +56,11 @@ def main() -> None:
     (FOLDER / "cases.json").write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
 
 
-def _cases(mirror: int, slot: int):
+def _cases(mirror: int, slot: int) -> Iterator[dict[str, Any]]:
     main, back = 4096, 4096 + TWIN
     newest, older = mirror + 4096 + slot, mirror + 4096
 
-    def case(name: str, ends: str, *changes: tuple[int, bytes]):
+    def case(name: str, ends: str, *changes: tuple[int, bytes]) -> dict[str, Any]:
         return {"name": name, "ends": ends, "changes": [[at, new.hex()] for at, new in changes]}
 
     mutating, copying = b"MUTATING", b"COPYING\0"

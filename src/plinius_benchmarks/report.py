@@ -1,26 +1,29 @@
-"""Figures: what a benchmark found, as it goes into JSON, tables and plots."""
+"""The report of a benchmark: what it found, as it goes into JSON, a table, a plot and the page."""
 
 import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
+from plinius.data.records import Progress
 from plinius_benchmarks.machine import Machine
+
+__all__ = ["Progress", "Report", "Row", "Target", "no_progress", "ratio", "spread"]
 
 Row = dict[str, Any]
 
 
-class Bar(NamedTuple):
-    """A claim that is judged: a figure, and the least or the most that it may be."""
+class Target(NamedTuple):
+    """A figure that is judged, and the least or the most that it may be."""
 
     what: str
     value: float
     bound: float
-    least: bool = True
+    at_least: bool = True
 
     @property
     def met(self) -> bool:
-        """Whether the claim holds."""
-        return self.value >= self.bound if self.least else self.value <= self.bound
+        """Whether the figure is on the right side of the bound."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def row(self) -> Row:
         """As JSON."""
@@ -28,14 +31,18 @@ class Bar(NamedTuple):
 
 
 class Report(TypedDict):
-    """What a benchmark found."""
+    """What a benchmark found. The name says which table and which plot show it."""
 
     name: str
     title: str
     machine: Machine
     rows: list[Row]
-    bars: list[Row]
+    targets: list[Row]
     notes: list[str]
+
+
+def no_progress(done: int, total: int) -> None:
+    """For a caller that does not want to hear of it."""
 
 
 def spread(values: Sequence[float]) -> list[float]:
