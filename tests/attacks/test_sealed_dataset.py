@@ -221,10 +221,10 @@ def test_senseless_headers_are_refused(good: bytes, offset: int, new: bytes) -> 
 
 @pytest.mark.parametrize("version", [0, 2, 2**32 - 1])
 def test_other_versions_are_refused(good: bytes, version: int) -> None:
-    """A future format is told as such."""
+    """The error names the version of the file and the one that is read."""
     assert refusal(put(good, 8, struct.pack("<I", version)), FormatError) == (
-        f"d.sealed is a sealed dataset of version {version}, this program reads 1. "
-        "Use the program that made it, or a newer one."
+        f"d.sealed is a sealed dataset of version {version}, and this program reads "
+        "version 1. Use the release of plinius that made it."
     )
 
 

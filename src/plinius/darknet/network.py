@@ -90,12 +90,12 @@ class Network(nn.Module):
         records (darknet: network.c, calc_network_cost). Raises CfgError if no layer has a cost,
         ValueError if `truth` has another shape.
         """
-        self.require_cost()
         objective, reported = torch.zeros(()), torch.zeros(())
         costs = 0
         x = x.reshape(-1, *self.input_shape)
         if truth.shape != (len(x), self.truths):
             raise ValueError(f"the truth has the shape {len(x), self.truths}")
+        self.require_cost()
         for layer in self.sequence:
             y = layer(x)
             if isinstance(layer, LossLayer):
