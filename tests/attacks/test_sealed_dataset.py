@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plinius.data.header import HEADER_BYTES
-from plinius.data.records import Array, ArraySpec, Source
+from plinius.data.records import ArraySpec, Source
 from plinius.data.sealed import SealedDataset, read_header, seal_dataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError
 from plinius.keys import OwnerKey
@@ -28,7 +29,7 @@ ALTERED = (
 def small(path: Path, key: OwnerKey = KEY, shade: int = 0) -> bytes:
     """Four records of 6 + 2 bytes, in three named classes."""
 
-    def records() -> Iterator[tuple[Array, Array]]:
+    def records() -> Iterator[Any]:
         for i in range(COUNT):
             yield np.full((2, 3), shade + i, U8), np.array(i % 3, U16)
 

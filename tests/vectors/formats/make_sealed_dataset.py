@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from plinius.data.header import HEADER_BYTES
-from plinius.data.records import ABSENT, Array, ArraySpec, Source
+from plinius.data.records import ABSENT, ArraySpec, Source
 from plinius.data.sealed import seal_dataset
 from plinius.keys import OwnerKey
 
@@ -22,7 +23,7 @@ U8 = np.dtype("u1")
 def trees() -> Source:
     """Three labelled images."""
 
-    def records() -> Iterator[tuple[Array, Array]]:
+    def records() -> Iterator[Any]:
         for i in range(3):
             yield np.arange(10 * i, 10 * i + 6, dtype=U8).reshape(1, 2, 3), np.array(i, U8)
 
@@ -33,7 +34,7 @@ def trees() -> Source:
 def unlabelled() -> Source:
     """Two float vectors without labels."""
 
-    def records() -> Iterator[tuple[Array, Array]]:
+    def records() -> Iterator[Any]:
         for i in range(2):
             yield np.array([i, i + 0.5], "<f4"), np.zeros(0, U8)
 
