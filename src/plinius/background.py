@@ -1,5 +1,6 @@
 """One job at a time beside the program, which an interrupt can neither lose nor start twice."""
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -31,6 +32,7 @@ class Background:
     def __init__(self, name: str) -> None:
         self._job: _Job | None = None
         self._closing = False
+        self._process = os.getpid()
         self._wake = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -42,9 +44,12 @@ class Background:
         self._wake.release()
 
     def wait(self) -> None:
-        """Return when the job has ended, if there is one; raises what it raised, once."""
+        """Return when the job has ended, if there is one; raises what it raised, once.
+
+        In a forked child, which has no such thread, there is nothing to wait for.
+        """
         job = self._job
-        if job is None:
+        if job is None or os.getpid() != self._process:
             return
         self._wake.release()
         job.ended.wait()

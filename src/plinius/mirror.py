@@ -77,7 +77,7 @@ class Mirror:
             raise ValueError("only_steps_write is a choice for overlap=True")
         self._region = region
         self._owns_region = False
-        self._lock, self._closed = threading.RLock(), False
+        self._lock, self._closing, self._closed = threading.RLock(), False, False
         self._identity = identity or {}
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
@@ -248,7 +248,6 @@ class Mirror:
         number = _whole(iteration)
         with self._alone():
             self._begin()
-            self._region.require_held()
             self._require_ready()
             if self._background is None:
                 self._commit(self._snapshot(number, self._state.take()), None)
@@ -277,7 +276,8 @@ class Mirror:
         if self._closed:
             return
         with self._alone():
-            self._begin()
+            self._wait_for_commit()
+            self._closing = True  # interrupted from here on, only close can be called again
             if self._background:
                 self._background.close()
             self._state.close()
@@ -286,7 +286,7 @@ class Mirror:
                 self._abandoned.detach()
             if self._owns_region:
                 self._region.close()
-            self._closed = True  # interrupted before, close can be called again
+            self._closed = True
         if self._failure:
             raise self._failure
 
@@ -313,12 +313,16 @@ class Mirror:
             )
 
     def _begin(self) -> None:
-        """Wait for what runs beside training. Raises StateError on a closed mirror."""
-        if self._closed:
+        """Wait for what runs beside training.
+
+        Raises StateError on a closed mirror, and RegionBusyError in a forked child.
+        """
+        if self._closing:
             raise StateError(
                 "This mirror is closed, or another one was opened on its region since",
                 "Use the newest one, or open it again",
             )
+        self._region.require_held()
         self._wait_for_commit()
 
     def _wait_for_commit(self) -> None:
