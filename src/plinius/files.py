@@ -39,6 +39,16 @@ def read_file(path: str | Path, most: int) -> bytes:
     return data
 
 
+@contextmanager
+def private() -> Iterator[None]:
+    """Files that other code makes meanwhile are its user's alone, by the process's umask."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def create_new(path: Path) -> int:
     """A descriptor of a new file that only its owner can read or write, open for both.
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch.nn.parameter import is_lazy
 
 from plinius.errors import FormatError, MismatchError, StateError, StorageError
-from plinius.files import open_to_read, publish
+from plinius.files import publish, read_file
 from plinius.snapshot import Snapshot
 from plinius.state.restore import is_beside, load_tensors
 from plinius.state.tensors import tensor_of
@@ -50,9 +51,10 @@ def import_safetensors(model: torch.nn.Module, path: str | Path) -> None:
     Raises FormatError, StorageError, and MismatchError, changing nothing, if their names, dtypes
     or shapes differ.
     """
+    held = [it for it in (*model.parameters(), *model.buffers()) if not is_lazy(it)]
+    most = 2 * sum(it.nbytes for it in held) + (128 << 20)
     try:
-        with open_to_read(path) as file:
-            data = file.read()
+        data = read_file(path, most)
     except OSError as error:
         raise StorageError(
             f"Cannot read {path}: {error.strerror}", "Name a file that can be read"

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import PliniusError, StorageError
-from plinius.files import PRIVATE
+from plinius.files import PRIVATE, private
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def tensorboard(folder: Path | None, after: int) -> Iterator[Listener]:
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
     try:
-        writer = SummaryWriter(str(folder), purge_step=after + 1)
+        with private():
+            writer = SummaryWriter(str(folder), purge_step=after + 1)
+            writer.flush()
     except OSError as error:
         raise StorageError(
             f"Cannot write metrics to {folder}: {error.strerror}",
