@@ -8,6 +8,7 @@ start = mirror.mirror_in()
 
 import logging
 import operator
+import os
 import sys
 import threading
 import weakref
@@ -20,7 +21,6 @@ import torch
 from plinius import opened
 from plinius.background import Background
 from plinius.errors import (
-    KeyFileError,
     PliniusError,
     RegionError,
     RegionFullError,
@@ -28,8 +28,8 @@ from plinius.errors import (
     StateError,
     StorageError,
 )
-from plinius.identity import require_run_id, require_same_run
-from plinius.keys import OwnerKey
+from plinius.identity import plain_identity, require_names, require_run_id, require_same_run
+from plinius.keys import OwnerKey, require_key
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Json, Snapshot
@@ -68,17 +68,14 @@ class Mirror:
         run_id: str | None = None,
     ) -> None:
         """See `open`, which takes a path as well."""
-        if not isinstance(key, OwnerKey):
-            raise KeyFileError(
-                f"The key is a {type(key).__name__}, not an owner's key",
-                "Load it with plinius.load_key(path)",
-            )
+        require_key(key)
+        require_names(state)
         if only_steps_write and not overlap:
             raise ValueError("only_steps_write is a choice for overlap=True")
         self._region = region
         self._owns_region = False
         self._lock, self._closing, self._closed = threading.RLock(), False, False
-        self._identity = identity or {}
+        self._identity = plain_identity(identity)
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
         self._failure: PliniusError | None = None
@@ -147,7 +144,7 @@ class Mirror:
             return cls(region, key, state, **options)
         path = Path(region)
         opened.close_earlier(path)
-        made = Region.open(path) if path.exists() else Region.create(path, 0)
+        made = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
         try:
             mirror = cls(made, key, state, **options)
         except BaseException:
