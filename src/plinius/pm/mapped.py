@@ -253,9 +253,10 @@ class MappedMedium:
         if self._fd >= 0:
             if self._device:
                 self._device.close()
-            del self._address, self._view, self._map
-            os.close(self._fd)
-            self._fd = -1
+            for name in ("_address", "_view", "_map"):
+                self.__dict__.pop(name, None)  # an interrupted close is called again
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def _open_map(self) -> tuple[mmap.mmap, Granularity]:
         length = os.fstat(self._fd).st_size
