@@ -114,3 +114,12 @@ def load_key(path: str | Path) -> OwnerKey:
     except ValueError:
         pass
     raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
+
+
+def require_key(key: object) -> None:
+    """Raise KeyFileError for what is no owner's key, as the bytes of one."""
+    if not isinstance(key, OwnerKey):
+        raise KeyFileError(
+            f"The key is a {type(key).__name__}, not an owner's key",
+            "Load it with plinius.load_key(path)",
+        )

@@ -12,6 +12,7 @@ from plinius.files import publish
 from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
+from plinius.training.telemetry import tensorboard
 from unit.mirroring import KEY
 
 
@@ -63,9 +64,15 @@ def test_whatever_is_made_is_private(world: World, tmp_path: Path) -> None:
         told = call("train", world.cfg, *options, "--iterations", 2, "--metrics", metrics)
         assert told.code == 0, told.stderr
         out = tmp_path / "net.safetensors"
+        with tensorboard(tmp_path / "board", 0):
+            pass
         call("export", world.cfg, "--region", region, "--key", world.key, "-o", out)
     finally:
         os.umask(before)
+    (board,) = (tmp_path / "board").iterdir()
+    assert stat.S_IMODE(board.stat().st_mode) == 0o600
+    board.unlink()
+    (tmp_path / "board").rmdir()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(
         ("owner.key", "sealed", "a.region", "b.region", "metrics.jsonl", "net.safetensors"), 0o600

@@ -23,7 +23,7 @@ from torch.futures import Future
 
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json, to_json
-from plinius.keys import OwnerKey
+from plinius.keys import OwnerKey, require_key
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot, TensorBytes
@@ -75,10 +75,11 @@ class RegionStorage(StorageWriter, StorageReader):
 
     def __init__(self, region: str | Path | Region, key: OwnerKey) -> None:
         """Open a region, or make one. Raises what opening a region raises."""
+        require_key(key)
         self._owns_region = not isinstance(region, Region)
         if not isinstance(region, Region):
             path = Path(region)
-            region = Region.open(path) if path.exists() else Region.create(path, 0)
+            region = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
         self._region, self._key = region, key
         self._slots: Slots | None = None
         self._about: Manifest | None = None
@@ -113,7 +114,8 @@ class RegionStorage(StorageWriter, StorageReader):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Whether it is the number of an iteration."""
-        return str(checkpoint_id).isdecimal()
+        text = str(checkpoint_id)
+        return text.isdecimal() and len(text) < 20 and int(text) < 2**63
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """Begin a new checkpoint. Raises MismatchError if its name is no number."""

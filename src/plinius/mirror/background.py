@@ -1,5 +1,7 @@
 """One job at a time beside the program, which an interrupt can neither lose nor start twice."""
 
+import os
+import queue
 import threading
 from collections.abc import Callable
 
@@ -9,8 +11,10 @@ class _Job:
 
     def __init__(self, do: Callable[[], None]) -> None:
         self._do = do
-        self.ended = threading.Event()
+        self.done = False
         self.error: BaseException | None = None
+        self._ended = threading.Lock()
+        self._ended.acquire()
 
     def run(self) -> None:
         try:
@@ -18,20 +22,29 @@ class _Job:
         except BaseException as error:
             self.error = error
         finally:
-            self.ended.set()
+            self.done = True
+            self._ended.release()
+
+    def wait(self) -> None:
+        """Return when it has ended. An interrupt may leave with the lock: `done` stays true."""
+        while not self.done:
+            self._ended.acquire(timeout=1)
 
 
 class Background:
     """A thread that does what it is given.
 
     A job is handed over by one assignment. An interrupt falls before it, and there is no job, or
-    after it, and `wait` wakes the thread up once more and waits for the job.
+    after it, and `wait` wakes the thread up once more and waits for the job. What is waited on is
+    done in C by a single call: an interrupt within threading.Event or threading.Semaphore leaves
+    their inner lock taken for good.
     """
 
     def __init__(self, name: str) -> None:
         self._job: _Job | None = None
         self._closing = False
-        self._wake = threading.Semaphore(0)
+        self._process = os.getpid()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -39,15 +52,18 @@ class Background:
         """Have something done. The last job was waited for."""
         assert self._job is None
         self._job = _Job(do)
-        self._wake.release()
+        self._wake.put(None)
 
     def wait(self) -> None:
-        """Return when the job has ended, if there is one; raises what it raised, once."""
+        """Return when the job has ended, if there is one; raises what it raised, once.
+
+        In a forked child, which has no such thread, there is nothing to wait for.
+        """
         job = self._job
-        if job is None:
+        if job is None or os.getpid() != self._process:
             return
-        self._wake.release()
-        job.ended.wait()
+        self._wake.put(None)
+        job.wait()
         self._job = None
         if job.error is not None:
             raise job.error
@@ -55,14 +71,14 @@ class Background:
     def close(self) -> None:
         """End the thread, after its job."""
         self._closing = True
-        self._wake.release()
+        self._wake.put(None)
         self._thread.join()
 
     def _serve(self) -> None:
         while True:
-            self._wake.acquire()
+            self._wake.get()
             job = self._job
-            if job is not None and not job.ended.is_set():
+            if job is not None and not job.done:
                 job.run()
             if self._closing:
                 return

@@ -1,7 +1,10 @@
 """Which run this is: refused is a region that holds another one."""
 
-from plinius.errors import MismatchError
-from plinius.jsonvalue import Json
+import json
+from collections.abc import MutableMapping
+
+from plinius.errors import MismatchError, StateError
+from plinius.jsonvalue import Json, to_json
 from plinius.slots import Slots
 from plinius.state.environment import show
 
@@ -14,6 +17,30 @@ def require_run_id(wanted: str, slots: Slots | None, name: str) -> None:
             f"{name} holds {found}, not run {wanted}",
             "Name the region of that run, or leave out its id",
         )
+
+
+def require_names(state: object) -> None:
+    """Raise StateError unless a state holds its objects by name."""
+    if not isinstance(state, MutableMapping):
+        raise StateError(
+            f"The state is a {type(state).__name__}, not a dict of objects by name",
+            'Give Mirror.open(..., state={"model": model, "optimizer": optimizer})',
+        )
+
+
+def plain_identity(identity: dict[str, Json] | None) -> dict[str, Json]:
+    """What is told of a run, as it is read back. Raises StateError for what JSON cannot hold."""
+    given = identity or {}
+    try:
+        plain: dict[str, Json] = json.loads(to_json(given))
+    except (TypeError, ValueError, RecursionError):
+        plain = {}
+    if plain != given or not isinstance(given, dict):
+        raise StateError(
+            "The identity of the run would not come back as it is",
+            "Give a dict of texts, finite numbers, lists and dicts with texts as keys",
+        )
+    return plain
 
 
 def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:

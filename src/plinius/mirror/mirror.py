@@ -8,6 +8,7 @@ start = mirror.mirror_in()
 
 import logging
 import operator
+import os
 import sys
 import threading
 import weakref
@@ -18,7 +19,6 @@ from typing import Any, Self, SupportsIndex, cast
 import torch
 
 from plinius.errors import (
-    KeyFileError,
     PliniusError,
     RegionError,
     RegionFullError,
@@ -27,10 +27,15 @@ from plinius.errors import (
     StorageError,
 )
 from plinius.jsonvalue import Json
-from plinius.keys import OwnerKey
+from plinius.keys import OwnerKey, require_key
 from plinius.mirror import registry
 from plinius.mirror.background import Background
-from plinius.mirror.identity import require_run_id, require_same_run
+from plinius.mirror.identity import (
+    plain_identity,
+    require_names,
+    require_run_id,
+    require_same_run,
+)
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
@@ -69,17 +74,14 @@ class Mirror:
         run_id: str | None = None,
     ) -> None:
         """See `open`, which takes a path as well."""
-        if not isinstance(key, OwnerKey):
-            raise KeyFileError(
-                f"The key is a {type(key).__name__}, not an owner's key",
-                "Load it with plinius.load_key(path)",
-            )
+        require_key(key)
+        require_names(state)
         if only_steps_write and not overlap:
             raise ValueError("only_steps_write is a choice for overlap=True")
         self._region = region
         self._owns_region = False
-        self._lock, self._closed = threading.RLock(), False
-        self._identity = identity or {}
+        self._lock, self._closing, self._closed = threading.RLock(), False, False
+        self._identity = plain_identity(identity)
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
         self._failure: PliniusError | None = None
@@ -148,7 +150,7 @@ class Mirror:
             return cls(region, key, state, **options)
         path = Path(region)
         registry.close_earlier(path)
-        made = Region.open(path) if path.exists() else Region.create(path, 0)
+        made = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
         try:
             mirror = cls(made, key, state, **options)
         except BaseException:
@@ -249,7 +251,6 @@ class Mirror:
         number = _whole(iteration)
         with self._alone():
             self._begin()
-            self._region.require_held()
             self._require_ready()
             if self._background is None:
                 self._commit(self._snapshot(number, self._state.take()), None)
@@ -278,7 +279,8 @@ class Mirror:
         if self._closed:
             return
         with self._alone():
-            self._begin()
+            self._wait_for_commit()
+            self._closing = True  # interrupted from here on, only close can be called again
             if self._background:
                 self._background.close()
             self._state.close()
@@ -287,7 +289,7 @@ class Mirror:
                 self._abandoned.detach()
             if self._owns_region:
                 self._region.close()
-            self._closed = True  # interrupted before, close can be called again
+            self._closed = True
         if self._failure:
             raise self._failure
 
@@ -314,12 +316,16 @@ class Mirror:
             )
 
     def _begin(self) -> None:
-        """Wait for what runs beside training. Raises StateError on a closed mirror."""
-        if self._closed:
+        """Wait for what runs beside training.
+
+        Raises StateError on a closed mirror, and RegionBusyError in a forked child.
+        """
+        if self._closing:
             raise StateError(
                 "This mirror is closed, or another one was opened on its region since",
                 "Use the newest one, or open it again",
             )
+        self._region.require_held()
         self._wait_for_commit()
 
     def _wait_for_commit(self) -> None:

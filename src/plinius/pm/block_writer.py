@@ -114,8 +114,8 @@ class Device:
         """End its threads, and close what it opened."""
         self._writes.shutdown()
         if self._direct_fd is not None:
-            os.close(self._direct_fd)
-            self._direct_fd = None
+            fd, self._direct_fd = self._direct_fd, None
+            os.close(fd)
 
     def _write_block(self, offset: int, block: memoryview) -> None:
         whole = offset % PAGE == 0 and len(block) % PAGE == 0

@@ -49,8 +49,8 @@ class FileLock:
     def _drop(self) -> None:
         """Close it: in a child that leaves the parent's lock as it is."""
         if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd = self._fd, None  # first: interrupted, it is not closed twice
+            os.close(fd)
 
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()

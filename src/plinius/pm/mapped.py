@@ -236,11 +236,11 @@ class MappedMedium:
             at, start = ffi.from_buffer("int64_t[]", lines), self._address
             done(lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at)))
             return
-        twins = [
-            np.frombuffer(self._view[start : start + length], np.uint64).reshape(-1, LINE // WORD)
-            for start in (to, source)
-        ]
-        twins[0][lines] = twins[1][lines]
+        offsets = (lines[:, None] * LINE + np.arange(0, LINE, WORD)).reshape(-1)
+        at = ffi.from_buffer("int64_t[]", offsets)
+        words = ffi.from_buffer("uint64_t[]", np.empty(len(offsets), np.uint64))
+        done(lib.pl_read_words(self._address + source, at, words, len(at)))
+        done(lib.pl_store_words(self._address + to, at, words, len(at)))
         self.flush_lines(to, length, lines)
 
     def resize(self, size: int) -> None:
@@ -253,9 +253,10 @@ class MappedMedium:
         if self._fd >= 0:
             if self._device:
                 self._device.close()
-            del self._address, self._view, self._map
-            os.close(self._fd)
-            self._fd = -1
+            for name in ("_address", "_view", "_map"):
+                self.__dict__.pop(name, None)  # an interrupted close is called again
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def _open_map(self) -> tuple[mmap.mmap, Granularity]:
         length = os.fstat(self._fd).st_size

@@ -40,6 +40,13 @@ class TwinState(enum.Enum):
         return int.from_bytes(self.value, "little")
 
 
+class _Transaction:
+    """One that is open: whose it is, how many have joined it, and whether one of them failed."""
+
+    def __init__(self, owner: int) -> None:
+        self.owner, self.depth, self.doomed = owner, 0, False
+
+
 class Twins:
     """Two copies of `length` bytes in a medium, changed only by transactions.
 
@@ -55,9 +62,7 @@ class Twins:
         self._back = back
         self.length = length
         self._lock = threading.RLock()
-        self._depth = 0
-        self._owner = 0
-        self._doomed = False
+        self._open: _Transaction | None = None
         self._failed = False
         self._recovered = False
         self._log: list[tuple[int, int]] = []
@@ -104,28 +109,18 @@ class Twins:
         RuntimeError after rolling back.
         """
         with self._lock:
-            if not self._recovered:
-                raise RuntimeError("the region was opened read-only")
-            if self._failed:
-                raise StorageError(
-                    "An earlier write to the region failed, so its state must be recovered first",
-                    "Check the disk, then start the program again",
-                )
-            if self._depth == 0:
-                self._begin()
-                self._owner = threading.get_ident()
-            self._depth += 1
+            mine = self._open if self._open and self._open.depth else self._begun()
+            mine.depth += 1
             try:
                 yield
             except BaseException:
-                self._doomed = True
+                mine.doomed = True
                 raise
             finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    doomed, self._doomed = self._doomed, False
-                    self._end(commit=not doomed)
-            if self._depth == 0 and doomed:
+                mine.depth -= 1
+                if mine.depth == 0 and self._open is mine:  # or else it was ended by recovery
+                    self._end(commit=not mine.doomed)
+            if mine.depth == 0 and mine.doomed:
                 raise RuntimeError("rolled back: an inner transaction failed")
 
     def store(self, offset: int, data: bytes) -> None:
@@ -171,8 +166,22 @@ class Twins:
             main = self._medium.read(self._main, self.length)
             return main == self._medium.read(self._back, self.length)
 
+    def _begun(self) -> "_Transaction":
+        if not self._recovered:
+            raise RuntimeError("the region was opened read-only")
+        if self._failed:
+            raise StorageError(
+                "An earlier write to the region failed, so its state must be recovered first",
+                "Check the disk, then start the program again",
+            )
+        if self._open:  # an interrupt fell just before its end
+            self._end(commit=False)
+        self._begin()
+        self._open = _Transaction(threading.get_ident())
+        return self._open
+
     def _end(self, *, commit: bool) -> None:
-        self._failed = True  # until the end is reached: a failed fence leaves recovery to do
+        self._failed, self._open = True, None  # until the end is reached: recovery is left to do
         if commit:
             self._commit()
         else:
@@ -224,9 +233,14 @@ class Twins:
         self._set(TwinState.IDLE)
 
     def recover(self) -> None:
-        """Make both twins the whole one. Until then it can be read and checked, not stored to."""
+        """Make both twins the whole one. Until then it can be read and checked, not stored to.
+
+        A transaction that an interrupt left open is rolled back, or ended if it was committed.
+        """
         found = self.state()
-        self._recovered = True
+        self._recovered, self._open = True, None
+        self._log.clear()
+        self._lines.clear()
         if found is TwinState.IDLE:
             self._failed = False
             return
@@ -245,7 +259,7 @@ class Twins:
     @property
     def in_transaction(self) -> bool:
         """Whether this thread has a transaction open."""
-        return self._depth > 0 and self._owner == threading.get_ident()
+        return self._open is not None and self._open.owner == threading.get_ident()
 
     def _check_inside(self) -> None:
         if not self.in_transaction:

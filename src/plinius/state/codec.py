@@ -114,6 +114,7 @@ class Encoder:
         self._names: dict[Place, str] = {}
         self._seen: dict[int, tuple[str, object]] = {}  # by id; kept alive, or ids would repeat
         self._within: list[int] = []
+        self._depth = 0
         self.in_key = False
 
     def node(self, value: Any, path: str) -> Json:
@@ -198,8 +199,18 @@ class Encoder:
         finally:
             self._within.pop()
 
+    def deeper(self, path: str, encode: Callable[[], Json]) -> Json:
+        """Encode one level further down. Raises StateError where those are too many."""
+        if self._depth > MAX_DEPTH:  # the containers end at MAX_DEPTH, and hold what is plain
+            raise refused(path, "is nested too deeply")
+        self._depth += 1
+        try:
+            return encode()
+        finally:
+            self._depth -= 1
+
     def _tagged(self, kind: Kind, value: Any, path: str) -> Json:
-        payload = kind.encode(self, value, path)
+        payload = self.deeper(path, lambda: kind.encode(self, value, path))
         return payload if kind.tag in ("list", "str") else {kind.tag: payload}
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from plinius.errors import MismatchError
@@ -139,7 +140,8 @@ def _encode_nested(encoder: Encoder, value: defaultdict[Any, Any], path: str) ->
         name = pointer(path, key)
         made_here = type(item) is defaultdict and item.default_factory is not None
         if made_here and not _has_name(item.default_factory):
-            node: Json = {"default": ["live", _encode_nested(encoder, item, name)]}
+            inner = partial(_encode_nested, encoder, item, name)
+            node: Json = {"default": ["live", encoder.deeper(name, inner)]}
         else:
             node = encoder.node(item, name)
         found.append([encoder.key(key, path), node])

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch.nn.parameter import is_lazy
 
 from plinius.errors import FormatError, MismatchError, StateError
-from plinius.files import cannot_read, open_to_read, publish
+from plinius.files import publish, read_file
 from plinius.snapshot import Snapshot
 from plinius.state.restore import is_beside, load_tensors
 from plinius.state.tensors import tensor_of
@@ -53,12 +54,9 @@ def import_safetensors(model: torch.nn.Module, path: str | Path) -> None:
     Raises StorageError, FormatError, and MismatchError if names, dtypes or shapes differ; the
     model is then unchanged.
     """
-    with open_to_read(path) as file:
-        try:
-            data = file.read()
-        except OSError as error:
-            raise cannot_read(path, error) from None
-    load_safetensors(model, data, str(path))
+    held = [it for it in (*model.parameters(), *model.buffers()) if not is_lazy(it)]
+    limit = 2 * sum(it.nbytes for it in held) + (128 << 20)
+    load_safetensors(model, read_file(path, limit), str(path))
 
 
 def load_safetensors(model: torch.nn.Module, data: bytes, name: str) -> None:

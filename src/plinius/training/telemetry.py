@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import NotInstalledError, StorageError
-from plinius.files import PRIVATE
+from plinius.files import PRIVATE, private
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
     try:
-        writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
+        with private():
+            writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
+            writer.flush()
     except OSError as error:
         raise StorageError(
             f"Cannot write metrics to {folder}: {error.strerror}",
