@@ -85,7 +85,7 @@ def case(made: Case) -> Case:
 
 
 def flip_newest(region: Path, older: int = 0) -> None:
-    """Flip a bit in the first sealed piece of the newest commit (or of one before it)."""
+    """Flip a bit in the first sealed chunk of the newest commit (or of one before it)."""
     at, _ = newest_slot(region, older)
     raw = bytearray(region.read_bytes())
     room = call("region", "info", region, "--json").json["mirror"]["manifest_room"]
@@ -102,7 +102,7 @@ def newest_slot(region: Path, older: int = 0) -> tuple[int, int]:
 
 def does_not_open(region: Path) -> str:
     return (
-        f"Commit {ITERATIONS + 1} in the mirror of {region} does not open with this key. It was "
+        f"Commit {ITERATIONS} in the mirror of {region} does not open with this key. It was "
         "altered or the disk is failing: restore a copy of the region; to go on from the commit "
         "before, knowingly, train with --accept-previous."
     )

@@ -21,8 +21,8 @@ LARGER = 3 * PAGE
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 256 bytes, so that a small tensor has several; smaller ones share one."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
@@ -39,7 +39,7 @@ def goes_on(image: bytes) -> None:
 
 def with_frozen(commits: int) -> tuple[PlainMedium, Slots]:
     medium = PlainMedium(empty_region())
-    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
         slots.write(state(iteration, frozen=True))
     return medium, slots
@@ -67,9 +67,9 @@ def test_what_rests_is_sealed_again_by_another_process() -> None:
 def test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two(
     commits: int, granularity: Granularity
 ) -> None:
-    """The piece left in place is opened under the commit that sealed it."""
+    """The chunk left in place is opened under the commit that sealed it."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
         slots.write(state(iteration, frozen=True))
     before = state(commits - 1, frozen=True).digest()
@@ -116,11 +116,11 @@ def test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new(
 
 @each_granularity
 def test_slots_that_grow_for_their_manifest_hold_nothing_yet(granularity: Granularity) -> None:
-    """The pieces are those of before, but nothing lies in the new slots; also after a fault."""
+    """The chunks are those of before, but nothing lies in the new slots; also after a fault."""
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        slots = Slots.create(Region(medium, "r"), KEY)
         for iteration in range(3):
             slots.write(state(iteration, frozen=True))
         medium.watch = refuse_at(medium, number)
@@ -147,7 +147,7 @@ def test_what_a_failed_write_touched_is_sealed_again(granularity: Granularity) -
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        slots = Slots.create(Region(medium, "r"), KEY)
         for iteration in range(3):
             slots.write(state(iteration, frozen=True))
         medium.watch = refuse_at(medium, number)
@@ -280,7 +280,7 @@ def test_after_a_failure_anywhere_the_next_write_commits(
     assert number > 8
 
 
-def test_a_spoiled_commit_is_none_and_the_next_one_counts() -> None:
+def test_a_discarded_commit_does_not_count_and_the_next_one_does() -> None:
     """What turned out to be no state is given up, in the slots and while they grow."""
     for larger in (0, LARGER):
         medium = SimulatedMedium(image=mirrored(3))
@@ -288,11 +288,11 @@ def test_a_spoiled_commit_is_none_and_the_next_one_counts() -> None:
         new, stored = state(3, larger=larger), []
         medium.stored_bytes = 0
 
-        def spoiled(medium: SimulatedMedium = medium, stored: list[int] = stored) -> bool:
+        def must_discard(medium: SimulatedMedium = medium, stored: list[int] = stored) -> bool:
             stored.append(medium.stored_bytes)
             return True
 
-        assert slots.write(new, spoiled) == 0
+        assert slots.write(new, must_discard) == 0
         assert stored[0] > sum(tensor.nbytes for tensor in new.tensors)  # asked when all is sealed
         assert slots.commits == 3
         assert digest_in(bytes(medium.read(0, medium.size))) == state(2).digest()

@@ -341,7 +341,7 @@ def test_a_commit_that_does_not_open_is_left_only_on_demand(path: Path) -> None:
     with Region.open(path.with_suffix(".other")) as region:
         slots = Slots.open(region, KEY)
         assert slots is not None
-        at = slots._known.layout.chunks(slots.commits)
+        at = slots._pinned.layout.chunks(slots.commits)
         byte = region.medium.read(at, 1)[0]
         region.medium.store(at, bytes([byte ^ 1]))
     loop = Loop()

@@ -185,10 +185,10 @@ def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
     model, optimizer = frozen_base()
     write = Slots.write
 
-    def meddled(slots: Slots, snapshot: Any, spoiled: Any) -> int:
+    def meddled(slots: Slots, snapshot: Any, must_discard: Any) -> int:
         with torch.no_grad():
             model[1].weight.clamp_(-0.1, 0.1)
-        return write(slots, snapshot, spoiled)
+        return write(slots, snapshot, must_discard)
 
     state = {"m": model, "o": optimizer}
     with Mirror.open(path, KEY, state, overlap=True, only_steps_write=True) as mirror:

@@ -172,10 +172,14 @@ def test_refused_opens_leave_no_hook(path: Path) -> None:
 def test_a_run_can_be_named(path: Path) -> None:
     """Its region is taken, and no other."""
     with Mirror.open(path, KEY, Loop().state) as mirror:
-        name = mirror.run_id
+        name = mirror.run_id  # drawn when it is opened, stored by the first commit
+        mirror.mirror_out(1)
     Mirror.open(path, KEY, Loop().state, run_id=name).close()
     other = path.with_suffix(".other")
-    Mirror.open(other, KEY, Loop().state).close()
+    with pytest.raises(MismatchError, match=f"holds no run, not run {name}"):
+        Mirror.open(other, KEY, Loop().state, run_id=name)
+    with Mirror.open(other, KEY, Loop().state) as mirror:
+        mirror.mirror_out(1)
     with pytest.raises(MismatchError, match=f"holds run [0-9a-f]{{32}}, not run {name}"):
         Mirror.open(other, KEY, Loop().state, run_id=name)
 
@@ -213,7 +217,7 @@ def test_a_refused_commit_leaves_zeros(path: Path) -> None:
     """Never bytes that the host had a say in."""
     with Mirror.open(path, KEY, {"a": torch.ones(100_000), "b": torch.ones(200_000)}) as mirror:
         mirror.mirror_out(1)
-        at = mirror._slots._known.layout.chunks(1) + 500_000
+        at = mirror._slots._pinned.layout.chunks(1) + 500_000
         byte = mirror._region.medium.read(at, 1)[0]
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1

@@ -98,7 +98,7 @@ class Mirror:
         if run_id is not None:
             require_run_id(run_id, slots, region.name)
         if slots is None:
-            slots = Slots.create(region, key, self._snapshot(0, self._state.take()), sealing)
+            slots = Slots.create(region, key, sealing)
         self._slots = slots
         self._ready = slots.commits == 0
         self._background = Background("plinius-mirror") if overlap else None
@@ -352,6 +352,8 @@ class Mirror:
         try:
             written = self._slots.write(snapshot, spoiled)
         except (StorageError, RegionFullError) as error:
+            if self._slots.commits == 0 and isinstance(error, RegionFullError):
+                raise
             self._failed(snapshot.iteration, error)
             return
         if moved:

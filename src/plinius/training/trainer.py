@@ -126,8 +126,6 @@ class Run:
         if threads:
             torch.set_num_threads(threads)
         self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
-        if not self.resumed:
-            self.mirror.mirror_out(0)
 
     def __enter__(self) -> "Run":
         return self
@@ -169,7 +167,7 @@ class Run:
                 "Ask for at least as many, or name another region (--region)",
             )
         self.network.train()
-        mirrored_at, told = self.iteration, None
+        told = None
         while self.iteration < until and not stop():
             began = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
@@ -183,7 +181,6 @@ class Run:
             mirrored = 0
             if self.iteration % mirror_every == 0:
                 mirrored = self.mirror.mirror_out(self.iteration)
-                mirrored_at = self.iteration
             ended = time.perf_counter()
             told = IterationMetrics(
                 iteration=self.iteration,
@@ -196,7 +193,7 @@ class Run:
                 mirror_bytes=mirrored,
             )
             listener(told)
-        if mirrored_at != self.iteration or self.mirror.failure:
+        if self.mirror.committed != self.iteration:
             self.mirror.mirror_out(self.iteration)
         if self.mirror.failure:
             raise self.mirror.failure
