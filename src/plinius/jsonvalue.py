@@ -1,14 +1,14 @@
-"""Values as JSON: the type, and the one way to write them."""
+"""JSON values (RFC 8259): their type, and the one way in which they are written."""
 
 import json
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""What JSON can hold."""
+"""What JSON can hold, without NaN and infinities."""
 
 
 def to_json(value: Json) -> bytes:
-    """Compact JSON with sorted keys; a float is written so that it reads back bit for bit.
+    """JSON in ASCII without spaces, keys sorted by code point, floats in their shortest exact form.
 
-    Raises ValueError for a float that is not finite: RFC 8259 has no word for it.
+    Equal values have equal bytes. Raises ValueError for a float that is not finite.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -15,7 +15,7 @@ from cli.world import (
 )
 from plinius.keys import load_key
 
-GIVE_ITS_RUN = "Give what that run began with, or name another region (--region)."
+GIVE_ITS_RUN = "Use the settings that run began with, or name another region (--region)."
 GIVE_ITS_KEY = "Give the key file it was sealed with (--key)."
 
 

@@ -206,7 +206,7 @@ def test_a_state_that_an_object_does_not_load_is_refused_by_its_name(path: Path)
     fresh = Picky()
     fresh.weights += 1
     with Mirror.open(path, KEY, {"first": first, "it": fresh}) as mirror:
-        with pytest.raises(MismatchError, match="it, a Picky, did not take its state back"):
+        with pytest.raises(MismatchError, match="it, a Picky, did not load its state"):
             mirror.mirror_in()
         assert first.tolist() == [0, 0, 0]
         with pytest.raises(StateError, match="Call mirror_in before mirror_out"):

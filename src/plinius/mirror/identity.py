@@ -1,4 +1,4 @@
-"""Which run this is: refused is a region that holds another one."""
+"""Which run this is: a region that holds another run is refused."""
 
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
@@ -18,13 +18,13 @@ def require_run_id(wanted: str, slots: Slots | None, name: str) -> None:
 
 def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
     """Raise MismatchError, with what differs, unless both describe the same run."""
-    differing = [
+    differences = [
         f"{name} is {show(mine.get(name))} but was {show(stored.get(name))}"
         for name in sorted(mine.keys() | stored.keys())
         if mine.get(name) != stored.get(name)
     ]
-    if differing:
+    if differences:
         raise MismatchError(
-            f"This is not the run in the region: {'; '.join(differing)}",
-            "Give what that run began with, or name another region (--region)",
+            f"This is not the run in the region: {'; '.join(differences)}",
+            "Use the settings that run began with, or name another region (--region)",
         )

@@ -333,7 +333,9 @@ def _not_read(number: int | None) -> StorageError:
 
 
 def allocate(fd: int, size: int, start: int = 0) -> None:
-    """Give a file real space from `start` up to `size` bytes, so that no later store can find the disk full.
+    """Give a file real space up to `size` bytes, so that no later store can find the disk full.
+
+    What is before `start` stays as it is.
 
     Raises RegionFullError if the disk has no room, StorageError if it refuses.
     """

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from plinius.errors import FormatError, MismatchError, StateError, StorageError
 from plinius.files import open_to_read, publish
 from plinius.snapshot import Snapshot
-from plinius.state.restore import is_beside, load_tensors
+from plinius.state.restore import is_outside_state_dict, load_tensors
 from plinius.state.tensors import tensor_of
 
 
@@ -24,7 +24,7 @@ def export_safetensors(snapshot: Snapshot, part: str, path: Path, **about: str) 
     tensors = {
         stored.name.removeprefix(root).replace("~1", "/").replace("~0", "~"): tensor_of(stored)
         for stored in snapshot.tensors
-        if stored.name.startswith(root) and not is_beside(stored.name)
+        if stored.name.startswith(root) and not is_outside_state_dict(stored.name)
     }
     if not tensors:
         parts = sorted({t.name.split("/")[0] for t in snapshot.tensors} - {"~rng"})
