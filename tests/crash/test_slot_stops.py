@@ -1,4 +1,4 @@
-"""A stop at every operation of commits that skip what rests, that grow, that failed before."""
+"""A stop at every operation of commits that skip unchanged chunks, that grow, that failed before."""
 
 from collections.abc import Callable
 
@@ -45,8 +45,8 @@ def with_frozen(commits: int) -> tuple[PlainMedium, Slots]:
     return medium, slots
 
 
-def test_what_rests_is_not_sealed_again_and_opens_all_the_same() -> None:
-    """Both slots hold it after two commits; from then on only the rest is written."""
+def test_what_is_unchanged_is_not_sealed_again_and_opens_all_the_same() -> None:
+    """Both slots hold it after two commits; from then on only dirty chunks are written."""
     medium, slots = with_frozen(0)
     written = [slots.write(state(i, frozen=True)) for i in range(5)]
     assert written[0] > written[2] > 0
@@ -55,8 +55,8 @@ def test_what_rests_is_not_sealed_again_and_opens_all_the_same() -> None:
     assert digest_in(bytes(medium.bytes)) == state(4, frozen=True).digest()
 
 
-def test_what_rests_is_sealed_again_by_another_process() -> None:
-    """What lies in a slot is known only to the process that sealed it there."""
+def test_what_is_unchanged_is_sealed_again_by_another_process() -> None:
+    """Only the process that sealed a chunk knows its fingerprint."""
     medium, first = with_frozen(5)
     full = first.write(state(5, frozen=True)), opened(medium)[0].write(state(6, frozen=True))
     assert full[1] - full[0] > 600

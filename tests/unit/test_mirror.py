@@ -282,7 +282,7 @@ MISFITS: dict[str, tuple[Any, Any, str]] = {
     "more": (nn.Linear(2, 3, bias=False), nn.Linear(2, 3),
              r"it/bias is missing there and float32\[3\] here"),
     "class": (torch.optim.Adam([W]), torch.optim.SGD([W]), r"it is a Adam there and a SGD here"),
-    "kind": (nn.Linear(2, 3), 1.5, r"it is a module there and none here"),
+    "kind": (nn.Linear(2, 3), 1.5, r"it is a module there and missing here"),
 }  # fmt: skip
 
 

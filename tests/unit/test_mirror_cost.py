@@ -181,7 +181,7 @@ def test_buffers_that_a_forward_pass_changes_are_mirrored_as_they_were(
 def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That commit is given up, it is told, and from the next one on the tensor is copied first."""
+    """That commit is discarded, `failure` says so, and later ones copy the tensor first."""
     model, optimizer = frozen_base()
     write = Slots.write
 

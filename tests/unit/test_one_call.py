@@ -122,7 +122,7 @@ def test_a_key_in_bytes_is_refused(path: Path) -> None:
 def test_an_iteration_is_a_whole_number(iteration: Any, path: Path) -> None:
     """Of Python or of NumPy."""
     with Mirror.open(path, KEY, {"n": 1}) as mirror:
-        with pytest.raises(StateError, match="An iteration is a whole number from 0 on, not"):
+        with pytest.raises(StateError, match="An iteration is a whole number from 0, not"):
             mirror.mirror_out(iteration)
         mirror.mirror_out(np.int64(5))
         assert mirror.committed == 5
