@@ -1,14 +1,14 @@
-"""JSON values: their type, and how they are written."""
+"""JSON values (RFC 8259): their type, and the one way in which they are written."""
 
 import json
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""A value that JSON can represent."""
+"""What JSON can hold, without NaN and infinities."""
 
 
 def to_json(value: Json) -> bytes:
-    """Compact JSON in UTF-8 with sorted keys; a float is read back bit for bit.
+    """JSON in ASCII without spaces, keys sorted by code point, floats in their shortest exact form.
 
-    Raises ValueError for a float that is not finite, which JSON cannot represent (RFC 8259).
+    Equal values have equal bytes. Raises ValueError for a float that is not finite.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,4 +1,4 @@
-"""A snapshot: everything that decides the next step of a run, as bytes and small values."""
+"""A snapshot: everything that decides the next step of a run, as tensors of bytes and values."""
 
 import hashlib
 import math
@@ -23,10 +23,10 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor is, without its items.
+    """Name, dtype and shape of a tensor, without its items.
 
-    `order` names the dimensions from the outermost in memory to the innermost, where that is not
-    row-major order: a channels_last image batch has (0, 2, 3, 1).
+    `order` has the dimensions from the outermost in memory to the innermost; None is row-major
+    order. A batch of images in channels_last has (0, 2, 3, 1).
     """
 
     name: str
@@ -44,8 +44,8 @@ class TensorSpec:
 class TensorBytes(TensorSpec):
     """One named tensor: `data` is its items, little-endian, in the order of `order`.
 
-    Two tensors of one name with the same `version` (unless it is None) are taken to hold the same
-    items, without a look at them.
+    Two tensors of one name with the same `version` (unless it is None) are trusted to hold the same
+    items; the bytes are not compared.
     """
 
     data: memoryview = field(repr=False)
@@ -53,10 +53,12 @@ class TensorBytes(TensorSpec):
 
     def __post_init__(self) -> None:
         if self.data.nbytes != self.nbytes:
-            raise ValueError(f"{self.name}: {self.data.nbytes} bytes do not fill {self.shape}")
+            raise ValueError(
+                f"{self.name}: {self.data.nbytes} bytes do not fill {self.dtype}{list(self.shape)}"
+            )
 
     def with_data(self, data: memoryview) -> "TensorBytes":
-        """The same tensor, with these bytes, which are a copy of its own."""
+        """The same tensor with these bytes, a copy of its own."""
         return TensorBytes(
             self.name, self.dtype, self.shape, data, order=self.order, version=self.version
         )
@@ -66,17 +68,17 @@ class TensorBytes(TensorSpec):
         if self.order is None or self.data.nbytes == 0:
             return self.data
         item = np.dtype(f"V{ITEM_BYTES[self.dtype]}")
-        laid = np.frombuffer(self.data, item).reshape([self.shape[d] for d in self.order])
-        rows = np.ascontiguousarray(laid.transpose(np.argsort(self.order)))
+        in_memory = np.frombuffer(self.data, item).reshape([self.shape[d] for d in self.order])
+        rows = np.ascontiguousarray(in_memory.transpose(np.argsort(self.order)))
         return rows.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run state at an iteration.
+    """The state of a run at an iteration.
 
     `tensors` and `values` are the state and enter the digest. `identity` says which run this is
-    (its cfg, seed, dataset) and `environment` where it ran; they travel with the state.
+    (its cfg, seed, dataset) and `environment` where it ran; they do not enter the digest.
     """
 
     iteration: int
@@ -86,17 +88,15 @@ class Snapshot:
     environment: dict[str, Json]
 
     def digest(self) -> str:
-        """SHA-256 of the state in a canonical order: equal states give equal digests anywhere.
+        """SHA-256 of the state, in hex: equal states have equal digests on every machine.
 
-        Hashed are a domain line, then for the values (as JSON with sorted keys) and for each
-        tensor in order of name (as JSON [name, dtype, shape], then its items in row-major order):
-        8 bytes of length, little-endian, and the bytes.
+        The exact bytes are in docs/formats/mirror.md, section State digest.
         """
         sha = hashlib.sha256(b"plinius state 1\n")
 
-        def add(part: bytes | memoryview) -> None:
-            sha.update(memoryview(part).nbytes.to_bytes(8, "little"))
-            sha.update(part)
+        def add(data: bytes | memoryview) -> None:
+            sha.update(memoryview(data).nbytes.to_bytes(8, "little"))
+            sha.update(data)
 
         add(to_json({"iteration": self.iteration, "values": self.values}))
         for tensor in sorted(self.tensors, key=lambda tensor: tensor.name):

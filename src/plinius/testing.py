@@ -97,6 +97,15 @@ class PlainMedium:
     def quiesce(self) -> None:
         """See Medium."""
 
+    def release(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._check(offset, length)
+        self._view[offset : offset + length] = bytes(length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._check(offset, length)
+
     def resize(self, size: int) -> None:
         """See Medium."""
         self._hold(self.bytes + bytes(size - self.size))
@@ -239,6 +248,21 @@ class SimulatedMedium:
 
     def quiesce(self) -> None:
         """See Medium."""
+
+    def release(self, offset: int, length: int) -> None:
+        """The pages are zeros; what a real medium does of it at a cut is up to it."""
+        with self._turn:
+            self._operation("release")
+            self._check(offset, length)
+            first, last = offset // self._unit, (offset + length) // self._unit
+            at = self._journal().at
+            self._keep(self._journal().only((at < first) | (at >= last)))
+            self._now[offset : offset + length] = bytes(length)
+            self._lasting[first:last] = 0
+
+    def reserve(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._check(offset, length)
 
     def resize(self, size: int) -> None:
         """Grow; like the real one, this lasts when it returns."""

@@ -121,6 +121,14 @@ class CountingMedium:
         """See Medium."""
         self._medium.resize(size)
 
+    def release(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._medium.release(offset, length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._medium.reserve(offset, length)
+
     def close(self) -> None:
         """See Medium."""
         self._medium.close()

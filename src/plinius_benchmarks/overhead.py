@@ -107,7 +107,7 @@ def _measure(work: Workload, place: Path, rounds: int) -> list[Row]:
         mirrors: dict[str, Mirror] = {}
         for way in (ON, BESIDE):
             region = stack.enter_context(Region.create(folder / way.replace(" ", "_"), 0))
-            mirror = Mirror(region, _KEY, state, overlap=way == BESIDE, threads=1)
+            mirror = Mirror.open(region, _KEY, state, overlap=way == BESIDE, threads=1)
             mirrors[way] = stack.enter_context(mirror)
             for iteration in (1, 2):  # both slots, and what the first time costs more
                 mirror.mirror_out(iteration)

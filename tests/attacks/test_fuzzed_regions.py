@@ -233,5 +233,5 @@ def test_a_checkpoint_is_no_mirrored_state(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         dcp.save({"a": torch.ones(3)}, storage_writer=storage, planner=SavePlanner())
     with Mirror.open(path, KEY, {"a": torch.ones(3)}) as mirror:
-        with pytest.raises(PliniusError, match="it is no mirrored state but a checkpoint"):
+        with pytest.raises(PliniusError, match="it is not the state of a mirror but a checkpoint"):
             mirror.mirror_in()

@@ -23,8 +23,8 @@ KEY = OwnerKey(bytes(range(32)))
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 256 bytes, so that a small tensor has several."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 256 bytes, so that a small tensor has several."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
@@ -41,7 +41,7 @@ def mirrored(commits: int = 3, key: OwnerKey = KEY, size: int = 512) -> bytearra
     """The image of a region whose mirror holds this many commits."""
     medium = SimulatedMedium(PAGE + 2 * 16384)
     format_region(medium, 16384)
-    mirror = Slots.create(Region(medium, "r"), key, state(0, size))
+    mirror = Slots.create(Region(medium, "r"), key)
     for iteration in range(commits):
         mirror.write(state(iteration, size))
     return bytearray(medium.images(0, 0)[1])
@@ -61,20 +61,20 @@ def slots(image: bytes | bytearray) -> tuple[int, int, int]:
     return span.offset + PAGE, span.offset + PAGE + length, length
 
 
-def pieces_at(image: bytes | bytearray, slot: int) -> int:
-    """Where the sealed pieces of a slot begin."""
+def chunks_at(image: bytes | bytearray, slot: int) -> int:
+    """Where the sealed chunks of a slot begin."""
     header = slots(image)[0] - PAGE
     return slot + PAGE + int.from_bytes(image[header + 48 : header + 56], "little")
 
 
 def used_bytes(image: bytes | bytearray, slot: int, size: int = 512) -> Iterator[int]:
-    """The offsets of what a slot says, its sealed manifest and its sealed pieces."""
+    """The offsets of what a slot says, its sealed manifest and its sealed chunks."""
     yield from range(slot, slot + 128)
     manifest = int.from_bytes(image[slot + 96 : slot + 104], "little")
     yield from range(slot + PAGE, slot + PAGE + manifest)
-    for piece in cut([size, size]):
-        start = pieces_at(image, slot) + piece.at
-        yield from range(start, start + piece.sealed_bytes)
+    for chunk in cut([size, size]):
+        start = chunks_at(image, slot) + chunk.offset
+        yield from range(start, start + chunk.sealed_bytes)
 
 
 def test_the_untouched_mirror_opens() -> None:
@@ -134,7 +134,7 @@ def test_swapped_tensors_of_equal_size_are_refused() -> None:
     """Each chunk is bound to its tensor."""
     image = mirrored()
     at = slots(image)[1]
-    first, half = pieces_at(image, at), len(cut([512])) * PAGE
+    first, half = chunks_at(image, at), len(cut([512])) * PAGE
     with pytest.raises(SealError, match="Commit 3 in the mirror of r does not open"):
         mirror_in(swapped(image, first, first + half, half))
 
@@ -143,13 +143,13 @@ def test_swapped_chunks_of_one_tensor_are_refused() -> None:
     """Each chunk is bound to its place in the tensor."""
     image = mirrored()
     at = slots(image)[1]
-    first = pieces_at(image, at)
+    first = chunks_at(image, at)
     with pytest.raises(SealError):
         mirror_in(swapped(image, first, first + PAGE, PAGE))
 
 
 def test_an_older_piece_put_back_in_its_own_place_is_refused() -> None:
-    """Each piece is bound to the commit that sealed it, which the manifest names."""
+    """Each chunk is bound to the commit that sealed it, which the manifest names."""
     medium = SimulatedMedium(image=bytes(mirrored(3)))
     mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
@@ -158,9 +158,9 @@ def test_an_older_piece_put_back_in_its_own_place_is_refused() -> None:
     for iteration in (3, 4):
         mirror.write(state(iteration))
     image = bytearray(medium.images(0, 0)[1])
-    at = pieces_at(image, slots(image)[1])
-    for piece in cut([512, 512]):
-        forged, start = bytearray(image), at + piece.at
+    at = chunks_at(image, slots(image)[1])
+    for chunk in cut([512, 512]):
+        forged, start = bytearray(image), at + chunk.offset
         forged[start : start + PAGE] = old[start : start + PAGE]
         with pytest.raises(SealError, match="Commit 5"):
             mirror_in(forged)
@@ -179,14 +179,14 @@ def test_a_piece_that_rests_cannot_be_changed_for_another() -> None:
     for _ in range(2):
         medium = SimulatedMedium(PAGE + 2 * 16384)
         format_region(medium, 16384)
-        mirror = Slots.create(Region(medium, "r"), KEY, resting(0))
+        mirror = Slots.create(Region(medium, "r"), KEY)
         for iteration in range(6):
             mirror.write(resting(iteration))
         images.append(bytearray(medium.images(0, 0)[1]))
     image, other = images
     zero, one, _ = slots(image)
-    newest_slot = pieces_at(image, zero)  # commit 6
-    for source in (other[newest_slot:], image[pieces_at(image, one) :]):
+    newest_slot = chunks_at(image, zero)  # commit 6
+    for source in (other[newest_slot:], image[chunks_at(image, one) :]):
         forged = bytearray(image)
         forged[newest_slot : newest_slot + PAGE] = source[:PAGE]
         with pytest.raises(SealError, match="Commit 6"):
@@ -265,7 +265,7 @@ def test_a_huge_declared_manifest_is_refused_before_memory_is_taken() -> None:
 def test_a_newest_commit_that_does_not_open_is_left_only_on_demand() -> None:
     """Accepting the commit before is a decision, and the run then goes on from it."""
     image = mirrored()
-    image[pieces_at(image, slots(image)[1])] ^= 1
+    image[chunks_at(image, slots(image)[1])] ^= 1
     with pytest.raises(SealError, match="train with --accept-previous"):
         mirror_in(image)
     medium = SimulatedMedium(image=bytes(image))
@@ -284,7 +284,7 @@ def test_truncated_regions_are_refused(tmp_path: Path) -> None:
     """At every page and at odd lengths, never with an error of another kind."""
     path = tmp_path / "r"
     with Region.create(path, 0) as region:
-        Slots.create(region, KEY, state(0)).write(state(0))
+        Slots.create(region, KEY).write(state(0))
     whole = path.read_bytes()
     for length in [*range(0, len(whole), PAGE), 7, 100, len(whole) - 1]:
         path.write_bytes(whole[:length])

@@ -75,7 +75,7 @@ def test_commit_words_are_read_once(shown: int, tmp_path: Path) -> None:
     path = tmp_path / "run.region"
     state, mirror = trained(path, 4)
     with mirror:
-        layout, run = mirror._slots._known.layout, mirror._slots.run_id
+        layout, run = mirror._slots._pinned.layout, mirror._slots.run_id
         for slot in (0, 1):
             counter = shown + (shown + slot) % 2 if shown else 0
             word = commit_word(run, counter) if counter else 0
@@ -92,12 +92,13 @@ def test_slots_that_move_under_a_process_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.region"
     _, mirror = trained(path, 2)
     with mirror:
-        known = mirror._slots._known
-        mirror._slots._known = known._replace(span=replace(known.span, offset=4096))
-        mirror._slots._settled = False
+        known = mirror._slots._pinned
+        assert known.span is not None
+        mirror._slots._pinned = known._replace(span=replace(known.span, offset=4096))
+        mirror._slots._interrupted = True
         with pytest.raises(RegionError, match="was moved under this process"):
             mirror.mirror_in()
-        mirror._slots._known = known
+        mirror._slots._pinned = known
 
 
 def test_going_back_in_a_living_process_can_be_gone_on_from(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_going_back_in_a_living_process_can_be_gone_on_from(tmp_path: Path) -> N
     path = tmp_path / "run.region"
     state, mirror = trained(path, 6)
     with mirror:
-        at = mirror._slots._known.layout.manifest(6)
+        at = mirror._slots._pinned.layout.manifest(6)
         write(path, b"\0\0\0\0", at)
         with pytest.raises(SealError, match="Commit 6"):
             mirror.mirror_in()
@@ -120,7 +121,7 @@ def test_the_commit_before_must_be_the_one_that_the_newest_names(tmp_path: Path)
     """Its own digest is in the newest manifest: another commit in its slot is refused."""
     path = tmp_path / "run.region"
     _, mirror = trained(path, 6)
-    layout = mirror._slots._known.layout
+    layout = mirror._slots._pinned.layout
     with mirror:
         mirror.mirror_in()
         older = copy_of(path).read_bytes()[layout.slot(3) : layout.slot(3) + layout.slot_bytes]

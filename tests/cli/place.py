@@ -15,7 +15,7 @@ from cli.world import (
 )
 from plinius.keys import load_key
 
-GIVE_ITS_RUN = "Give what that run began with, or name another region (--region)."
+GIVE_ITS_RUN = "Use the settings that run began with, or name another region (--region)."
 GIVE_ITS_KEY = "Give the key file it was sealed with (--key)."
 
 
@@ -103,7 +103,7 @@ def newest_slot(region: Path, older: int = 0) -> tuple[int, int]:
 
 def does_not_open(region: Path) -> str:
     return (
-        f"Commit {ITERATIONS + 1} in the mirror of {region} does not open with this key. It was "
+        f"Commit {ITERATIONS} in the mirror of {region} does not open with this key. It was "
         "altered or the disk is failing: restore a copy of the region; to go on from the commit "
         "before, knowingly, train with --accept-previous."
     )

@@ -15,6 +15,8 @@ from plinius.keys import OwnerKey
 from plinius.pm.medium import PAGE, Medium
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots
+from plinius.slots.layout import EXTENT as MIRROR
+from plinius.slots.layout import header_bytes, layout_for
 from plinius.snapshot import Snapshot, TensorBytes
 from plinius.testing import PlainMedium
 
@@ -49,9 +51,9 @@ def empty_region() -> bytes:
 
 @functools.cache
 def mirrored(commits: int) -> bytes:
-    """A region whose mirror holds states 0 to commits - 1."""
+    """A region whose mirror holds states 0 to commits - 1; with 0 it has no mirror yet."""
     medium = PlainMedium(empty_region())
-    slots = Slots.create(Region(medium, "r"), KEY, state(0))
+    slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
         slots.write(state(iteration))
     return bytes(medium.bytes)
@@ -71,10 +73,23 @@ def newest(slots: Slots, *, accept_previous: bool = False) -> Snapshot | None:
         return slots.snapshot(before)
 
 
+@functools.cache
+def with_empty_slots() -> bytes:
+    """A region with slots and no commit, as releases left it that made slots before the first."""
+    medium = PlainMedium(empty_region())
+    layout = layout_for(state(0).tensors, 0, 1000)
+
+    def write(medium: Medium, at: int) -> None:
+        medium.write(at, header_bytes(bytes(range(16)), KEY.id, layout))
+
+    Region(medium, "r").add_extent(MIRROR, layout.length, write)
+    return bytes(medium.bytes)
+
+
 def opened(medium: Medium, key: OwnerKey = KEY) -> tuple[Slots, Snapshot | None]:
-    """The slots of a region that must have them, and their newest state."""
-    slots = Slots.open(Region(medium, "r"), key)
-    assert slots is not None
+    """The slots of a region, or those of a new run, and their newest state."""
+    region = Region(medium, "r")
+    slots = Slots.open(region, key) or Slots.create(region, key)
     return slots, newest(slots)
 
 

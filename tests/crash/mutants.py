@@ -126,15 +126,13 @@ def _changes(function: ast.FunctionDef) -> Iterator[tuple[str, Change]]:
 
 def _block_changes(number: int, field: str, block: list[ast.stmt]) -> Iterator[tuple[str, Change]]:
     for i, statement in enumerate(block):
-        if not _is_protocol(statement) and not _forgets(statement):
+        if _forgets(statement):
+            yield f"drop `{_text(statement)}`", _dropping(number, field, i)
             continue
-        if isinstance(statement, ast.Expr | ast.Assign | ast.Return):
-
-            def drop(function: ast.FunctionDef, i: int = i) -> None:
-                getattr(_node(function, number), field)[i] = ast.Pass()
-
-            if isinstance(statement, ast.Expr) or _forgets(statement):
-                yield f"drop `{_text(statement)}`", drop
+        if not _is_protocol(statement):
+            continue
+        if isinstance(statement, ast.Expr):
+            yield f"drop `{_text(statement)}`", _dropping(number, field, i)
         later = next((j for j in range(i + 1, len(block)) if _is_protocol(block[j])), None)
         if later is not None and not isinstance(block[later], ast.Return):
 
@@ -145,11 +143,16 @@ def _block_changes(number: int, field: str, block: list[ast.stmt]) -> Iterator[t
             yield f"`{_text(statement)}` after `{_text(block[later])}`", delay
 
 
+def _dropping(number: int, field: str, i: int) -> Change:
+    def drop(function: ast.FunctionDef) -> None:
+        getattr(_node(function, number), field)[i] = ast.Pass()
+
+    return drop
+
+
 def _forgets(statement: ast.stmt) -> bool:
-    """Whether it says of what lies in a slot that none of it is relied on."""
-    return isinstance(statement, ast.Assign) and ast.unparse(statement).startswith(
-        ("self._held = [{}", "self._held[commit.number % 2] = {}")
-    )
+    """Whether it tells the planner to rely on nothing in a slot, or in both."""
+    return ast.unparse(statement).startswith(("self._planner.forget()", "self._planner.begin("))
 
 
 def _call_changes(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:

@@ -106,7 +106,7 @@ def test_a_cut_of_a_large_mirror_commit_leaves_it_or_the_one_before(
     """Whatever of 100 KB of sealed bytes had reached the medium."""
     rng = rng_of(f"mirror {granularity.value}")
     medium, region = full_region(granularity)
-    mirror = Slots.create(region, KEY, state(0))
+    mirror = Slots.create(region, KEY)
     mirror.write(state(0))
 
     def one_commit(number: int) -> int:

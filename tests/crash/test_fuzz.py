@@ -52,7 +52,7 @@ def true_image() -> bytes:
         region.heap.set_root("last", region.heap.allocate(1000), 1000)
         region.heap.free(hole)
     region.add_extent("bulk", 5000, lambda m, at: m.write(at, b"b" * 5000))
-    mirror = Slots.create(region, KEY, state(0))
+    mirror = Slots.create(region, KEY)
     mirror.write(state(0))
     mirror.write(state(1))
     return bytes(medium.bytes)

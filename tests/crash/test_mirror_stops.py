@@ -3,7 +3,16 @@
 import pytest
 
 import plinius.slots.chunks
-from crash.mirrors import KEY, digest_in, empty_region, mirrored, newest, opened, state
+from crash.mirrors import (
+    KEY,
+    digest_in,
+    empty_region,
+    mirrored,
+    newest,
+    opened,
+    state,
+    with_empty_slots,
+)
 from crash.regions import owned_once
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
 from plinius.pm.medium import PAGE, Granularity
@@ -17,8 +26,8 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 256 bytes, so that a small tensor has several; smaller ones share one."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
@@ -49,13 +58,33 @@ def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(
 
 
 @each_granularity
+def test_a_stop_anywhere_in_a_first_commit_into_slots_that_are_there(
+    granularity: Granularity,
+) -> None:
+    """Releases before made empty slots first: such a region takes its first commit as well."""
+    medium = SimulatedMedium(image=with_empty_slots(), granularity=granularity)
+    mirror, found = opened(medium)
+    assert found is None
+    seen = set()
+
+    def check(image: bytes, ended: bool) -> None:
+        found = digest_in(image)
+        assert found == state(0).digest() if ended else found in (None, state(0).digest())
+        seen.add(found)
+
+    cut_everywhere(medium, lambda _: mirror.write(state(0)), check, samples=6)
+    assert seen == {None, state(0).digest()}
+    assert len(medium.images(0, 0)[0]) == len(with_empty_slots())
+
+
+@each_granularity
 def test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two(
     granularity: Granularity,
 ) -> None:
     """Nobody drains then, so that nothing but the first fence is before the commit word."""
     states = [Snapshot(iteration, (), {"n": iteration}, {}, {}) for iteration in range(4)]
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-    slots = Slots.create(Region(medium, "r"), KEY, states[0])
+    slots = Slots.create(Region(medium, "r"), KEY)
     for one in states[:3]:
         slots.write(one)
     before, after = states[2].digest(), states[3].digest()
@@ -92,7 +121,7 @@ def test_a_cut_after_going_back_one_commit_is_not_refused(granularity: Granulari
     span = Region(PlainMedium(bytes(image)), "r").extent(EXTENT)
     assert span is not None
     slot = span.offset + PAGE + (span.length - PAGE) // 2  # commit 3 lies in slot 1
-    image[slot + (span.length - PAGE) // 2 - PAGE] ^= 1  # in its last piece
+    image[slot + (span.length - PAGE) // 2 - PAGE] ^= 1  # in its last chunk
     medium = SimulatedMedium(image=image, granularity=granularity)
     mirror = Slots.open(Region(medium, "r"), KEY)
     assert mirror is not None
@@ -137,13 +166,13 @@ def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
 
 
 @each_granularity
-def test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one(
+def test_a_stop_anywhere_in_the_first_commit_leaves_no_mirror_or_all_of_it(
     granularity: Granularity,
 ) -> None:
-    """A mirror gets its name when both of its slots are known to be empty, whatever was there."""
+    """The slots are named when the commit in them is durable, whatever was in their place."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
     region = Region(medium, "r")
-    dirty = b"\xff" * len(mirrored(0))  # an extent before it, dropped: free space is not zero
+    dirty = b"\xff" * len(mirrored(1))  # an extent before it, dropped: free space is not zero
     region.add_extent("past", len(dirty), lambda m, at: m.write(at, dirty))
     region.drop_extent("past")
     medium.fence()
@@ -153,11 +182,13 @@ def test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one(
         again = PlainMedium(image)
         mirror = Slots.open(Region(again, "r"), KEY)
         owned_once(again.bytes)
-        assert mirror is None or (mirror.commits == 0 and newest(mirror) is None)
+        assert mirror is None or mirror.commits == 1
+        assert digest_in(image) == (state(0).digest() if mirror else None)
         assert mirror is not None or not ended
         seen.add(mirror is None)
 
-    cut_everywhere(medium, lambda _: Slots.create(region, KEY, state(0)), check, samples=12)
+    slots = Slots.create(region, KEY)
+    cut_everywhere(medium, lambda _: slots.write(state(0)), check, samples=12)
     assert seen == {True, False}
 
 
@@ -169,7 +200,7 @@ def test_from_nothing_to_the_second_commit_each_stop_leaves_what_was_committed(
     allowed = [None, state(0).digest(), state(1).digest()]
 
     def begin(medium: SimulatedMedium) -> None:
-        mirror = Slots.create(Region(medium, "r"), KEY, state(0))
+        mirror = Slots.create(Region(medium, "r"), KEY)
         mirror.write(state(0))
         mirror.write(state(1))
 

@@ -30,13 +30,13 @@ read_only = region.test_a_read_only_view_of_an_interrupted_region_is_the_recover
 formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one
 commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
 unsealed = mirror.test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two
-making = mirror.test_a_stop_anywhere_in_making_a_mirror_leaves_none_or_an_empty_one
+making = mirror.test_a_stop_anywhere_in_the_first_commit_leaves_no_mirror_or_all_of_it
 mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
 back = mirror.test_a_cut_after_going_back_one_commit_is_not_refused
 skipping = slots.test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two
 growing = slots.test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new
 grown_restart = slots.test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing
-spoiling = slots.test_a_spoiled_commit_is_none_and_the_next_one_counts
+discarding = slots.test_a_discarded_commit_does_not_count_and_the_next_one_does
 outgrown = slots.test_slots_that_grow_for_their_manifest_hold_nothing_yet
 retried = slots.test_what_a_failed_write_touched_is_sealed_again
 reused = slots.test_the_space_of_outgrown_slots_is_used_again
@@ -46,7 +46,6 @@ load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
 _VOLATILE = "the log lies in ordinary memory, and nothing reads it before the next transaction"
-_LATER = "the first commit writes these bytes again; until then only the commit word is read"
 
 EQUIVALENT = {
     "pm.romulus.Twins._commit: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
@@ -55,21 +54,20 @@ EQUIVALENT = {
     "pm.romulus.Twins._finish: `self._lines.clear()` after `self._medium.fence()`": _VOLATILE,
     "pm.region.format_region: `for at in (_MAIN_AT, _MAIN_AT + twin_bytes):` after "
     "`medium.store(8, head[8:])`": _NO_ORDER,
-    "slots.slots.Slots.create: `medium.write(at, header)` after `for slot in (0, 1):`": _NO_ORDER,
-    "slots.slots.Slots.create: half of `medium.write(layout._replace(offset=at).slot(slot), "
-    "bytes(SLOT_HEAD.size))`": _LATER,
-    "slots.slots.Slots._write_larger: `medium.write(at, header_bytes(self._run_id, self._key.id, "
-    "layout))` after `for counter in (known.counter, number):`": _NO_ORDER,
-    "slots.slots.Slots._write_larger: `for counter in (known.counter, number):` after "
-    "`digest, found = self._fill(there, commit, spoiled)`": _NO_ORDER,
-    "slots.slots.Slots._fill: `self._medium.write(layout.slot(plan.number) + 8, header)` after "
+    "slots.protocol.Slots._write_anew: `medium.write(at, header_bytes(self._run_id, self._key.id, "
+    "layout))` after `for counter in (pinned.counter, number):`": _NO_ORDER,
+    "slots.protocol.Slots._write_anew: `for counter in (pinned.counter, number):` after "
+    "`digest, found = self._fill(there, commit, must_discard)`": _NO_ORDER,
+    "slots.protocol.Slots._fill: `self._medium.write(layout.slot(plan.number) + 8, header)` after "
     "`self._medium.write(layout.manifest(plan.number), sealed)`": _NO_ORDER,
-    "slots.slots.Slots._fill: `self._medium.write(layout.manifest(plan.number), sealed)` after "
-    "`taken = self._lanes.seal(plan.todo, [tensor.data for tensor in commit.tensors], "
+    "slots.protocol.Slots._fill: `self._medium.write(layout.manifest(plan.number), sealed)` after "
+    "`taken = self._workers.seal(plan.dirty, [tensor.data for tensor in commit.tensors], "
     "...`": _NO_ORDER,
-    "slots.slots.Slots._settle: `self._put_word(layout, counter, counter)` after "
+    "slots.protocol.Slots._finish_interrupted: `self._put_word(layout, counter, counter)` after "
     "`self._put_word(layout, counter + 1, max(0, counter - 1))`": _NO_ORDER,
-    "slots.slots.Slots._fill: drop `self._medium.fence()`": "what is given up need not last: "
+    "slots.protocol.Slots._finish_interrupted: drop `self._planner.forget()`": "the planner relies "
+    "on nothing in the slot of a write that has begun, and the other slot is as it was",
+    "slots.protocol.Slots._fill: drop `self._medium.fence()`": "what is given up need not last: "
     "the fence waits until the writers' memory is free",
 }
 """Mutants that change nothing that was promised, and why."""
@@ -108,7 +106,7 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
             of(commit, 0, LINES), of(commit, 2, LINES), of(making, LINES),
             of(commit, 2, PAGES), of(unsealed, LINES),
             of(skipping, 3, LINES), of(mirror_restart, 1, LINES), of(back, LINES),
-            of(growing, 2, LINES), of(spoiling), of(outgrown, LINES), of(retried, LINES),
+            of(growing, 2, LINES), of(discarding), of(outgrown, LINES), of(retried, LINES),
             of(reused, LINES), of(failing, 2, 0, LINES), of(grown_restart, 1, LINES),
             of(failing, 2, slots.LARGER, LINES),
             of(working, 2, 0, 3, LINES), of(working, 2, slots.LARGER, 3, LINES),

@@ -1,4 +1,4 @@
-"""A stop at every operation of commits that skip what rests, that grow, that failed before."""
+"""A stop at every operation of commits that skip chunks, that grow, that failed before."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ LARGER = 3 * PAGE
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 256 bytes, so that a small tensor has several; smaller ones share one."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 256 bytes, so that a small tensor has several; smaller ones share one."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
@@ -39,14 +39,14 @@ def goes_on(image: bytes) -> None:
 
 def with_frozen(commits: int) -> tuple[PlainMedium, Slots]:
     medium = PlainMedium(empty_region())
-    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
         slots.write(state(iteration, frozen=True))
     return medium, slots
 
 
-def test_what_rests_is_not_sealed_again_and_opens_all_the_same() -> None:
-    """Both slots hold it after two commits; from then on only the rest is written."""
+def test_what_is_unchanged_is_not_sealed_again_and_opens_all_the_same() -> None:
+    """Both slots hold it after two commits; from then on only dirty chunks are written."""
     medium, slots = with_frozen(0)
     written = [slots.write(state(i, frozen=True)) for i in range(5)]
     assert written[0] > written[2] > 0
@@ -55,8 +55,8 @@ def test_what_rests_is_not_sealed_again_and_opens_all_the_same() -> None:
     assert digest_in(bytes(medium.bytes)) == state(4, frozen=True).digest()
 
 
-def test_what_rests_is_sealed_again_by_another_process() -> None:
-    """What lies in a slot is known only to the process that sealed it there."""
+def test_what_is_unchanged_is_sealed_again_by_another_process() -> None:
+    """Only the process that sealed a chunk knows its fingerprint."""
     medium, first = with_frozen(5)
     full = first.write(state(5, frozen=True)), opened(medium)[0].write(state(6, frozen=True))
     assert full[1] - full[0] > 600
@@ -67,9 +67,9 @@ def test_what_rests_is_sealed_again_by_another_process() -> None:
 def test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two(
     commits: int, granularity: Granularity
 ) -> None:
-    """The piece left in place is opened under the commit that sealed it."""
+    """The chunk left in place is opened under the commit that sealed it."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-    slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+    slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
         slots.write(state(iteration, frozen=True))
     before = state(commits - 1, frozen=True).digest()
@@ -116,11 +116,11 @@ def test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new(
 
 @each_granularity
 def test_slots_that_grow_for_their_manifest_hold_nothing_yet(granularity: Granularity) -> None:
-    """The pieces are those of before, but nothing lies in the new slots; also after a fault."""
+    """The chunks are those of before, but nothing lies in the new slots; also after a fault."""
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        slots = Slots.create(Region(medium, "r"), KEY)
         for iteration in range(3):
             slots.write(state(iteration, frozen=True))
         medium.watch = refuse_at(medium, number)
@@ -147,7 +147,7 @@ def test_what_a_failed_write_touched_is_sealed_again(granularity: Granularity) -
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-        slots = Slots.create(Region(medium, "r"), KEY, state(0, frozen=True))
+        slots = Slots.create(Region(medium, "r"), KEY)
         for iteration in range(3):
             slots.write(state(iteration, frozen=True))
         medium.watch = refuse_at(medium, number)
@@ -280,7 +280,7 @@ def test_after_a_failure_anywhere_the_next_write_commits(
     assert number > 8
 
 
-def test_a_spoiled_commit_is_none_and_the_next_one_counts() -> None:
+def test_a_discarded_commit_does_not_count_and_the_next_one_does() -> None:
     """What turned out to be no state is given up, in the slots and while they grow."""
     for larger in (0, LARGER):
         medium = SimulatedMedium(image=mirrored(3))
@@ -288,11 +288,11 @@ def test_a_spoiled_commit_is_none_and_the_next_one_counts() -> None:
         new, stored = state(3, larger=larger), []
         medium.stored_bytes = 0
 
-        def spoiled(medium: SimulatedMedium = medium, stored: list[int] = stored) -> bool:
+        def must_discard(medium: SimulatedMedium = medium, stored: list[int] = stored) -> bool:
             stored.append(medium.stored_bytes)
             return True
 
-        assert slots.write(new, spoiled) == 0
+        assert slots.write(new, must_discard) == 0
         assert stored[0] > sum(tensor.nbytes for tensor in new.tensors)  # asked when all is sealed
         assert slots.commits == 3
         assert digest_in(bytes(medium.read(0, medium.size))) == state(2).digest()

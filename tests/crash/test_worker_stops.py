@@ -38,7 +38,7 @@ def shared(
 ) -> tuple[SimulatedMedium, Slots]:
     """Slots of so many threads, which have committed so many states."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
-    slots = Slots.create(Region(medium, "r"), KEY, state(0), threads)
+    slots = Slots.create(Region(medium, "r"), KEY, threads)
     for iteration in range(commits):
         slots.write(state(iteration))
     return medium, slots
@@ -127,7 +127,7 @@ def test_in_mapped_memory_each_worker_that_wrote_ends_with_the_fence_instruction
     os.write(fd, empty_region())
     medium = mapped.MappedMedium(fd)
     assert medium.granularity is not Granularity.PAGE
-    slots = Slots.create(Region(medium, "r"), KEY, state(0), threads)
+    slots = Slots.create(Region(medium, "r"), KEY, threads)
     calls = Calls()
     with monkeypatch.context() as patched:
         patched.setattr(mapped, "lib", calls)

@@ -116,7 +116,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
             where=where_it_fell(twins, mirror),
         )
         if mirror is None:
-            mirror = Slots.create(region, _KEY, state)
+            mirror = Slots.create(region, _KEY)
         if stored is None:
             mirror.write(state)
         while state.iteration < ENGINE_UNTIL:

@@ -73,7 +73,7 @@ def test_mirrored_states_come_back_with_each_write_back_instruction(
     monkeypatch.setenv("PLINIUS_PWB", pwb)
     state = snapshot(0, np.arange(1000, dtype=np.uint64))
     with Region.create(tmp_path / "r", 0) as region:
-        Slots.create(region, KEY, state).write(state)
+        Slots.create(region, KEY).write(state)
     for _ in range(4):
         with Region.open(tmp_path / "r") as region:
             assert region.granularity is Granularity.CACHE_LINE

@@ -49,7 +49,7 @@ def region(tmp_path: Path) -> Path:
     with Region.create(path, 0) as made:
         if made.granularity is not Granularity.PAGE:
             pytest.skip("the tests' folder is not on a disk that msync writes to")
-        mirror = Slots.create(made, KEY, state(0))
+        mirror = Slots.create(made, KEY)
         mirror.write(state(0))
         mirror.write(state(1))
     return path

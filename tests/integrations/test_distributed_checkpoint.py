@@ -180,7 +180,7 @@ def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:
     state = {"t": torch.arange(100_000.0)}
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, state)
-        at = storage._slots._known.layout.chunks(1) + 1000  # type: ignore[union-attr]
+        at = storage._slots._pinned.layout.chunks(1) + 1000  # type: ignore[union-attr]
     with (tmp_path / "r").open("r+b") as file:
         file.seek(at)
         byte = file.read(1)

@@ -117,7 +117,7 @@ def a_module_that_appears() -> tuple[dict[str, Any], Step]:
     return state, step
 
 
-@refused("weights is a tensor whose storage was given back")
+@refused("weights is a tensor whose storage was freed")
 def a_storage_that_is_gone() -> tuple[dict[str, Any], Step]:
     state: dict[str, Any] = {"weights": torch.zeros(9)}
 

@@ -228,7 +228,7 @@ def generators() -> tuple[dict[str, Any], Step]:
     return state, step
 
 
-@refused("Local, a class that a new process could not find")
+@refused("Local, a class that a new process cannot find")
 def a_class_of_a_function() -> tuple[dict[str, Any], Step]:
     class Local(enum.Enum):
         A = 1

@@ -274,7 +274,7 @@ class Commit(Kind):
         with Region.open(self.region) as region:
             mirror = Slots.open(region, KEY)
             state = newest(mirror) if mirror else None
-            mirror = mirror or Slots.create(region, KEY, state_after(None))
+            mirror = mirror or Slots.create(region, KEY)
             while self.told[0] <= until:
                 state = state_after(state)
                 mirror.write(state)

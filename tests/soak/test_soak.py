@@ -58,7 +58,7 @@ def made(kind: type[Kind], folder: Path) -> Kind:
 def commit(region: Path, states: int) -> None:
     """Mirror so many states."""
     with Region.open(region) as opened:
-        mirror, state = Slots.create(opened, KEY, state_after(None)), None
+        mirror, state = Slots.create(opened, KEY), None
         for _ in range(states):
             state = state_after(state)
             mirror.write(state)

@@ -181,14 +181,14 @@ def test_buffers_that_a_forward_pass_changes_are_mirrored_as_they_were(
 def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That commit is given up, it is told, and from the next one on the tensor is copied first."""
+    """That commit is discarded, `failure` says so, and later ones copy the tensor first."""
     model, optimizer = frozen_base()
     write = Slots.write
 
-    def meddled(slots: Slots, snapshot: Any, spoiled: Any) -> int:
+    def meddled(slots: Slots, snapshot: Any, must_discard: Any) -> int:
         with torch.no_grad():
             model[1].weight.clamp_(-0.1, 0.1)
-        return write(slots, snapshot, spoiled)
+        return write(slots, snapshot, must_discard)
 
     state = {"m": model, "o": optimizer}
     with Mirror.open(path, KEY, state, overlap=True, only_steps_write=True) as mirror:

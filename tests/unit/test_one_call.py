@@ -122,7 +122,7 @@ def test_a_key_in_bytes_is_refused(path: Path) -> None:
 def test_an_iteration_is_a_whole_number(iteration: Any, path: Path) -> None:
     """Of Python or of NumPy."""
     with Mirror.open(path, KEY, {"n": 1}) as mirror:
-        with pytest.raises(StateError, match="An iteration is a whole number from 0 on, not"):
+        with pytest.raises(StateError, match="An iteration is a whole number from 0, not"):
             mirror.mirror_out(iteration)
         mirror.mirror_out(np.int64(5))
         assert mirror.committed == 5
@@ -172,10 +172,14 @@ def test_refused_opens_leave_no_hook(path: Path) -> None:
 def test_a_run_can_be_named(path: Path) -> None:
     """Its region is taken, and no other."""
     with Mirror.open(path, KEY, Loop().state) as mirror:
-        name = mirror.run_id
+        name = mirror.run_id  # drawn when it is opened, stored by the first commit
+        mirror.mirror_out(1)
     Mirror.open(path, KEY, Loop().state, run_id=name).close()
     other = path.with_suffix(".other")
-    Mirror.open(other, KEY, Loop().state).close()
+    with pytest.raises(MismatchError, match=f"holds no run, not run {name}"):
+        Mirror.open(other, KEY, Loop().state, run_id=name)
+    with Mirror.open(other, KEY, Loop().state) as mirror:
+        mirror.mirror_out(1)
     with pytest.raises(MismatchError, match=f"holds run [0-9a-f]{{32}}, not run {name}"):
         Mirror.open(other, KEY, Loop().state, run_id=name)
 
@@ -202,7 +206,7 @@ def test_a_state_that_an_object_does_not_load_is_refused_by_its_name(path: Path)
     fresh = Picky()
     fresh.weights += 1
     with Mirror.open(path, KEY, {"first": first, "it": fresh}) as mirror:
-        with pytest.raises(MismatchError, match="it, a Picky, did not take its state back"):
+        with pytest.raises(MismatchError, match="it, a Picky, did not load its state"):
             mirror.mirror_in()
         assert first.tolist() == [0, 0, 0]
         with pytest.raises(StateError, match="Call mirror_in before mirror_out"):
@@ -213,7 +217,7 @@ def test_a_refused_commit_leaves_zeros(path: Path) -> None:
     """Never bytes that the host had a say in."""
     with Mirror.open(path, KEY, {"a": torch.ones(100_000), "b": torch.ones(200_000)}) as mirror:
         mirror.mirror_out(1)
-        at = mirror._slots._known.layout.chunks(1) + 500_000
+        at = mirror._slots._pinned.layout.chunks(1) + 500_000
         byte = mirror._region.medium.read(at, 1)[0]
     raw = bytearray(path.read_bytes())
     raw[at] ^= 1

@@ -138,7 +138,7 @@ def like(value: Any) -> Any:
 
 
 def test_values_that_json_takes_for_equal_are_told_apart(tmp_path: Path) -> None:
-    """An object that shows 1 where 1.0 was mirrored did not take its state back."""
+    """An object that shows 1 where 1.0 was mirrored did not restore its state."""
 
     class Number:
         def __init__(self, value: Any) -> None:

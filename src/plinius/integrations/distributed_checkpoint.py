@@ -169,8 +169,7 @@ class RegionStorage(StorageWriter, StorageReader):
         values: dict[str, Json] = {_METADATA: _to_json(metadata), _OBJECTS: self._objects}
         snapshot = Snapshot(number, tuple(self._tensors), values, {}, environment())
         if self._slots is None:
-            lanes = torch.get_num_threads()
-            self._slots = Slots.create(self._region, self._key, snapshot, lanes)
+            self._slots = Slots.create(self._region, self._key, torch.get_num_threads())
         self._slots.write(snapshot)
         self._about = self._slots.newest()
         self._tensors, self._objects = [], {}

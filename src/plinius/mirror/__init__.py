@@ -1,4 +1,4 @@
-"""The mirror of a training run: three lines that make it survive."""
+"""The mirror of a training run: three lines that make it resumable."""
 
 from plinius.mirror.mirror import Mirror
 

@@ -1,4 +1,4 @@
-"""One job at a time beside the program, which an interrupt can neither lose nor start twice."""
+"""One job at a time in another thread; an interrupt can neither lose it nor start it twice."""
 
 import os
 import queue
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class _Job:
-    """Something to be done once, and how it ended."""
+    """A call to be made once, and its error."""
 
     def __init__(self, do: Callable[[], None]) -> None:
         self._do = do
@@ -32,12 +32,12 @@ class _Job:
 
 
 class Background:
-    """A thread that does what it is given.
+    """A thread that runs one job at a time.
 
-    A job is handed over by one assignment. An interrupt falls before it, and there is no job, or
-    after it, and `wait` wakes the thread up once more and waits for the job. What is waited on is
-    done in C by a single call: an interrupt within threading.Event or threading.Semaphore leaves
-    their inner lock taken for good.
+    A job is handed over by one assignment. After an interrupt before it there is no job; after an
+    interrupt behind it, `wait` wakes the thread up once more and waits for the job. What is waited
+    on is done in C by a single call: an interrupt within threading.Event or threading.Semaphore
+    would leave their inner lock held for good.
     """
 
     def __init__(self, name: str) -> None:
@@ -49,13 +49,13 @@ class Background:
         self._thread.start()
 
     def begin(self, do: Callable[[], None]) -> None:
-        """Have something done. The last job was waited for."""
+        """Start a job. The last job must have been waited for."""
         assert self._job is None
         self._job = _Job(do)
         self._wake.put(None)
 
     def wait(self) -> None:
-        """Return when the job has ended, if there is one; raises what it raised, once.
+        """Wait until the job has ended, if there is one; raises what the job raised, once.
 
         In a forked child, which has no such thread, there is nothing to wait for.
         """

@@ -1,4 +1,4 @@
-"""Which run this is: refused is a region that holds another one."""
+"""Which run this is: a region that holds another run is refused."""
 
 import json
 from collections.abc import MutableMapping
@@ -45,13 +45,13 @@ def plain_identity(identity: dict[str, Json] | None) -> dict[str, Json]:
 
 def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
     """Raise MismatchError, with what differs, unless both describe the same run."""
-    differing = [
+    differences = [
         f"{name} is {show(mine.get(name))} but was {show(stored.get(name))}"
         for name in sorted(mine.keys() | stored.keys())
         if mine.get(name) != stored.get(name)
     ]
-    if differing:
+    if differences:
         raise MismatchError(
-            f"This is not the run in the region: {'; '.join(differing)}",
-            "Give what that run began with, or name another region (--region)",
+            f"This is not the run in the region: {'; '.join(differences)}",
+            "Use the settings that run began with, or name another region (--region)",
         )

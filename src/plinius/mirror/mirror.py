@@ -1,4 +1,4 @@
-"""The mirror: three lines that make a training loop survive.
+"""The mirror: with three lines a training loop can be resumed, bit for bit.
 
 mirror = Mirror.open(path, key, state={"model": model, "optimizer": optimizer})
 start = mirror.mirror_in()
@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, cast
 
@@ -41,20 +42,32 @@ from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
 from plinius.state.environment import environment, not_bit_exact
 from plinius.state.restore import restore
-from plinius.state.run_state import RunState, Taken
+from plinius.state.run_state import CapturedState, RunState
 
 _log = logging.getLogger("plinius")
 _INEXACT = "inexact_since"
 
 
-class Mirror:
-    """The sealed mirror of a run: what `mirror_out` took, `mirror_in` puts back, bit for bit.
+@dataclass(frozen=True)
+class MirrorOptions:
+    """The choices of a mirror, which `Mirror.open` describes."""
 
-    `state` holds the objects by name: whatever has state_dict and load_state_dict, tensors, NumPy
+    overlap: bool = False
+    trust_versions: bool = False
+    only_steps_write: bool = False
+    threads: int | None = None
+    identity: dict[str, Json] | None = None
+    run_id: str | None = None
+
+
+class Mirror:
+    """The sealed mirror of a run: `mirror_out` commits the state, `mirror_in` restores it exactly.
+
+    `state` holds the objects by name: objects with state_dict and load_state_dict, tensors, NumPy
     arrays, generators, numbers, strings, and containers of them. What cannot be changed in place
     (numbers, strings, a tensor of another shape) is written into `state` by `mirror_in`: read it
-    from there. The states of Python's, NumPy's and torch's random number generators travel with
-    it; of a module also its gradients, its modes and its buffers that are not persistent.
+    from there. The states of the global random number generators of Python, NumPy and torch are
+    stored too; of a module also its gradients, its modes and its buffers that are not persistent.
 
     One call at a time: other threads wait, and a call from within one (a signal handler) is
     refused.
@@ -65,23 +78,16 @@ class Mirror:
         region: Region,
         key: OwnerKey,
         state: MutableMapping[str, Any],
-        *,
-        overlap: bool = False,
-        trust_versions: bool = False,
-        only_steps_write: bool = False,
-        threads: int | None = None,
-        identity: dict[str, Json] | None = None,
-        run_id: str | None = None,
+        options: MirrorOptions,
     ) -> None:
-        """See `open`, which takes a path as well."""
+        """Use `open`."""
         require_key(key)
         require_names(state)
-        if only_steps_write and not overlap:
+        if options.only_steps_write and not options.overlap:
             raise ValueError("only_steps_write is a choice for overlap=True")
-        self._region = region
-        self._owns_region = False
+        self._region, self._owns_region = region, False
         self._lock, self._closing, self._closed = threading.RLock(), False, False
-        self._identity = plain_identity(identity)
+        self._identity = plain_identity(options.identity)
         self._inexact_since: int | None = None
         self._not_bit_exact: str | None = None
         self._failure: PliniusError | None = None
@@ -91,19 +97,17 @@ class Mirror:
         self._abandoned: weakref.finalize[[], Self] | None = None
         self._state = RunState(
             state,
-            trust_versions=trust_versions,
-            only_steps_write=only_steps_write,
+            trust_versions=options.trust_versions,
+            only_steps_write=options.only_steps_write,
             before_step=self._wait_for_commit,
         )
-        sealing = threads or (1 if overlap else torch.get_num_threads())
-        slots = Slots.open(region, key, sealing)
-        if run_id is not None:
-            require_run_id(run_id, slots, region.name)
-        if slots is None:
-            slots = Slots.create(region, key, self._snapshot(0, self._state.take()), sealing)
-        self._slots = slots
-        self._ready = slots.commits == 0
-        self._background = Background("plinius-mirror") if overlap else None
+        threads = options.threads or (1 if options.overlap else torch.get_num_threads())
+        slots = Slots.open(region, key, threads)
+        if options.run_id is not None:
+            require_run_id(options.run_id, slots, region.name)
+        self._slots = slots or Slots.create(region, key, threads)
+        self._ready = self._slots.commits == 0
+        self._background = Background("plinius-mirror") if options.overlap else None
 
     @classmethod
     def open(
@@ -119,47 +123,48 @@ class Mirror:
         identity: dict[str, Json] | None = None,
         run_id: str | None = None,
     ) -> Self:
-        """Open the mirror in a region, or make both, as large as the state needs.
+        """Open the mirror in a region; a region is made if there is no file of that name.
 
-        What is unchanged since it was last sealed is not sealed again: that is proved by a
-        fingerprint of the bytes. With `trust_versions`, torch's own count of writes is believed
-        instead, which is faster for a large frozen part, and silently wrong for what it does not
-        count: writes through `.data`, NumPy, DLPack or another process, fused kernels outside of
-        the optimizers in the state.
+        The first `mirror_out` makes the mirror, as large as the state is then.
 
-        With `overlap`, the state is copied, and sealed beside training. With `only_steps_write` as
-        well, the parameters and the state of the optimizers are not copied but read while the next
-        forward and backward pass run, and the optimizers wait before they step. That is exact only
-        if nothing but steps of the optimizers in the state writes to them.
+        A chunk that is unchanged since it was last sealed is not sealed again: a fingerprint of its
+        bytes proves that. With `trust_versions`, torch's own count of writes is trusted instead.
+        That is faster for a large frozen part, and silently wrong for writes that torch does not
+        count: through `.data`, NumPy, DLPack or another process, or by fused kernels of optimizers
+        that are not in the state.
+
+        With `overlap`, the state is copied, and sealed in another thread during training. With
+        `only_steps_write` as well, parameters and the state of the optimizers are not copied but
+        read while the next forward and backward pass run, and the optimizers wait before they step.
+        That is exact only if nothing but steps of the optimizers in the state writes to them.
 
         `threads` share the sealing (torch's threads, or one with overlap). `identity` says which
-        run this is (a recipe's hash, a seed): it must be equal when the run goes on. `run_id` is
+        run this is (a recipe's hash, a seed): it must be equal when the run is resumed. `run_id` is
         the one that the region must hold (`Mirror.run_id` of the run's first process).
 
-        An earlier mirror of this process on the same file is closed first: a notebook's cell can
-        be run twice.
+        An earlier mirror of this process on the same file is closed first, so that a notebook's
+        cell can be run twice.
 
-        Raises StateError, and what opening a region, a key and a mirror raise.
+        Raises StateError for a state that cannot be mirrored, MismatchError for another run,
+        KeyFileError for another key, and what `Region.open` and `Region.create` raise.
         """
-        options: dict[str, Any] = {
-            "overlap": overlap, "trust_versions": trust_versions,
-            "only_steps_write": only_steps_write, "threads": threads, "identity": identity,
-            "run_id": run_id,
-        }  # fmt: skip
+        options = MirrorOptions(
+            overlap, trust_versions, only_steps_write, threads, identity, run_id
+        )
         if isinstance(region, Region):
-            return cls(region, key, state, **options)
+            return cls(region, key, state, options)
         path = Path(region)
         registry.close_earlier(path)
         made = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
         try:
-            mirror = cls(made, key, state, **options)
+            mirror = cls(made, key, state, options)
         except BaseException:
             made.close()
             raise
         mirror._owns_region = True
         mirror._abandoned = weakref.finalize(mirror, made.close)  # if nobody closes it
         mirror._abandoned.atexit = False
-        registry.remember(path, mirror)
+        registry.register(path, mirror)
         return mirror
 
     def __enter__(self) -> Self:
@@ -169,12 +174,12 @@ class Mirror:
         try:
             self.close()
         except PliniusError:
-            if raised[0] is None:  # or else what happened first is what is told
+            if raised[0] is None:  # otherwise the error that came first is raised
                 raise
 
     @property
     def run_id(self) -> str:
-        """The random name of the run, in hex: a region with another one holds another run."""
+        """The random name of the run, 32 hex digits. The first commit stores it in the region."""
         return self._slots.run_id.hex()
 
     @property
@@ -184,7 +189,7 @@ class Mirror:
 
     @property
     def committed(self) -> int | None:
-        """The iteration that the newest commit seen here was given; None before."""
+        """The iteration of the newest commit that was made or restored here; None before."""
         return self._committed
 
     @property
@@ -199,12 +204,12 @@ class Mirror:
 
     @property
     def not_bit_exact(self) -> str | None:
-        """Why going on from mirror_in is not bit-identical; None if it is."""
+        """Why the run resumed by mirror_in is not bit-identical; None if it is."""
         return self._not_bit_exact
 
     @property
     def inexact_since(self) -> int | None:
-        """The iteration since which the run is not bit-identical to one that never stopped."""
+        """The iteration since which the run is not bit-identical to an uninterrupted one."""
         return self._inexact_since
 
     def threads(self) -> int | None:
@@ -214,24 +219,24 @@ class Mirror:
         """
         with self._alone():
             self._begin()
-            about = self._slots.newest()
-            return cast(int | None, about.environment.get("threads")) if about else None
+            manifest = self._slots.newest()
+            return cast(int | None, manifest.environment.get("threads")) if manifest else None
 
     def mirror_in(self, *, accept_previous: bool = False) -> int:
         """Restore the newest committed state in place; returns its iteration, or 0 without one.
 
-        With `accept_previous`, the commit before is taken if the newest does not open (someone
-        decided that). Raises MismatchError, changing nothing, if the run or its objects differ.
+        With `accept_previous`, which a person must decide, the commit before is restored if the
+        newest does not open. Raises MismatchError, changing nothing, if the run or objects differ.
         Raises SealError or RegionError, which name the commit, if it does not open, and
-        MismatchError if an object does not take its state back: tensors that were written to then
-        hold zeros, and nothing in the region changed.
+        MismatchError if an object does not load its state: tensors that were written to then hold
+        zeros, and nothing in the region has changed.
         """
         with self._alone():
             self._begin()
-            self._ready = False  # until all of it is back
+            self._ready = False  # until all of it is restored
             try:
-                about = self._slots.newest()
-                iteration = self._restore(about) if about else 0
+                manifest = self._slots.newest()
+                iteration = self._restore(manifest) if manifest else 0
             except (SealError, RegionError):
                 before = self._slots.before_newest() if accept_previous else None
                 if before is None:
@@ -244,24 +249,24 @@ class Mirror:
         """Seal the state and commit it under this number; returns the sealed bytes written.
 
         With overlap it returns 0 at once. A stop at any instant leaves this commit or the one
-        before. What the storage refuses (a full disk) does not stop training: it is logged, kept
-        in `failure`, and tried again by the next call. Raises StateError, naming what cannot be
-        mirrored, and on a mirror with commits that were not mirrored in.
+        before. An error of the storage (a full disk) does not stop training: it is logged, and
+        `failure` until a later call commits. Raises RegionFullError if the first commit finds no
+        room; StateError for what cannot be mirrored, or if mirror_in must be called first.
         """
         number = _whole(iteration)
         with self._alone():
             self._begin()
             self._require_ready()
             if self._background is None:
-                self._commit(self._snapshot(number, self._state.take()), None)
+                self._commit(self._snapshot(number, self._state.capture()), None)
                 return self._sealed_bytes if self._failure is None else 0
-            taken = self._state.take(apart=True)
-            snapshot = self._snapshot(number, taken)
-            self._background.begin(lambda: self._commit(snapshot, taken))
+            captured = self._state.capture(copied=True)
+            snapshot = self._snapshot(number, captured)
+            self._background.begin(lambda: self._commit(snapshot, captured))
             return 0
 
     def wait(self) -> None:
-        """Return when the last mirror_out has committed, or failed (see `failure`)."""
+        """Wait until the last mirror_out has committed, or failed (see `failure`)."""
         with self._alone():
             self._begin()
 
@@ -269,10 +274,10 @@ class Mirror:
         """SHA-256 of the state now, under this number: equal states give equal digests."""
         with self._alone():
             self._begin()
-            return self._snapshot(_whole(iteration), self._state.take()).digest()
+            return self._snapshot(_whole(iteration), self._state.capture()).digest()
 
     def close(self) -> None:
-        """Wait for what is under way and let go of everything; a second call does nothing.
+        """Wait for the last mirror_out, then close everything; a second call does nothing.
 
         Raises the PliniusError of the last mirror_out if it was never committed.
         """
@@ -296,7 +301,7 @@ class Mirror:
     def _alone(self) -> threading.RLock:
         """The lock of a call. Raises StateError if this thread is within another call.
 
-        The stack tells that, and no flag, which an interrupt could leave behind.
+        It looks at the stack: a flag could stay set after an interrupt.
         """
         frame = sys._getframe(1).f_back
         while frame:
@@ -316,9 +321,9 @@ class Mirror:
             )
 
     def _begin(self) -> None:
-        """Wait for what runs beside training.
+        """Wait for a commit in the background.
 
-        Raises StateError on a closed mirror, and RegionBusyError in a forked child.
+        Raises StateError if the mirror is closed, and RegionBusyError in a forked child.
         """
         if self._closing:
             raise StateError(
@@ -332,36 +337,38 @@ class Mirror:
         if self._background:
             self._background.wait()
 
-    def _restore(self, about: Manifest) -> int:
-        require_same_run(self._identity, about.identity)
-        changed = restore(self._state, about, lambda outs: self._slots.read(about, outs))
-        reasons = [not_bit_exact(about.environment), *changed]
+    def _restore(self, manifest: Manifest) -> int:
+        require_same_run(self._identity, manifest.identity)
+        changed = restore(self._state, manifest, lambda outs: self._slots.read(manifest, outs))
+        reasons = [not_bit_exact(manifest.environment), *changed]
         self._not_bit_exact = "; ".join(filter(None, reasons)) or None
-        self._inexact_since = cast(int | None, about.environment.get(_INEXACT))
+        self._inexact_since = cast(int | None, manifest.environment.get(_INEXACT))
         if self._not_bit_exact and self._inexact_since is None:
-            self._inexact_since = about.iteration
-        self._committed = about.iteration
-        return about.iteration
+            self._inexact_since = manifest.iteration
+        self._committed = manifest.iteration
+        return manifest.iteration
 
-    def _snapshot(self, iteration: int, taken: Taken) -> Snapshot:
+    def _snapshot(self, iteration: int, captured: CapturedState) -> Snapshot:
         where = {**environment(), _INEXACT: self._inexact_since}
-        return Snapshot(iteration, taken.tensors, taken.values, self._identity, where)
+        return Snapshot(iteration, captured.tensors, captured.values, self._identity, where)
 
-    def _commit(self, snapshot: Snapshot, taken: Taken | None) -> None:
-        """Write a commit, whichever thread this is; `taken` is what training goes on with."""
-        moved: list[str] = []
+    def _commit(self, snapshot: Snapshot, captured: CapturedState | None) -> None:
+        """Write a commit, in any thread; `captured` if training continues meanwhile."""
+        changed: list[str] = []
 
-        def spoiled() -> bool:
-            moved.extend(self._state.moved(taken) if taken else [])
-            return bool(moved)
+        def must_discard() -> bool:
+            changed.extend(self._state.written_since(captured) if captured else [])
+            return bool(changed)
 
         try:
-            written = self._slots.write(snapshot, spoiled)
+            written = self._slots.write(snapshot, must_discard)
         except (StorageError, RegionFullError) as error:
+            if self._slots.commits == 0 and isinstance(error, RegionFullError):
+                raise
             self._failed(snapshot.iteration, error)
             return
-        if moved:
-            self._failed(snapshot.iteration, _written_meanwhile(moved))
+        if changed:
+            self._failed(snapshot.iteration, _changed_meanwhile(changed))
             return
         self._failure, self._sealed_bytes = None, written
         self._committed = snapshot.iteration
@@ -385,14 +392,14 @@ def _whole(iteration: SupportsIndex) -> int:
         number = -1
     if not 0 <= number < 2**63:
         raise StateError(
-            f"An iteration is a whole number from 0 on, not {iteration!r}",
+            f"An iteration is a whole number from 0, not {iteration!r}",
             "Give mirror_out the number of the iteration",
         )
     return number
 
 
-def _written_meanwhile(names: list[str]) -> PliniusError:
+def _changed_meanwhile(names: list[str]) -> PliniusError:
     return StorageError(
-        f"{', '.join(names[:3])} changed while the mirror sealed it beside training",
+        f"{', '.join(names[:3])} changed while the mirror sealed it during training",
         "It is copied first from now on, and the next iteration is mirrored",
     )

@@ -1,4 +1,7 @@
-"""What this process has open on a file: a notebook's cell that is run twice finds it here."""
+"""The mirrors that this process has open, by file: a second one on a file closes the first.
+
+So a notebook's cell that opens a mirror can be run twice.
+"""
 
 import logging
 import os
@@ -15,21 +18,21 @@ class Closable(Protocol):
     """Something that is open on a file."""
 
     def close(self) -> None:
-        """Let go of it; a second call does nothing."""
+        """Close it; a second call does nothing."""
 
 
 _open: weakref.WeakValueDictionary[tuple[int, int], Closable] = weakref.WeakValueDictionary()
 
 
-def remember(path: Path, it: Closable) -> None:
-    """Note what is open on a file, until it is gone."""
+def register(path: Path, mirror: Closable) -> None:
+    """Note what is open on a file, for as long as that object lives."""
     found = _file(path)
     if found:
-        _open[found] = it
+        _open[found] = mirror
 
 
 def close_earlier(path: Path) -> None:
-    """Close what this process has open on a file, if anything; what that says is logged."""
+    """Close what this process has open on a file, if anything; its error is logged."""
     found = _file(path)
     earlier = _open.pop(found, None) if found else None
     if earlier is None:
@@ -39,10 +42,13 @@ def close_earlier(path: Path) -> None:
     except RegionBusyError:  # it belongs to the parent of this forked process
         pass
     except PliniusError as error:
-        _log.warning("What was open on %s is closed, and had failed: %s", path, error)
+        _log.warning(
+            "The mirror that was open on %s is closed; its last commit had failed: %s", path, error
+        )
 
 
 def _file(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None if there is none."""
     try:
         status = os.stat(path)
     except OSError:

@@ -1,5 +1,6 @@
 """A file mapped as a medium: DAX, a memory file system, or an ordinary disk."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -245,8 +246,21 @@ class MappedMedium:
 
     def resize(self, size: int) -> None:
         """See Medium. Old views stay valid: the old mapping lives until they are gone."""
-        allocate(self._fd, size)
+        allocate(self._fd, size, self.size)
         self._map, _ = self._open_map()
+
+    def release(self, offset: int, length: int) -> None:
+        """See Medium. A file system that cannot make holes keeps the storage."""
+        self._check(offset, length)
+        if length:
+            with contextlib.suppress(OSError):
+                self._map.madvise(mmap.MADV_REMOVE, offset, length)
+
+    def reserve(self, offset: int, length: int) -> None:
+        """See Medium."""
+        self._check_block(offset, length)
+        if length:
+            allocate(self._fd, offset + length, offset)
 
     def close(self) -> None:
         """Close the file. The mapping goes with its last view."""
@@ -319,14 +333,16 @@ def _not_read(number: int | None) -> StorageError:
     )
 
 
-def allocate(fd: int, size: int) -> None:
-    """Give a file `size` bytes of real space, so that no later store can find the disk full.
+def allocate(fd: int, size: int, start: int = 0) -> None:
+    """Give a file real space up to `size` bytes, so that no later store can find the disk full.
+
+    What is before `start` stays as it is.
 
     Raises RegionFullError if the disk has no room, StorageError if it refuses.
     """
     before = os.fstat(fd).st_size
     try:
-        os.posix_fallocate(fd, 0, size)
+        os.posix_fallocate(fd, start, size - start)
         os.fsync(fd)
     except OSError as error:
         os.ftruncate(fd, before)

@@ -97,6 +97,12 @@ class Medium(Protocol):
     def resize(self, size: int) -> None:
         """Grow to `size` bytes of which the new ones are zero. Raises RegionFullError."""
 
+    def release(self, offset: int, length: int) -> None:
+        """Give the storage behind whole pages back, where that can be: they then mean nothing."""
+
+    def reserve(self, offset: int, length: int) -> None:
+        """Have storage behind every page of a range again. Raises RegionFullError."""
+
     def close(self) -> None:
         """Let go of the medium."""
 

@@ -164,15 +164,18 @@ class Region:
     def replace_extent(self, name: str, length: int, write: Writer) -> Span:
         """Put a new extent in an old one's place: a stop at any instant leaves one or the other.
 
-        The old one's space is free afterwards. Raises as `add_extent` does; RegionError if there
-        is no extent of that name.
+        The old one's space is free afterwards, and given back to the file system. Raises as
+        `add_extent` does; RegionError if there is no extent of that name.
         """
-        if self.extent(name) is None:
+        old = self.extent(name)
+        if old is None:
             raise RegionError(
                 f"{self.name} has no extent {name} any more",
                 "It was altered while it was open: restore a copy of it, or start a new region",
             )
-        return self._put_extent(name, length, write)
+        span = self._put_extent(name, length, write)
+        self.medium.release(old.offset, _pages(old.length))
+        return span
 
     def _put_extent(self, name: str, length: int, write: Writer) -> Span:
         if self.twins.in_transaction:
@@ -182,6 +185,7 @@ class Region:
             self._grow_for(_pages(length))
             offset = self.heap.gap(_pages(length))
         assert offset is not None
+        self.medium.reserve(offset, _pages(length))  # it may have been released
         write(self.medium, offset)  # lasts by the first fence of the transaction that names it
         span = Span(offset, length)
         self.heap.set_extent(name, span)

@@ -1,8 +1,8 @@
-"""Pieces: how the tensors of a state are cut, and bundled, into what is sealed at once.
+"""Chunks: how the tensors of a state are divided into what is sealed at once.
 
-A large tensor is cut into chunks of its own; small ones share chunks, after all large ones. A
-sealed chunk begins on a page and is at most `CHUNK_BYTES` long, so chunks can be written to a
-device directly, shared out among threads, and left where they are while their tensors rest.
+A large tensor is cut into chunks of its own; small tensors share chunks, after all large ones. A
+sealed chunk begins on a page and is at most `CHUNK_BYTES` long. So chunks can be written to a
+device directly, shared out among threads, and stay in their slot while their bytes are unchanged.
 """
 
 import itertools
@@ -25,45 +25,56 @@ class Segment(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What is sealed at once: its number, its place among the chunks, and what it is made of.
+    """What is sealed at once: its number, its offset from the first chunk, and its segments.
 
     `sealed_bytes` counts ciphertext and tag, `room` the whole pages that hold them.
     """
 
     number: int
-    at: int
-    parts: tuple[Segment, ...]
+    offset: int
+    segments: tuple[Segment, ...]
     sealed_bytes: int
     room: int
 
 
 def cut(sizes: Sequence[int]) -> list[Chunk]:
-    """The chunks of tensors of so many bytes, numbered from 1; a tensor of 0 bytes has none."""
-    chunks, at = [], 0
-    for number, parts in enumerate(itertools.chain(_large(sizes), _small(sizes)), 1):
-        sealed_bytes = sum(part.end - part.start for part in parts) + TAG_BYTES
-        room = -(-sealed_bytes // PAGE) * PAGE
-        chunks.append(Chunk(number, at, tuple(parts), sealed_bytes, room))
-        at += room
+    """The chunks of tensors of these sizes in bytes, numbered from 1.
+
+    A tensor of 0 bytes is in no chunk.
+    """
+    chunks, offset = [], 0
+    for number, segments in enumerate(itertools.chain(_large(sizes), _small(sizes)), 1):
+        sealed_bytes = sum(segment.end - segment.start for segment in segments) + TAG_BYTES
+        room = round_up(sealed_bytes, PAGE)
+        chunks.append(Chunk(number, offset, tuple(segments), sealed_bytes, room))
+        offset += room
     return chunks
 
 
 def room_for(chunks: Sequence[Chunk]) -> int:
     """Bytes that all chunks take, in whole pages."""
-    return chunks[-1].at + chunks[-1].room if chunks else 0
+    return chunks[-1].offset + chunks[-1].room if chunks else 0
 
 
 def blocks_of(chunks: Sequence[Chunk], block_bytes: int) -> Iterator[list[Chunk]]:
-    """Pieces that follow each other, gathered into runs of at most `block_bytes`, or of one."""
-    run: list[Chunk] = []
+    """Chunks that follow each other in a slot, in blocks of at most `block_bytes`.
+
+    A chunk that is larger is a block of its own.
+    """
+    block: list[Chunk] = []
     for chunk in chunks:
-        follows = run and chunk.at == run[-1].at + run[-1].room
-        if run and not (follows and chunk.at + chunk.room - run[0].at <= block_bytes):
-            yield run
-            run = []
-        run.append(chunk)
-    if run:
-        yield run
+        follows = block and chunk.offset == block[-1].offset + block[-1].room
+        if block and not (follows and chunk.offset + chunk.room - block[0].offset <= block_bytes):
+            yield block
+            block = []
+        block.append(chunk)
+    if block:
+        yield block
+
+
+def round_up(length: int, unit: int) -> int:
+    """The least multiple of `unit` that is at least `length`."""
+    return -(-length // unit) * unit
 
 
 def _large(sizes: Sequence[int]) -> Iterator[list[Segment]]:
@@ -76,13 +87,13 @@ def _large(sizes: Sequence[int]) -> Iterator[list[Segment]]:
 
 def _small(sizes: Sequence[int]) -> Iterator[list[Segment]]:
     bundle: list[Segment] = []
-    room = CHUNK_BYTES - TAG_BYTES
+    free = CHUNK_BYTES - TAG_BYTES
     for tensor, size in enumerate(sizes):
         if 0 < size <= SMALL_BYTES:
-            if size > room:
+            if size > free:
                 yield bundle
-                bundle, room = [], CHUNK_BYTES - TAG_BYTES
+                bundle, free = [], CHUNK_BYTES - TAG_BYTES
             bundle.append(Segment(tensor, 0, size))
-            room -= size
+            free -= size
     if bundle:
         yield bundle

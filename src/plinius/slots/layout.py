@@ -9,7 +9,7 @@ All is little-endian. The extent named "mirror":
     32     8    id of the owner's key
     40     8    slot bytes S, whole pages
     48     8    manifest room R, whole pages
-    56     8    base B: commits up to B are not here, the slots have grown since
+    56     8    base B: commits up to B are not here, these slots were made after them
     64     4032 zero
     4096   S    slot 0
     4096+S S    slot 1
@@ -21,8 +21,8 @@ A slot:
     64     32   salt of this commit's key
     96     8    sealed manifest bytes M
     104    24   zero
-    4096   M    sealed manifest (JSON), chunk 0
-    4096+R ...  sealed chunks 1, 2, ... (chunks.py), each from a page on
+    4096   M    sealed manifest (JSON), message 0
+    4096+R ...  sealed chunks 1, 2, ... (chunks.py), each at the begin of a page
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from plinius.jsonvalue import Json
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region
-from plinius.slots.chunks import cut, room_for
+from plinius.slots.chunks import Chunk, cut, room_for, round_up
 from plinius.snapshot import TensorSpec
 
 EXTENT = "mirror"
@@ -44,10 +44,11 @@ VERSION = 3
 _HEADER = struct.Struct("<8sI4x16s8sQQQ")
 _COUNTER_BITS = 40
 _WORD = struct.Struct("<I16sQ")  # version, run id, commit
+_AAD = struct.Struct("<I16sQI")  # version, run id, the commit that seals, number of the message
 
 
 class Layout(NamedTuple):
-    """Where the slots lie in the medium, and up to which commit they hold none."""
+    """Where the slots lie in the medium, in bytes; commits up to `base` are not in them."""
 
     offset: int
     slot_bytes: int
@@ -68,12 +69,19 @@ class Layout(NamedTuple):
         return self.slot(commit) + PAGE
 
     def chunks(self, commit: int) -> int:
-        """The offset from which on a commit's sealed chunks lie."""
+        """The offset of a commit's first sealed chunk."""
         return self.slot(commit) + PAGE + self.manifest_room
+
+    def holds(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a slot has room for these chunks."""
+        return PAGE + self.manifest_room + room_for(chunks) <= self.slot_bytes
 
 
 def describe_mirror(region: Region) -> dict[str, Json] | None:
-    """What a region's mirror tells without a key, or None if there is none."""
+    """What can be read of a region's mirror without a key; None if there is no mirror.
+
+    Raises FormatError, RegionError.
+    """
     span = region.extent(EXTENT)
     if span is None:
         return None
@@ -91,14 +99,17 @@ def describe_mirror(region: Region) -> dict[str, Json] | None:
 def layout_for(
     tensors: Sequence[TensorSpec], base: int, manifest_length: int, old: Layout | None = None
 ) -> Layout:
-    """Slots for states of these tensors; with something to spare if `old` was outgrown."""
-    cuts = cut([tensor.nbytes for tensor in tensors])
-    # Numbers in a manifest grow longer as a run goes on, and each chunk may need a salt.
-    manifest_room = _pages(manifest_length * 3 // 2 + 128 * len(cuts)) + PAGE
-    room = room_for(cuts)
+    """The layout of new slots for states of these tensors, at offset 0.
+
+    If they replace the slots in `old`, which became too small, they have 1/32 to spare.
+    """
+    chunks = cut([tensor.nbytes for tensor in tensors])
+    # A manifest grows: its numbers get more digits, and each chunk may need a salt of its own.
+    manifest_room = round_up(manifest_length * 3 // 2 + 128 * len(chunks), PAGE) + PAGE
+    room = room_for(chunks)
     if old:
         manifest_room = max(manifest_room, old.manifest_room)
-        room = _pages(room + room // 8)
+        room = round_up(room + room // 32, PAGE)
     return Layout(0, PAGE + manifest_room + room, manifest_room, base)
 
 
@@ -111,7 +122,7 @@ def header_bytes(run_id: bytes, key_id: bytes, layout: Layout) -> bytes:
 
 
 def read_header(region: Region, span: Span) -> tuple[bytes, bytes, Layout]:
-    """Run id, key id and where the slots lie. Raises FormatError, RegionError."""
+    """Run id, key id and layout, all checked. Raises FormatError, RegionError."""
     header = bytes(region.medium.read(span.offset, PAGE)) if span.length >= PAGE else bytes(PAGE)
     magic, version, run_id, key_id, *sizes = _HEADER.unpack_from(header)
     if magic == MAGIC and version != VERSION:
@@ -135,7 +146,7 @@ def read_header(region: Region, span: Span) -> tuple[bytes, bytes, Layout]:
 
 
 def read_counters(region: Region, run_id: bytes, layout: Layout) -> list[int]:
-    """The commit counters of both slots, checked against every state a commit can leave."""
+    """The commit counters of both slots. Raises RegionError unless a commit can leave them so."""
     counters = []
     for slot in (0, 1):
         word = int.from_bytes(region.medium.read(layout.slot(slot), 8), "little")
@@ -150,10 +161,20 @@ def read_counters(region: Region, run_id: bytes, layout: Layout) -> list[int]:
 
 
 def commit_word(run_id: bytes, commit: int) -> int:
-    """The word that shows a commit, with a check against chance damage (not against a host)."""
+    """The 8 bytes that make a commit count, with a check against damage (not against a host)."""
     check = hashlib.sha256(_WORD.pack(VERSION, run_id, commit)).digest()[:3]
     word: int = commit | (int.from_bytes(check, "little") << _COUNTER_BITS)
     return word
+
+
+def associated_data(run_id: bytes, commit: int, number: int) -> bytes:
+    """What a message is bound to: 0 is the manifest, the others are the chunks (32 bytes)."""
+    return _AAD.pack(VERSION, run_id, commit, number)
+
+
+def commit_digest(salt: bytes, sealed_manifest: bytes) -> str:
+    """SHA-256 of a commit, in hex: its manifest names every other byte of it."""
+    return hashlib.sha256(salt + sealed_manifest).hexdigest()
 
 
 def _damaged(region: Region, what: str) -> RegionError:
@@ -161,7 +182,3 @@ def _damaged(region: Region, what: str) -> RegionError:
         f"The mirror in {region.name} is damaged or altered: {what}",
         "Restore a copy of the region, or start a new one",
     )
-
-
-def _pages(length: int) -> int:
-    return -(-length // PAGE) * PAGE

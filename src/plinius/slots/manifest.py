@@ -1,7 +1,7 @@
-"""The manifest: what a commit of the mirror says of itself, sealed with it.
+"""The manifest: the sealed description of a commit.
 
-Values whose JSON is large are kept in a tensor of bytes of their own, the last one, so that a log
-that grows does not outgrow the manifest.
+Values whose JSON is large are stored in a tensor of bytes of their own, the last one. So a log in
+the state can grow without making the manifest grow.
 """
 
 import itertools
@@ -12,21 +12,23 @@ from typing import cast
 
 from plinius.errors import StateError
 from plinius.jsonvalue import Json, to_json
-from plinius.snapshot import Snapshot, TensorBytes, TensorSpec
+from plinius.slots.chunks import cut
+from plinius.snapshot import ITEM_BYTES, Snapshot, TensorBytes, TensorSpec
 
-MAX_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 64 << 20
 VALUES = "~values"
 LARGE_VALUES = 64 * 1024 + 1
-"""Values of as many bytes of JSON, and more, are a tensor. It then has chunks of its own."""
+"""Values of at least so many bytes of JSON are a tensor. That tensor then has its own chunks."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a commit holds, but for the items of its tensors.
+    """What a commit holds, except for the items of its tensors.
 
-    `sealed_by` tells for each chunk in turn which commit sealed it, `salts` the salts of those;
-    `digest` is the commit's, which the next one names as its `previous`. `kept_values` is the
-    tensor that holds the values, or None; `values` are then read from it.
+    `sealed_by` has, for each chunk in turn, the number of the commit that sealed it; `salts` has
+    the salts of those commits. `digest` is the one of this commit, which the next commit names as
+    its `previous`. `values_tensor` is the tensor that holds the values, or None; `values` are
+    then read from it.
     """
 
     commit: int
@@ -36,29 +38,30 @@ class Manifest:
     identity: dict[str, Json]
     environment: dict[str, Json]
     previous: str
-    kept_values: TensorSpec | None = field(repr=False)
+    values_tensor: TensorSpec | None = field(repr=False)
     sealed_by: list[int] = field(repr=False)
     salts: dict[int, bytes] = field(repr=False)
     digest: str = field(repr=False)
 
     @property
     def sizes(self) -> list[int]:
-        """The bytes of all tensors, of the one that keeps the values too."""
-        kept = [self.kept_values] if self.kept_values else []
-        return [spec.nbytes for spec in (*self.tensors, *kept)]
+        """The bytes of each tensor in order, `values_tensor` included."""
+        last = [self.values_tensor] if self.values_tensor else []
+        return [spec.nbytes for spec in (*self.tensors, *last)]
 
 
 def with_values(snapshot: Snapshot) -> tuple[tuple[TensorBytes, ...], bytes | None]:
-    """The tensors that a commit holds, and the values' JSON if that goes into the manifest."""
+    """The tensors that a commit holds, and the JSON of the values if the manifest holds it."""
     values = to_json(snapshot.values)
     if len(values) < LARGE_VALUES:
         return snapshot.tensors, values
-    padded = values.ljust(1 << (len(values) - 1).bit_length())  # so that it seldom grows
-    kept = TensorBytes(VALUES, "uint8", (len(padded),), memoryview(padded))
-    return (*snapshot.tensors, kept), None
+    # Padded to a power of two, so that its size seldom changes.
+    padded = values.ljust(1 << (len(values) - 1).bit_length())
+    tensor = TensorBytes(VALUES, "uint8", (len(padded),), memoryview(padded))
+    return (*snapshot.tensors, tensor), None
 
 
-def to_bytes(
+def encode_manifest(
     snapshot: Snapshot,
     tensors: Sequence[TensorSpec],
     values: bytes | None,
@@ -68,7 +71,7 @@ def to_bytes(
 ) -> bytes:
     """The manifest of a commit that holds a snapshot; `salts` are those of other commits.
 
-    Raises StateError if it is larger than one may be.
+    Raises StateError if it has more than `MAX_MANIFEST_BYTES`.
     """
     runs: list[Json] = [[by, len([*run])] for by, run in itertools.groupby(sealed_by)]
     rest = to_json(
@@ -86,34 +89,62 @@ def to_bytes(
         }
     )
     plain = rest[:-1] + b',"values":' + (values or b"null") + b"}"
-    if len(plain) > MAX_BYTES:
+    if len(plain) > MAX_MANIFEST_BYTES:
         raise StateError(
             f"The state has {len(tensors):,} tensors, whose names and shapes take {len(plain):,} "
-            f"bytes; a mirror holds {MAX_BYTES:,} bytes of them",
-            "Keep many small tensors as one (torch.stack, or one NumPy array)",
+            f"bytes; a mirror holds at most {MAX_MANIFEST_BYTES:,} bytes of them",
+            "Put many small tensors into one (torch.stack, or one NumPy array)",
         )
     return plain
 
 
-def from_bytes(plain: bytes, commit: int, salt: bytes, digest: str) -> Manifest:
-    """The manifest of a commit, with its own salt and digest, from what `to_bytes` made."""
-    stored = json.loads(plain)
-    tensors = [
-        TensorSpec(name, dtype, tuple(shape), order=None if order is None else tuple(order))
-        for name, dtype, shape, order in stored["tensors"]
-    ]
-    kept = tensors.pop() if stored["values"] is None else None
-    salts = {int(other): bytes.fromhex(text) for other, text in stored["salts"].items()}
-    return Manifest(
-        commit,
-        stored["iteration"],
-        tuple(tensors),
-        stored["values"] or {},
-        stored["identity"],
-        stored["environment"],
-        stored["previous"],
-        kept,
-        [by for by, count in stored["sealed_by"] for _ in range(cast(int, count))],
-        {commit: salt, **salts},
-        digest,
-    )
+def decode_manifest(plain: bytes, commit: int, salt: bytes, digest: str) -> Manifest:
+    """The manifest of a commit, with its own salt and digest, from what `encode_manifest` made.
+
+    Raises ValueError if anything in it is not as docs/formats/mirror.md says.
+    """
+    try:
+        stored = json.loads(plain)
+        tensors = [_spec(*entry) for entry in stored["tensors"]]
+        values_tensor = tensors.pop() if stored["values"] is None else None
+        if values_tensor and (values_tensor.name, values_tensor.dtype) != (VALUES, "uint8"):
+            raise ValueError("the values are missing")
+        runs = [(_natural(by), _natural(count)) for by, count in stored["sealed_by"]]
+        sizes = [spec.nbytes for spec in (*tensors, *filter(None, [values_tensor]))]
+        if sum(count for _, count in runs) != len(cut(sizes)):
+            raise ValueError("a chunk is missing, or one too many")
+        sealed_by = [by for by, count in runs for _ in range(count)]
+        salts = {int(other): bytes.fromhex(text) for other, text in stored["salts"].items()}
+        salts[commit] = salt
+        if not {*sealed_by} <= salts.keys():
+            raise ValueError("a salt is missing")
+        return Manifest(
+            commit,
+            _natural(stored["iteration"]),
+            tuple(tensors),
+            cast(dict[str, Json], stored["values"] or {}),
+            stored["identity"],
+            stored["environment"],
+            stored["previous"],
+            values_tensor,
+            sealed_by,
+            salts,
+            digest,
+        )
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError("the manifest is not of this version's form") from error
+
+
+def _spec(name: str, dtype: str, shape: list[int], order: list[int] | None) -> TensorSpec:
+    if dtype not in ITEM_BYTES or not isinstance(name, str):
+        raise ValueError(f"{name} is of an unknown dtype")
+    if order is not None and sorted(order) != [*range(len(shape))]:
+        raise ValueError(f"{name} has an order that is none")
+    sizes = tuple(_natural(size) for size in shape)
+    return TensorSpec(name, dtype, sizes, order=None if order is None else tuple(order))
+
+
+def _natural(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value} is no count")
+    return value

@@ -1,9 +1,9 @@
-"""The plan of a commit: which chunks are sealed, and which lie in the slot as they are.
+"""The plan of a commit: which chunks are sealed, and which stay in the slot as they are.
 
-A chunk stays as it lies in its slot only if the bytes are proved to be those that were sealed
-there: their fingerprint (128 bits of XXH3, under a secret seed) equals the one taken of the sealed
-bytes. A chunk that keeps changing is sealed without a look: its next fingerprint is taken after 8,
-16, 32 ... commits, at most `MOST_WAIT`, and in one of the slots.
+A chunk stays in its slot only if its bytes are proved to be those that were sealed there: their
+fingerprint (128 bits of XXH3, https://xxhash.com, under a secret seed) equals the one taken of the
+sealed bytes. A chunk that keeps changing is sealed without a fingerprint (back-off): the next one
+is taken after 8, 16, 32 ... commits, at most `MOST_WAIT`, and in one of the two slots only.
 """
 
 import struct
@@ -22,10 +22,10 @@ SLOT_HEAD = struct.Struct("<Q56x32sQ24x")
 _Versions = tuple[Hashable, ...] | None
 
 
-class Held(NamedTuple):
-    """A chunk that lies in a slot: sealed by which commit, and what is known of its plaintext.
+class StoredChunk(NamedTuple):
+    """What is known of a chunk in a slot: the commit that sealed it, and about its plaintext.
 
-    `versions` are those of its tensors, None where none are trusted. `fingerprint` is None where
+    `versions` are those of its tensors; None if they are not trusted. `fingerprint` is None if
     none was taken.
     """
 
@@ -35,36 +35,36 @@ class Held(NamedTuple):
     fingerprint: bytes | None
 
 
-class _Habit(NamedTuple):
-    """How often in turn a chunk was found changed, and from which commit on to look again."""
+class _BackOff(NamedTuple):
+    """How often in turn a chunk was found changed; `until` is the next commit to test it at."""
 
     changes: int
-    look_from: int
+    until: int
 
-    def look(self, number: int) -> bool:
-        """Whether commit `number` takes a fingerprint: one slot does, unless nothing is known."""
-        ahead = number - self.look_from
-        return self.changes == 0 or (ahead >= 0 and ahead % 2 == 0)
+    def is_due(self, number: int) -> bool:
+        """Whether commit `number` takes a fingerprint: of one slot, or of both at the start."""
+        past = number - self.until
+        return self.changes == 0 or (past >= 0 and past % 2 == 0)
 
 
-_NEW = _Habit(0, 0)
+_NO_BACK_OFF = _BackOff(0, 0)
 
 
 class Plan(NamedTuple):
-    """A commit to be written: `todo` is to be sealed, `kept` lies in the slot already.
+    """What a commit does with each chunk: `dirty` ones are sealed, `unchanged` ones stay.
 
-    Of the chunks in `look`, a fingerprint is taken as they are sealed.
+    Of the chunks whose numbers are in `fingerprinted`, a fingerprint is taken as they are sealed.
     """
 
     number: int
     salt: bytes
-    todo: list[Chunk]
-    look: set[int]
-    kept: dict[int, Held]
+    dirty: list[Chunk]
+    fingerprinted: set[int]
+    unchanged: dict[int, StoredChunk]
 
 
 class Commit(NamedTuple):
-    """A commit to be written."""
+    """A commit to be written: its plan, the tensors, and the manifest before it is sealed."""
 
     plan: Plan
     tensors: tuple[TensorBytes, ...]
@@ -78,98 +78,98 @@ class Commit(NamedTuple):
     @property
     def written(self) -> int:
         """Bytes that are sealed and written for it."""
-        sealed = sum(chunk.sealed_bytes for chunk in self.plan.todo)
+        sealed = sum(chunk.sealed_bytes for chunk in self.plan.dirty)
         return SLOT_HEAD.size + self.manifest_bytes + sealed
 
 
 class Planner:
-    """The chunks of a state, and what lies of them in the two slots."""
+    """Plans commits, by what is known of the chunks in the two slots."""
 
     def __init__(self) -> None:
         self._specs: list[tuple[object, ...]] = []
-        self._held: list[dict[int, Held]] = [{}, {}]
-        self._habits: dict[int, _Habit] = {}
+        self._stored: list[dict[int, StoredChunk]] = [{}, {}]
+        self._back_offs: dict[int, _BackOff] = {}
         self._versions: dict[int, _Versions] = {}
-        self.all: list[Chunk] = []
+        self.chunks: list[Chunk] = []
 
-    def lay_out(self, tensors: Sequence[TensorBytes]) -> None:
-        """Cut tensors into chunks; what lies in the slots is of use in the same layout only."""
+    def divide(self, tensors: Sequence[TensorBytes]) -> None:
+        """Divide tensors into chunks. If their specs are new, nothing in the slots is of use."""
         specs: list[tuple[object, ...]] = [(t.name, t.dtype, t.shape, t.order) for t in tensors]
         if specs != self._specs:
             self.forget()
-            self._specs, self.all = specs, cut([tensor.nbytes for tensor in tensors])
+            self._specs, self.chunks = specs, cut([tensor.nbytes for tensor in tensors])
         self._versions = {}
         if any(tensor.version is not None for tensor in tensors):
-            self._versions = {chunk.number: _versions(chunk, tensors) for chunk in self.all}
+            self._versions = {chunk.number: _versions(chunk, tensors) for chunk in self.chunks}
 
     def forget(self) -> None:
-        """Rely on nothing that lies in the slots."""
-        self._specs, self._held, self._habits = [], [{}, {}], {}
+        """Rely on nothing in the slots."""
+        self._specs, self._stored, self._back_offs = [], [{}, {}], {}
 
     def candidates(self, number: int) -> list[Chunk]:
         """The chunks whose fingerprint decides whether commit `number` seals them."""
-        held = self._held[number % 2]
+        in_slot = self._stored[number % 2]
         return [
             chunk
-            for chunk in self.all
-            if (lies := held.get(chunk.number))
-            and lies.fingerprint is not None
-            and not self._trusted(chunk, lies)
+            for chunk in self.chunks
+            if (stored := in_slot.get(chunk.number))
+            and stored.fingerprint is not None
+            and not self._is_trusted(chunk, stored)
         ]
 
     def plan(self, number: int, found: dict[int, bytes]) -> Plan:
-        """The plan of commit `number`, given the fingerprints of its candidates."""
-        held, salt = self._held[number % 2], sealing.fresh(sealing.SALT_BYTES)
-        todo, look, kept = [], set(), {}
-        for chunk in self.all:
-            lies = held.get(chunk.number)
+        """The plan of commit `number`; `found` are the fingerprints of its candidates now."""
+        in_slot, salt = self._stored[number % 2], sealing.fresh(sealing.SALT_BYTES)
+        dirty, fingerprinted, unchanged = [], set(), {}
+        for chunk in self.chunks:
+            stored = in_slot.get(chunk.number)
             fingerprint = found.get(chunk.number)
-            if lies and self._trusted(chunk, lies):
-                kept[chunk.number] = lies
+            if stored and self._is_trusted(chunk, stored):
+                unchanged[chunk.number] = stored
                 continue
-            if lies and fingerprint is not None and lies.fingerprint == fingerprint:
-                kept[chunk.number] = lies._replace(versions=self._versions.get(chunk.number))
-                self._habits.pop(chunk.number, None)
+            if stored and fingerprint is not None and stored.fingerprint == fingerprint:
+                versions = self._versions.get(chunk.number)
+                unchanged[chunk.number] = stored._replace(versions=versions)
+                self._back_offs.pop(chunk.number, None)
                 continue
             if fingerprint is not None:
-                self._changed(chunk.number, number)
-            if self._habits.get(chunk.number, _NEW).look(number):
-                look.add(chunk.number)
-            todo.append(chunk)
-        return Plan(number, salt, todo, look, kept)
+                self._back_off(chunk.number, number)
+            if self._back_offs.get(chunk.number, _NO_BACK_OFF).is_due(number):
+                fingerprinted.add(chunk.number)
+            dirty.append(chunk)
+        return Plan(number, salt, dirty, fingerprinted, unchanged)
 
     def begin(self, number: int) -> None:
-        """A commit is about to be written: until it is there, nothing in its slot is relied on."""
-        self._held[number % 2] = {}
+        """Rely on nothing in the slot of a commit that is about to be written, until `done`."""
+        self._stored[number % 2] = {}
 
     def done(self, plan: Plan, taken: dict[int, bytes]) -> None:
-        """A commit is there; `taken` are the fingerprints of what was sealed."""
+        """A commit is written; `taken` are the fingerprints of what it sealed."""
         sealed = {
-            chunk.number: Held(
+            chunk.number: StoredChunk(
                 plan.number,
                 plan.salt,
                 self._versions.get(chunk.number),
                 taken.get(chunk.number),
             )
-            for chunk in plan.todo
+            for chunk in plan.dirty
         }
-        self._held[plan.number % 2] = {**plan.kept, **sealed}
+        self._stored[plan.number % 2] = {**plan.unchanged, **sealed}
 
-    def _trusted(self, chunk: Chunk, lies: Held) -> bool:
+    def _is_trusted(self, chunk: Chunk, stored: StoredChunk) -> bool:
         versions = self._versions.get(chunk.number)
-        return versions is not None and lies.versions == versions
+        return versions is not None and stored.versions == versions
 
-    def _changed(self, chunk: int, number: int) -> None:
-        changes = self._habits.get(chunk, _NEW).changes + 1
-        wait = (
-            min(LEAST_WAIT * 2 ** (changes - 1), MOST_WAIT) + chunk % LEAST_WAIT
-        )  # not all at once
-        self._habits[chunk] = _Habit(changes, number + wait)
-        other = self._held[(number + 1) % 2]
-        if chunk in other:  # nor is it looked at in the other slot until then
+    def _back_off(self, chunk: int, number: int) -> None:
+        changes = self._back_offs.get(chunk, _NO_BACK_OFF).changes + 1
+        wait = min(LEAST_WAIT * 2 ** (changes - 1), MOST_WAIT)
+        until = number + wait + chunk % LEAST_WAIT  # not all chunks in the same commit
+        self._back_offs[chunk] = _BackOff(changes, until)
+        other = self._stored[(number + 1) % 2]
+        if chunk in other:  # nor is it tested in the other slot until then
             other[chunk] = other[chunk]._replace(fingerprint=None)
 
 
 def _versions(chunk: Chunk, tensors: Sequence[TensorBytes]) -> _Versions:
-    versions = tuple(tensors[part.tensor].version for part in chunk.parts)
+    versions = tuple(tensors[segment.tensor].version for segment in chunk.segments)
     return None if None in versions else versions

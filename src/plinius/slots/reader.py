@@ -1,4 +1,4 @@
-"""The newest state of a region, for those who only read it."""
+"""The newest state in a region, for those who only read it."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from plinius.snapshot import Snapshot
 def newest_snapshot(region: Path, key: OwnerKey) -> Snapshot:
     """The newest committed state of a region, opened read-only: nothing is written.
 
-    Raises MismatchError if there is none, and what opening a region and its slots raise.
+    Raises MismatchError if there is none, and what `Region.open`, `Slots.open` and
+    `Slots.snapshot` raise.
     """
     with Region.open(region, writable=False) as opened:
         snapshot = read_snapshot(opened, key)
@@ -22,11 +23,11 @@ def newest_snapshot(region: Path, key: OwnerKey) -> Snapshot:
 
 
 def read_snapshot(region: Region, key: OwnerKey) -> Snapshot | None:
-    """The newest committed state of a region, or None before the first commit."""
+    """The newest committed state of an open region, or None before the first commit."""
     slots = Slots.open(region, key)
-    about = slots.newest() if slots else None
-    if slots is None or about is None:
+    manifest = slots.newest() if slots else None
+    if slots is None or manifest is None:
         return None
-    snapshot = slots.snapshot(about)
+    snapshot = slots.snapshot(manifest)
     slots.close()
     return snapshot

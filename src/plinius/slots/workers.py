@@ -1,4 +1,9 @@
-"""Workers: threads that share the sealing of chunks into a medium, and the opening of them."""
+"""Workers: threads that share the work of sealing chunks into a medium, and of opening them.
+
+Chunks are sealed in private memory and then copied to the medium, and copied to private memory
+before they are opened: AES-GCM implementations read their own output back to authenticate it, so
+in memory that the host can write, the host could choose what is authenticated.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -18,13 +23,13 @@ Fingerprints = dict[int, bytes]
 
 
 class Workers:
-    """So many threads, the caller's included, with memory of their own."""
+    """`threads` threads, the caller's included, each with memory of its own."""
 
     def __init__(self, medium: Medium, threads: int) -> None:
         if threads < 1:
-            raise ValueError("there is at least one thread")
+            raise ValueError("threads must be at least 1")
         self._medium, self._threads = medium, threads
-        self._seed = int.from_bytes(fresh(8), "little")  # so that no data is made to collide
+        self._seed = int.from_bytes(fresh(8), "little")  # secret: nobody can make data collide
         self._start()
 
     def _start(self) -> None:
@@ -32,7 +37,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(self._threads, "plinius-worker")
 
     def fingerprints(self, chunks: Sequence[Chunk], tensors: Sequence[memoryview]) -> Fingerprints:
-        """The fingerprints of chunks as they are now, by number."""
+        """The fingerprints (XXH3, 16 bytes) of chunks as they are now, by number."""
         found: Fingerprints = {}
         self._run(
             partial(worker.fingerprint, share, tensors, found)
@@ -42,46 +47,47 @@ class Workers:
 
     def seal(
         self,
-        todo: Sequence[Chunk],
+        dirty: Sequence[Chunk],
         tensors: Sequence[memoryview],
-        look: set[int],
+        fingerprinted: set[int],
         sealer: Sealer,
         aad: Aad,
         at: int,
     ) -> Fingerprints:
-        """Seal chunks of tensors, and write them where they belong from offset `at` on.
+        """Seal chunks, and write each to the medium at `at` and its own offset.
 
-        Returns the fingerprints of what was sealed, of the chunks in `look`.
+        `aad` gives the associated data of a chunk. Returns the fingerprints of what was sealed,
+        for the chunks whose numbers are in `fingerprinted`.
         """
         found: Fingerprints = {}
         self._run(
             partial(
-                worker.seal, share, tensors, look, found,
+                worker.seal, share, tensors, fingerprinted, found,
                 sealer.split_off(share[-1].number + 1), aad, at,
             )
-            for worker, share in zip(self._workers, self._shares(todo), strict=False)
+            for worker, share in zip(self._workers, self._shares(dirty), strict=False)
         )  # fmt: skip
         return found
 
     def open(
         self,
-        todo: Sequence[Chunk],
+        chunks: Sequence[Chunk],
         outs: Sequence[memoryview],
         sealer_of: Callable[[Chunk], Sealer],
         aad: Aad,
         at: int,
     ) -> None:
-        """Open the chunks that lie from offset `at` on into the tensors' memory.
+        """Open the chunks that are stored from offset `at` on into `outs`, one for each tensor.
 
-        Raises SealError: `outs` then mean nothing.
+        Raises SealError; the bytes in `outs` are then undefined.
         """
         self._run(
             partial(worker.open, share, outs, sealer_of, aad, at)
-            for worker, share in zip(self._workers, self._shares(todo), strict=False)
+            for worker, share in zip(self._workers, self._shares(chunks), strict=False)
         )
 
     def quiesce(self) -> None:
-        """After an exception: wait for whatever is under way still, and begin afresh."""
+        """After an exception: wait until no thread writes any more, and start new ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._medium.quiesce()
         self._start()
@@ -90,19 +96,19 @@ class Workers:
         """End the threads."""
         self._pool.shutdown()
 
-    def _shares(self, todo: Sequence[Chunk]) -> list[list[Chunk]]:
-        """Runs of chunks of about the same size, at most one a worker."""
-        total = sum(chunk.room for chunk in todo)
+    def _shares(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """The chunks in order, in parts of about the same size: at most one a worker."""
+        total = sum(chunk.room for chunk in chunks)
         count = max(1, min(len(self._workers), total // _SHARE_BYTES))
         shares: list[list[Chunk]] = [[] for _ in range(count)]
         before = 0
-        for chunk in todo:
+        for chunk in chunks:
             shares[before * count // total].append(chunk)
             before += chunk.room
         return [share for share in shares if share]
 
     def _run(self, jobs: Iterable[Callable[[], None]]) -> None:
-        """Run jobs side by side, the first in this thread; all have ended when it returns."""
+        """Run jobs at the same time, the first in this thread; all have ended when it returns."""
         first, *others = [*jobs] or [lambda: None]
         waiting = [self._pool.submit(job) for job in others]
         try:
@@ -114,7 +120,7 @@ class Workers:
 
 
 class _Worker:
-    """What one thread works in: all of it is private memory."""
+    """What one thread needs: its writer and its buffers, all private memory."""
 
     def __init__(self, medium: Medium, seed: int) -> None:
         self._medium, self._seed = medium, seed
@@ -130,24 +136,24 @@ class _Worker:
 
     def seal(
         self,
-        todo: list[Chunk],
+        dirty: list[Chunk],
         tensors: Sequence[memoryview],
-        look: set[int],
+        fingerprinted: set[int],
         found: Fingerprints,
         sealer: Sealer,
         aad: Aad,
         at: int,
     ) -> None:
         block_bytes = self._medium.block_bytes
-        for block in blocks_of(todo, block_bytes):
-            start, last = block[0].at, block[-1]
-            room = self._writer.room(last.at + last.room - start)
+        for block in blocks_of(dirty, block_bytes):
+            start, last = block[0].offset, block[-1]
+            room = self._writer.room(last.offset + last.room - start)
             for chunk in block:
-                out = room[chunk.at - start :][: chunk.sealed_bytes]
+                out = room[chunk.offset - start :][: chunk.sealed_bytes]
                 plain = self._gathered(chunk, tensors)
-                if chunk.number in look:
-                    # Copied first: what is fingerprinted is then what is sealed, whoever writes.
-                    plain = plain if len(chunk.parts) > 1 else self._copied(plain)
+                if chunk.number in fingerprinted:
+                    # Copied first, so that what is fingerprinted is what is sealed, whoever writes.
+                    plain = plain if len(chunk.segments) > 1 else self._copied(plain)
                     found[chunk.number] = self._fingerprint(plain)
                 sealer.seal_into(chunk.number, plain, aad(chunk), out)
             self._writer.put(at + start, room)
@@ -155,18 +161,18 @@ class _Worker:
 
     def open(
         self,
-        todo: list[Chunk],
+        chunks: list[Chunk],
         outs: Sequence[memoryview],
         sealer_of: Callable[[Chunk], Sealer],
         aad: Aad,
         at: int,
     ) -> None:
-        for chunk in todo:
-            # Copied first: what is authenticated is then what is decrypted.
+        for chunk in chunks:
+            # Copied first, so that what is authenticated is what is decrypted.
             sealed = self._sealed[: chunk.sealed_bytes]
-            self._medium.read_into(at + chunk.at, sealed)
-            sealer, first = sealer_of(chunk), chunk.parts[0]
-            if len(chunk.parts) == 1:
+            self._medium.read_into(at + chunk.offset, sealed)
+            sealer, first = sealer_of(chunk), chunk.segments[0]
+            if len(chunk.segments) == 1:
                 out = outs[first.tensor][first.start : first.end]
                 sealer.open_into(chunk.number, sealed, aad(chunk), out)
             else:
@@ -183,18 +189,18 @@ class _Worker:
         return copy
 
     def _gathered(self, chunk: Chunk, tensors: Sequence[memoryview]) -> memoryview:
-        """The plaintext of a chunk in one run of memory."""
-        first = chunk.parts[0]
-        if len(chunk.parts) == 1:
+        """The plaintext of a chunk in contiguous memory."""
+        first = chunk.segments[0]
+        if len(chunk.segments) == 1:
             return tensors[first.tensor][first.start : first.end]
         end = 0
-        for part in chunk.parts:
-            start, end = end, end + part.end - part.start
-            self._plain[start:end] = tensors[part.tensor][part.start : part.end]
+        for segment in chunk.segments:
+            start, end = end, end + segment.end - segment.start
+            self._plain[start:end] = tensors[segment.tensor][segment.start : segment.end]
         return self._plain[:end]
 
     def _scatter(self, chunk: Chunk, plain: memoryview, outs: Sequence[memoryview]) -> None:
         end = 0
-        for part in chunk.parts:
-            start, end = end, end + part.end - part.start
-            outs[part.tensor][part.start : part.end] = plain[start:end]
+        for segment in chunk.segments:
+            start, end = end, end + segment.end - segment.start
+            outs[segment.tensor][segment.start : segment.end] = plain[start:end]

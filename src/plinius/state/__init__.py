@@ -2,4 +2,4 @@
 
 from plinius.state import arrays, containers, objects, subclasses, values
 
-__all__ = ["arrays", "containers", "objects", "subclasses", "values"]  # each adds its kinds
+__all__ = ["arrays", "containers", "objects", "subclasses", "values"]  # each adds its codecs

@@ -1,4 +1,4 @@
-"""The kinds of tensors that are more than their items, of NumPy arrays, and of generators."""
+"""Codecs of tensors, NumPy arrays, and random number generators."""
 
 import random
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
 from plinius.state.classes import name_of
-from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Fact, Kind, refused
+from plinius.state.codec import ABSENT, CODECS, Blueprint, Codec, Decoder, Encoder, refused
 from plinius.state.tensors import (
     Memory,
     array_order,
@@ -24,8 +24,8 @@ Generator = torch.Generator | np.random.Generator | np.random.RandomState | rand
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
-# Tensors. One in a container stays itself if it holds the stored items already, since it was read
-# into; or else the container gets the one that was read.
+# Tensors. If a tensor in a container was read into, it already holds the stored items, and stays.
+# Otherwise the container gets the tensor that was read.
 
 
 def _encode_tensor(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
@@ -33,7 +33,7 @@ def _encode_tensor(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
         raise refused(
             path,
             f"is a tensor of class {type(value).__qualname__}",
-            "Give a plain tensor: its as_subclass(torch.Tensor), or what it is made of",
+            "Give a plain tensor: its as_subclass(torch.Tensor), or the tensors it consists of",
         )
     return encoder.tensor(value, path)
 
@@ -50,17 +50,17 @@ def _decode_tensor(decoder: Decoder, payload: Any, live: Any, path: str) -> torc
 def _encode_leaf(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
     if not value.is_leaf:
         raise refused(
-            path, "is part of an autograd graph, which cannot be kept", "Give its detach()"
+            path, "is part of an autograd graph, which cannot be stored", "Give its detach()"
         )
-    kept: Json = {"tensor": _encode_tensor(encoder, value, path)}
+    node: Json = {"tensor": _encode_tensor(encoder, value, path)}
     grad = None if value.grad is None else encoder.node(value.grad.detach(), path + "/~grad")
     frozen: list[Json] = [] if value.requires_grad else ["frozen"]
-    return [isinstance(value, nn.Parameter), kept, grad, *frozen]
+    return [isinstance(value, nn.Parameter), node, grad, *frozen]
 
 
 def _decode_leaf(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.Tensor:
-    is_parameter, kept, grad, *frozen = payload
-    found: torch.Tensor = decoder.value(kept, path, live)
+    is_parameter, node, grad, *frozen = payload
+    found: torch.Tensor = decoder.value(node, path, live)
     if found is not live:
         found = nn.Parameter(found) if is_parameter else found.detach()
     found.requires_grad_(not frozen)
@@ -69,7 +69,7 @@ def _decode_leaf(decoder: Decoder, payload: Any, live: Any, path: str) -> torch.
 
 
 def set_grad(decoder: Decoder, tensor: torch.Tensor, node: Json, path: str) -> None:
-    """Give a tensor the gradient of a node, or none."""
+    """Give a tensor the gradient in a node; None removes it."""
     live = ABSENT if tensor.grad is None else tensor.grad
     tensor.grad = None if node is None else decoder.value(node, path, live)
 
@@ -116,26 +116,26 @@ def _encode_array(encoder: Encoder, value: np.ndarray[Any, Any], path: str) -> J
     cls: Json = None
     if type(value) is np.memmap:
         cls = "memmap"
-        encoder.fact(path, Fact(f"memory-mapped array of {show(value)}", (), None, value))
+        encoder.blueprint(path, Blueprint(f"memory-mapped array of {show(value)}", (), None, value))
     elif type(value) is not np.ndarray:
         if type(value) not in (np.matrix, np.recarray):
             raise refused(path, f"is an array of class {type(value).__qualname__}")
         cls = name_of(type(value))
-    kept: Json = {"tensor": encoder.tensor(bytes_of_array(value), path)} if value.size else None
-    return [kept, _descr(value.dtype), list(value.shape), [*array_order(value)], cls]
+    node: Json = {"tensor": encoder.tensor(bytes_of_array(value), path)} if value.size else None
+    return [node, _descr(value.dtype), list(value.shape), [*array_order(value)], cls]
 
 
 def _decode_array(decoder: Decoder, payload: Any, live: Any, path: str) -> np.ndarray[Any, Any]:
-    kept, descr, shape, order, cls = payload
+    node, descr, shape, order, cls = payload
     dtype = _dtype(descr)
-    if kept is None:
+    if node is None:
         found: np.ndarray[Any, Any] = np.empty(shape, dtype)
     else:
-        raw = np.frombuffer(Memory(decoder.value(kept, path)).data, np.uint8)
+        raw = np.frombuffer(Memory(decoder.value(node, path)).data, np.uint8)
         laid = raw.view(dtype).reshape([shape[d] for d in order])
         found = laid.transpose(np.argsort(order))
-    if cls == "memmap" and live is ABSENT and path in decoder.facts:
-        live = decoder.facts[path].live  # of an object that is to load its state
+    if cls == "memmap" and live is ABSENT and path in decoder.blueprints:
+        live = decoder.blueprints[path].live  # of an object that is to load its state
     if isinstance(live, np.ndarray) and type(live) is not np.ma.MaskedArray:
         fits = live.dtype == dtype and live.shape == tuple(shape)
         if fits and (cls is None or isinstance(live, np.memmap) == (cls == "memmap")):
@@ -262,7 +262,7 @@ def _seed_of(bits: np.random.BitGenerator) -> dict[str, Any]:
 
 
 def set_generator_state(generator: Generator, state: Any) -> None:
-    """Put a generator where another was when its state was taken."""
+    """Give a generator a state that `generator_state` returned."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, np.random.Generator):
@@ -296,8 +296,8 @@ def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> A
         set_generator_state(live, state)
     except (ValueError, TypeError, RuntimeError):
         raise MismatchError(
-            f"{path} is not the kind of generator that it was",
-            "Build the generator that the run began with",
+            f"{path} is another kind of generator than it was",
+            "Put the same kind of generator into the state as at the start of the run",
         ) from None
     return live
 
@@ -338,20 +338,20 @@ def _is_sparse(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout is not torch.strided
 
 
-_TENSOR = Kind("tensor", (), _encode_tensor, _decode_tensor)
-_LEAF = Kind("leaf", (), _encode_leaf, _decode_leaf)
-_STRIDED = Kind("strided", (), _encode_strided, _decode_strided)
-_SPARSE = Kind("sparse", (), _encode_sparse, _decode_sparse)
-_MASKED = Kind("masked", (np.ma.MaskedArray,), _encode_masked, _decode_masked, shared=True)
-_ARRAY = Kind("array", (np.ndarray,), _encode_array, _decode_array, shared=True)
-_SCALAR = Kind("scalar", (), _encode_scalar, _decode_scalar)
-_NUMPY_DTYPE = Kind("numpy_dtype", (), lambda e, v, p: _descr(v), lambda d, v, live, p: _dtype(v))
-_GENERATOR = Kind("generator", (), _encode_generator, _decode_generator, shared=True)
+_TENSOR = Codec("tensor", (), _encode_tensor, _decode_tensor)
+_LEAF = Codec("leaf", (), _encode_leaf, _decode_leaf)
+_STRIDED = Codec("strided", (), _encode_strided, _decode_strided)
+_SPARSE = Codec("sparse", (), _encode_sparse, _decode_sparse)
+_MASKED = Codec("masked", (np.ma.MaskedArray,), _encode_masked, _decode_masked, shared=True)
+_ARRAY = Codec("array", (np.ndarray,), _encode_array, _decode_array, shared=True)
+_SCALAR = Codec("scalar", (), _encode_scalar, _decode_scalar)
+_NUMPY_DTYPE = Codec("numpy_dtype", (), lambda e, v, p: _descr(v), lambda d, v, live, p: _dtype(v))
+_GENERATOR = Codec("generator", (), _encode_generator, _decode_generator, shared=True)
 
-KINDS.add(
+CODECS.add(
     _TENSOR, _LEAF, _STRIDED, _SPARSE, _MASKED, _ARRAY, _SCALAR, _NUMPY_DTYPE, _GENERATOR
 )  # fmt: skip
-KINDS.protocols += [
+CODECS.protocols += [
     (_is_sparse, _SPARSE),
     (_is_leaf, _LEAF),
     (lambda value: _strided(value) and has_gaps(value), _STRIDED),

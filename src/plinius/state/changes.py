@@ -1,8 +1,8 @@
-"""Changes by torch's own count: what a user may choose to trust instead of the bytes.
+"""Versions of tensors by torch's own count: what a user may trust instead of the bytes.
 
-torch counts the writes to a tensor (its version). It does not count what goes through `.data`, an
+torch counts the writes to a tensor (its version). It does not count writes through `.data`, an
 array or a buffer of the same memory, DLPack, another process, or a fused kernel. Steps of the
-optimizers in the state are counted here, so that their fused kernels are not missed.
+optimizers in the state are counted here as well, because of their fused kernels.
 """
 
 import weakref
@@ -16,40 +16,40 @@ from plinius.state.tensors import Memory, storage_of
 Optimizers = list[torch.optim.Optimizer]
 
 
-class Changes:
-    """Counts the steps of optimizers, and gives tensors a version that includes them."""
+class VersionTracker:
+    """Counts the steps of optimizers, and gives tensors a version that includes these."""
 
     def __init__(self, before_step: Callable[[], None] | None = None) -> None:
         """`before_step` is called before any step of an optimizer that is watched."""
         self._before_step = before_step
         self._steps = 0
-        self._moved: dict[int, int] = {}  # storage -> the step that last moved it
+        self._last_step: dict[int, int] = {}  # storage -> the last step that wrote to it
         self._handles: dict[int, list[Any]] = {}
 
     def watch(self, optimizers: Optimizers) -> None:
         """Count the steps of these optimizers from now on, and of no others."""
-        for known in self._handles.keys() - {id(it) for it in optimizers}:
-            self._drop(known)
+        for key in self._handles.keys() - {id(it) for it in optimizers}:
+            self._drop(key)
         for optimizer in optimizers:
             if id(optimizer) not in self._handles:
-                handles = [optimizer.register_step_post_hook(_weakly(self._stepped))]
+                handles = [optimizer.register_step_post_hook(_weak_hook(self._stepped))]
                 if self._before_step:
-                    handles.append(optimizer.register_step_pre_hook(_weakly(self._step)))
+                    handles.append(optimizer.register_step_pre_hook(_weak_hook(self._step)))
                 self._handles[id(optimizer)] = handles
 
     def version(self, tensor: torch.Tensor, memory: Memory) -> Hashable:
-        """Equal versions: the same memory, and no write that was counted. None if none can be."""
+        """Equal versions mean the same memory and no counted write; None if nothing is counted."""
         if tensor.is_inference() or not memory.own:
             return None
-        return memory, tensor._version, self._moved.get(storage_of(tensor), 0)
+        return memory, tensor._version, self._last_step.get(storage_of(tensor), 0)
 
     def close(self) -> None:
-        """Take the hooks back."""
-        for known in [*self._handles]:
-            self._drop(known)
+        """Remove the hooks."""
+        for key in [*self._handles]:
+            self._drop(key)
 
-    def _drop(self, known: int) -> None:
-        for handle in self._handles.pop(known):
+    def _drop(self, key: int) -> None:
+        for handle in self._handles.pop(key):
             handle.remove()
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -59,11 +59,11 @@ class Changes:
     def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
         self._steps += 1
         for tensor in owned_by(optimizer):
-            self._moved[storage_of(tensor)] = self._steps
+            self._last_step[storage_of(tensor)] = self._steps
 
 
 def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
-    """The optimizers in dicts, lists and tuples of a state, by path; wrappers are looked into."""
+    """The optimizers in a state, by path; of a wrapper, the inner one."""
     yield from _optimizers(value, path, set())
 
 
@@ -94,8 +94,8 @@ def _optimizers(
             yield from _optimizers(item, f"{path}/{index}" if path else str(index), seen)
 
 
-def _weakly(method: Callable[[torch.optim.Optimizer], None]) -> Callable[..., None]:
-    """A hook that does not keep its object alive; an optimizer outlives a mirror of it."""
+def _weak_hook(method: Callable[[torch.optim.Optimizer], None]) -> Callable[..., None]:
+    """A hook that does not keep its object alive: an optimizer may live longer than its mirror."""
     reference = weakref.WeakMethod(method)
 
     def hook(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

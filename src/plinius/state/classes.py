@@ -1,4 +1,4 @@
-"""Classes of a user's values: named in a mirror, found again without importing anything."""
+"""Classes of a user's values: a mirror names them, and they are found without any import."""
 
 import sys
 
@@ -6,18 +6,18 @@ from plinius.errors import MismatchError
 
 
 class Classes:
-    """The classes that this process has: those met in the live state, and those of its modules.
+    """The classes that this process has: those of the live state, and those of its modules.
 
     A mirror names a class; the class itself comes from the live objects or from a module that the
     program has imported. Nothing is imported because a mirror names it.
     """
 
     def __init__(self) -> None:
-        self._met: dict[str, type] = {}
+        self._registered: dict[str, type] = {}
 
-    def meet(self, cls: type) -> None:
+    def register(self, cls: type) -> None:
         """Remember the class of a value in the live state, wherever it was defined."""
-        self._met[name_of(cls)] = cls
+        self._registered[name_of(cls)] = cls
 
     def has(self, cls: type) -> bool:
         """Whether a process built like this one would find this very class by its name."""
@@ -34,8 +34,8 @@ class Classes:
         return found
 
     def _found(self, name: str) -> type | None:
-        if name in self._met:
-            return self._met[name]
+        if name in self._registered:
+            return self._registered[name]
         module, _, qualname = name.partition(":")
         found: object = sys.modules.get(module)
         for part in qualname.split("."):
@@ -44,5 +44,5 @@ class Classes:
 
 
 def name_of(cls: type) -> str:
-    """How a mirror names a class."""
+    """The name of a class in a mirror: `module:qualname`."""
     return f"{cls.__module__}:{cls.__qualname__}"

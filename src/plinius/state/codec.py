@@ -1,12 +1,12 @@
 """The codec: a state as JSON and named tensors, and back. There is no pickle.
 
-    None, bool, str          as they are          list     a list
-    int below 2^63           as it is             float    as it is, if it is finite
-    {tag: payload}           everything else; `KINDS` has an entry for each tag
+    None, bool, str          themselves           list     a list
+    int, |value| < 2^63      itself               float    itself, if it is finite
+    {tag: payload}           everything else; `CODECS` has an entry for each tag
 
-A tensor's name is the JSON pointer (RFC 6901) to it, without the leading slash. One that shows in
-several places is kept once, under its first name. A container that shows twice is `{"same": path}`
-the second time. What no kind fits is refused.
+A tensor's name is the JSON pointer (RFC 6901) to it, without the leading slash. A tensor in
+several places is stored once, under its first name. A container that appears twice is
+`{"same": path}` the second time. A value that has no codec is refused.
 """
 
 import math
@@ -26,12 +26,12 @@ ABSENT: Any = object()
 """Stands for the live value where there is none."""
 
 
-class Fact(NamedTuple):
-    """What a freshly built object at a path must be like, to take its state back.
+class Blueprint(NamedTuple):
+    """What a freshly built object must be like, so that the stored state can be put into it.
 
-    `shape` is what a state cannot change: names, with the layout of each parameter of a module
-    (or UNKNOWN, before its first pass), the buffers it has, the groups of an optimizer. `live` is
-    the object itself.
+    `shape` has what a state cannot change, as (name, description): the dtype and shape of each
+    parameter of a module (or UNKNOWN, before its first pass), its buffers, the groups of an
+    optimizer. `payload` is the encoded state, `live` the object itself.
     """
 
     cls: str
@@ -43,74 +43,77 @@ class Fact(NamedTuple):
 UNKNOWN = "?"
 
 
-class Kind(NamedTuple):
-    """How values of some classes are encoded, and decoded: into the live value where it can be."""
+class Codec(NamedTuple):
+    """How values of some classes are encoded, and decoded (into the live value if possible)."""
 
     tag: str
     classes: tuple[type, ...]
     encode: Callable[["Encoder", Any, str], Json]
     decode: Callable[["Decoder", Any, Any, str], Any]
     shared: bool = False
-    """Whether two places may hold the same object, and a change in one shows in the other."""
+    """Whether it matters that two places hold the same object: a list, but not a tuple."""
 
 
-class Kinds:
-    """All kinds, by class and by tag. A subclass of a class here has the kind `subclass`."""
+class CodecTable:
+    """All codecs, by class and by tag; `protocols` are tried in order where no class matches.
+
+    A subclass of a class in the table has the codec `subclass`.
+    """
 
     def __init__(self) -> None:
-        self._by_class: dict[type, Kind] = {}
-        self._by_tag: dict[str, Kind] = {}
-        self.protocols: list[tuple[Callable[[Any], bool], Kind]] = []
+        self._by_class: dict[type, Codec] = {}
+        self._by_tag: dict[str, Codec] = {}
+        self.protocols: list[tuple[Callable[[Any], bool], Codec]] = []
 
-    def add(self, *kinds: Kind) -> None:
-        """Add kinds; a class belongs to one."""
-        for kind in kinds:
-            assert kind.tag not in self._by_tag
-            self._by_tag[kind.tag] = kind
-            for cls in kind.classes:
+    def add(self, *codecs: Codec) -> None:
+        """Add codecs. A class has one codec only."""
+        for codec in codecs:
+            assert codec.tag not in self._by_tag
+            self._by_tag[codec.tag] = codec
+            for cls in codec.classes:
                 assert cls not in self._by_class
-                self._by_class[cls] = kind
+                self._by_class[cls] = codec
 
-    def of(self, value: object) -> Kind | None:
-        """The kind of a value, or None."""
-        kind = self._by_class.get(type(value))
-        if kind is None:
-            kind = next((kind for fits, kind in self.protocols if fits(value)), None)
-        return kind
+    def of(self, value: object) -> Codec | None:
+        """The codec of a value, or None."""
+        codec = self._by_class.get(type(value))
+        if codec is None:
+            codec = next((codec for fits, codec in self.protocols if fits(value)), None)
+        return codec
 
-    def base(self, cls: type) -> tuple[type, Kind] | None:
-        """The nearest class of which `cls` is a subclass, and its kind."""
+    def base(self, cls: type) -> tuple[type, Codec] | None:
+        """The nearest class of which `cls` is a subclass, and its codec."""
         for base in cls.__mro__[1:]:
             if base in self._by_class:
                 return base, self._by_class[base]
         return None
 
-    def tagged(self, tag: str) -> Kind:
-        """The kind with a tag. Raises MismatchError for an unknown one."""
+    def tagged(self, tag: str) -> Codec:
+        """The codec with a tag. Raises MismatchError for an unknown one."""
         if tag not in self._by_tag:
             raise MismatchError(
-                f"The state in the region holds a {tag}, which this program does not know",
+                f"The state in the region holds a {tag}, which this release does not know",
                 "Use the release of plinius that made it",
             )
         return self._by_tag[tag]
 
 
-KINDS = Kinds()
+CODECS = CodecTable()
 
 
 class Encoder:
-    """One walk through a live state.
+    """Encodes one live state.
 
-    `tensors` are those found, by name, and `places` where each lies; their memory is the state's
-    own. `facts` are of the objects that only the program can build, by path.
+    `tensors` are those found, by name, and `places` says where each is in memory; nothing is
+    copied. `blueprints` are of the objects that only the program can build, by path.
     """
 
-    def __init__(self, classes: Classes, *, learn: bool = False) -> None:
-        """With `learn`, classes met here count as known from now on."""
-        self.classes, self.learn = classes, learn
+    def __init__(self, classes: Classes, *, register: bool = False) -> None:
+        """With `register`, the classes of the values are added to `classes`."""
+        self.classes, self.register = classes, register
         self.tensors: dict[str, torch.Tensor] = {}
         self.places: dict[str, Place] = {}
-        self.facts: dict[str, Fact] = {}
+        self.blueprints: dict[str, Blueprint] = {}
         self._names: dict[Place, str] = {}
         self._seen: dict[int, tuple[str, object]] = {}  # by id; kept alive, or ids would repeat
         self._within: list[int] = []
@@ -128,15 +131,15 @@ class Encoder:
             return value  # type: ignore[no-any-return]
         if cls is torch.Tensor and value.layout is torch.strided and _is_plain(value):
             return {"tensor": self.tensor(value, path)}
-        kind = KINDS.of(value) or (KINDS.tagged("subclass") if KINDS.base(cls) else None)
-        if kind is None:
+        codec = CODECS.of(value) or (CODECS.tagged("subclass") if CODECS.base(cls) else None)
+        if codec is None:
             raise refused(path, f"is a {cls.__qualname__}")
-        if kind.shared and not (self.in_key and kind.tag == "subclass"):
-            return self._shared(kind, value, path)
-        return self._tagged(kind, value, path)
+        if codec.shared and not (self.in_key and codec.tag == "subclass"):
+            return self._shared(codec, value, path)
+        return self._tagged(codec, value, path)
 
     def key(self, value: Any, path: str) -> Json:
-        """The key of a dict, or an item of a set: something that cannot change."""
+        """The key of a dict, or an item of a set, as JSON: no tensor, no list, dict or set."""
         if type(value) is str and len(value) < 1024:
             return value
         before, self.in_key = self.in_key, True
@@ -146,7 +149,7 @@ class Encoder:
             self.in_key = before
 
     def tensor(self, tensor: torch.Tensor, path: str) -> str:
-        """The name under which a tensor is kept. Raises StateError if it has no items here."""
+        """The name under which a tensor is stored. Raises StateError unless it is on the CPU."""
         if self.in_key:
             raise refused(path, "has a tensor as a key")
         if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_nested:
@@ -157,45 +160,45 @@ class Encoder:
             way = "Give its int_repr(), scale and zero point" if tensor.is_quantized else None
             raise refused(path, f"is a tensor of {tensor.dtype}", way)
         if not has_storage(tensor):
-            raise refused(path, "is a tensor whose storage was given back (resize_(0))")
+            raise refused(path, "is a tensor whose storage was freed (resize_(0))")
         place = place_of(tensor)
-        known = self._names.get(place)
-        if known is not None and tensor.numel():  # empty ones are all at one place
-            return known
-        while path in self.tensors:  # a key 1 and a key "1" of one dict
+        name = self._names.get(place)
+        if name is not None and tensor.numel():  # empty tensors may all have one address
+            return name
+        while path in self.tensors:  # one dict may have a key 1 and a key "1"
             path += "~"
         self._names[place] = path
         self.tensors[path], self.places[path] = tensor, place
         return path
 
-    def fact(self, path: str, fact: Fact) -> None:
-        """Note an object that only the program can build."""
-        if path in self.facts:
+    def blueprint(self, path: str, blueprint: Blueprint) -> None:
+        """Add the blueprint of an object that only the program can build."""
+        if path in self.blueprints:
             raise refused(path, "has a name that another object in the state has too")
-        self.facts[path] = fact
+        self.blueprints[path] = blueprint
 
-    def alone(self, encode: Callable[[], Json]) -> Json:
-        """Encode what is loaded as a whole: containers are shared within it only."""
+    def separately(self, encode: Callable[[], Json]) -> Json:
+        """Encode what is loaded as a whole: `same` then points only to what is within it."""
         before, self._seen = self._seen, {}
         try:
             return encode()
         finally:
             self._seen = before
 
-    def _shared(self, kind: Kind, value: Any, path: str) -> Json:
+    def _shared(self, codec: Codec, value: Any, path: str) -> Json:
         if self.in_key:
             raise refused(path, f"has a {type(value).__qualname__} as a key")
         if id(value) in self._within:
-            raise refused(path, "is nested too deeply: it holds itself")
-        known = self._seen.get(id(value))
-        if known is not None:
-            return {"same": known[0]}
+            raise refused(path, "contains itself")
+        seen = self._seen.get(id(value))
+        if seen is not None:
+            return {"same": seen[0]}
         self._seen[id(value)] = path, value
         if len(self._within) >= MAX_DEPTH:
             raise refused(path, "is nested too deeply")
         self._within.append(id(value))
         try:
-            return self._tagged(kind, value, path)
+            return self._tagged(codec, value, path)
         finally:
             self._within.pop()
 
@@ -209,16 +212,16 @@ class Encoder:
         finally:
             self._depth -= 1
 
-    def _tagged(self, kind: Kind, value: Any, path: str) -> Json:
-        payload = self.deeper(path, lambda: kind.encode(self, value, path))
-        return payload if kind.tag in ("list", "str") else {kind.tag: payload}
+    def _tagged(self, codec: Codec, value: Any, path: str) -> Json:
+        payload = self.deeper(path, lambda: codec.encode(self, value, path))
+        return payload if codec.tag in ("list", "str") else {codec.tag: payload}
 
 
 class Decoder:
-    """Puts the values of a stored state together, in the live objects wherever that can be.
+    """Decodes a stored state, into the live objects wherever that is possible.
 
-    `tensors` hold the stored items; those in `own` are the live objects' own tensors. `facts` are
-    those of the live state.
+    `tensors` hold the stored items; those named in `own` are the live objects' own tensors.
+    `blueprints` are those of the live state.
     """
 
     def __init__(
@@ -226,25 +229,25 @@ class Decoder:
         tensors: Mapping[str, torch.Tensor],
         classes: Classes,
         own: set[str] | None = None,
-        facts: Mapping[str, Fact] | None = None,
+        blueprints: Mapping[str, Blueprint] | None = None,
     ) -> None:
         self.tensors, self.classes = tensors, classes
-        self.own, self.facts = own or set(), facts or {}
+        self.own, self.blueprints = own or set(), blueprints or {}
         self._made: dict[str, Any] = {}
 
     def value(self, node: Json, path: str, live: Any = ABSENT) -> Any:
-        """The value of a node: `live` itself, changed, where it is of the kind; or a new one."""
+        """The value of a node: `live` itself, changed in place if possible; or a new value."""
         if isinstance(node, list):
-            kind, payload = KINDS.tagged("list"), node
+            codec, payload = CODECS.tagged("list"), node
         elif isinstance(node, str) or not isinstance(node, dict):
             return node
         else:
             ((tag, payload),) = node.items()  # type: ignore[assignment]
             if tag == "same":
                 return self._made[str(payload)]
-            kind = KINDS.tagged(tag)
-        value = kind.decode(self, payload, live, path)
-        return self.made(path, value) if kind.shared else value
+            codec = CODECS.tagged(tag)
+        value = codec.decode(self, payload, live, path)
+        return self.remember(path, value) if codec.shared else value
 
     def holds(self, array: np.ndarray[Any, Any]) -> bool:
         """Whether an array shows memory that a tensor was restored in."""
@@ -254,13 +257,23 @@ class Decoder:
             for name in self.own
         )
 
-    def made(self, path: str, value: Any) -> Any:
-        """Note a container, before its items: another place may hold the same one."""
+    def root(self, node: Json, path: str, live: Any) -> Any:
+        """The value of a whole tree. Raises MismatchError if it is not one of this format."""
+        try:
+            return self.value(node, path, live)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise MismatchError(
+                f"The state in the region cannot be decoded: {type(error).__name__}: {error}",
+                "Use the release of plinius and the versions of its libraries that made it",
+            ) from error
+
+    def remember(self, path: str, value: Any) -> Any:
+        """Note a container before its items are decoded: `same` may point to it."""
         self._made[path] = value
         return value
 
-    def alone(self, decode: Callable[[], Any]) -> Any:
-        """Decode what was encoded by `Encoder.alone`."""
+    def separately(self, decode: Callable[[], Any]) -> Any:
+        """Decode what was encoded by `Encoder.separately`."""
         before, self._made = self._made, {}
         try:
             return decode()
@@ -269,7 +282,7 @@ class Decoder:
 
 
 def pointer(path: str, key: object) -> str:
-    """The name of what lies under `key` in what has this name; the root's name is empty."""
+    """The JSON pointer (RFC 6901), without its first slash, of `key` below `path`."""
     escaped = str(key)
     if "~" in escaped or "/" in escaped:
         escaped = escaped.replace("~", "~0").replace("/", "~1")
@@ -277,7 +290,7 @@ def pointer(path: str, key: object) -> str:
 
 
 def refused(path: str, what: str, todo: str | None = None) -> StateError:
-    """The refusal of a value, with its path."""
+    """The error for a value that cannot be mirrored; `todo` says what to do instead."""
     return StateError(
         f"The state cannot be mirrored: {path} {what}",
         todo

@@ -1,4 +1,4 @@
-"""The kinds of containers: lists, tuples, dicts, sets and their relatives."""
+"""Codecs of containers: lists, tuples, dicts, sets and their subclasses in Python's library."""
 
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from typing import Any
 
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json, to_json
-from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Fact, Kind, pointer
+from plinius.state.codec import ABSENT, CODECS, Blueprint, Codec, Decoder, Encoder, pointer
 
 _FACTORIES: dict[str, type] = {
     cls.__name__: cls for cls in (int, float, complex, str, bytes, list, dict, set, tuple, bool)
@@ -19,7 +19,7 @@ def _items(encoder: Encoder, value: Iterable[Any], path: str) -> list[Json]:
 
 
 def decode_items(decoder: Decoder, nodes: list[Any], live: Any, path: str) -> list[Any]:
-    """The values of nodes; those at the same places of `live` are changed where they can be."""
+    """The values of nodes; items of `live` at the same index are changed in place."""
     old = list(live) if live is not ABSENT else []
     return [
         decoder.value(node, pointer(path, i), old[i] if i < len(old) else ABSENT)
@@ -28,7 +28,7 @@ def decode_items(decoder: Decoder, nodes: list[Any], live: Any, path: str) -> li
 
 
 def _decode_list(decoder: Decoder, payload: Any, live: Any, path: str) -> list[Any]:
-    new = decoder.made(path, live if type(live) is list else [])
+    new = decoder.remember(path, live if type(live) is list else [])
     items = decode_items(decoder, payload, new, path)
     new[:] = items
     return new  # type: ignore[no-any-return]
@@ -46,7 +46,7 @@ def _encode_deque(encoder: Encoder, value: deque[Any], path: str) -> Json:
 def _decode_deque(decoder: Decoder, payload: Any, live: Any, path: str) -> deque[Any]:
     most, nodes = payload
     same = type(live) is deque and live.maxlen == most
-    new = decoder.made(path, live if same else deque(maxlen=most))
+    new = decoder.remember(path, live if same else deque(maxlen=most))
     items = decode_items(decoder, nodes, new, path)
     new.clear()
     new.extend(items)
@@ -58,7 +58,7 @@ def _encode_set(encoder: Encoder, value: Iterable[Any], path: str) -> Json:
 
 
 def _decode_set(decoder: Decoder, payload: Any, live: Any, path: str) -> set[Any]:
-    new: set[Any] = decoder.made(path, live if type(live) is set else set())
+    new: set[Any] = decoder.remember(path, live if type(live) is set else set())
     items = [decoder.value(node, path) for node in payload]
     new.clear()
     new.update(items)
@@ -92,11 +92,11 @@ def fill(
     cls: type[dict[Any, Any]],
     make: Callable[[], Any] | None = None,
 ) -> Any:
-    """Give a dict the items of pairs, in their order; `cls` is whose methods store them.
+    """Give a dict the items of pairs, in their order, by the methods of `cls`.
 
-    `make` gives the live value of an item that is not there yet and needs one.
+    `make` makes the live value of an item that is not there yet and needs one.
     """
-    decoder.made(path, new)
+    decoder.remember(path, new)
     items = []
     keys = [decoder.value(encoded, path) for encoded, _ in payload]
     for (_, node), key, name in zip(payload, keys, _names(path, keys), strict=True):
@@ -129,12 +129,14 @@ def _encode_default(encoder: Encoder, value: defaultdict[Any, Any], path: str) -
     if factory is None or _has_name(factory):
         name = None if factory is None else factory.__name__
         return [name, pairs(encoder, value, path)]
-    encoder.fact(path, Fact("defaultdict", (), None, value))  # only the program has its factory
+    encoder.blueprint(
+        path, Blueprint("defaultdict", (), None, value)
+    )  # only the program can make its factory
     return ["live", _encode_nested(encoder, value, path)]
 
 
 def _encode_nested(encoder: Encoder, value: defaultdict[Any, Any], path: str) -> Json:
-    """The items of one with a factory of its own, which makes those within it as well."""
+    """The items of a defaultdict whose factory only the program can make, nested ones included."""
     found: list[Json] = []
     for key, item in value.items():
         name = pointer(path, key)
@@ -157,7 +159,7 @@ def _decode_default(decoder: Decoder, payload: Any, live: Any, path: str) -> Any
     if factory == "live":
         if type(live) is not defaultdict:
             raise MismatchError(
-                f"{path} was a defaultdict with a factory of its own, and is none here",
+                f"{path} was a defaultdict with a factory of the program, and is not one here",
                 "Put that defaultdict into the state before mirror_in",
             )
         return fill(decoder, items, live, path, dict, live.default_factory)
@@ -166,15 +168,15 @@ def _decode_default(decoder: Decoder, payload: Any, live: Any, path: str) -> Any
     return fill(decoder, items, live if same else defaultdict(wanted), path, dict)
 
 
-KINDS.add(
-    Kind("list", (list,), _items, _decode_list, shared=True),
-    Kind("tuple", (tuple,), _items, _decode_tuple),
-    Kind("dict", (dict,), pairs, _decode_dict, shared=True),
-    Kind("ordered", (OrderedDict,), pairs, _decode_ordered, shared=True),
-    Kind("counter", (Counter,), pairs, _decode_counter, shared=True),
-    Kind("default", (defaultdict,), _encode_default, _decode_default, shared=True),
-    Kind("set", (set,), _encode_set, _decode_set, shared=True),
-    Kind("frozenset", (frozenset,), _encode_set,
+CODECS.add(
+    Codec("list", (list,), _items, _decode_list, shared=True),
+    Codec("tuple", (tuple,), _items, _decode_tuple),
+    Codec("dict", (dict,), pairs, _decode_dict, shared=True),
+    Codec("ordered", (OrderedDict,), pairs, _decode_ordered, shared=True),
+    Codec("counter", (Counter,), pairs, _decode_counter, shared=True),
+    Codec("default", (defaultdict,), _encode_default, _decode_default, shared=True),
+    Codec("set", (set,), _encode_set, _decode_set, shared=True),
+    Codec("frozenset", (frozenset,), _encode_set,
          lambda d, payload, live, p: frozenset(d.value(node, p) for node in payload)),
-    Kind("deque", (deque,), _encode_deque, _decode_deque, shared=True),
+    Codec("deque", (deque,), _encode_deque, _decode_deque, shared=True),
 )  # fmt: skip

@@ -26,30 +26,30 @@ def environment() -> dict[str, Json]:
 
 
 def not_bit_exact(stored: dict[str, Json]) -> str | None:
-    """Why going on from this environment is not bit-identical here, or None if it is."""
+    """Why a run of this environment cannot continue bit-identically here; None if it can."""
     here = environment()
-    differing = [
+    differences = [
         f"{name} was {show(stored.get(name))} and is {show(here[name])}"
         for name in here
         if stored.get(name) != here[name]
     ]
-    return "; ".join(differing) or None
+    return "; ".join(differences) or None
 
 
 def show(value: Json) -> str:
-    """A value for people: short."""
+    """A value in at most 40 characters, for a message."""
     text = "unknown" if value is None else str(value)
     return text if len(text) <= 40 else text[:16] + "…"
 
 
 @functools.cache
 def _cpu_model() -> str:
-    """The processor and what it can do: kernels are chosen by more than torch's one word for it."""
+    """The processor and a hash of its flags: kernels depend on more than torch's name for it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
         return platform.machine()
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in told.items()}
-    flags = hashlib.sha256(facts.get("flags", "").encode()).hexdigest()[:8]
-    return f"{facts.get('model name', platform.machine())} {flags}"
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in pairs.items()}
+    flags = hashlib.sha256(fields.get("flags", "").encode()).hexdigest()[:8]
+    return f"{fields.get('model name', platform.machine())} {flags}"

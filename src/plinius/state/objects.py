@@ -1,8 +1,8 @@
-"""The kinds of objects that only the program can build: modules, optimizers, whatever is stateful.
+"""Codecs of objects that only the program can build: modules, optimizers, all with a state_dict.
 
-Of a module are kept, besides its state_dict: tensors that this leaves out (buffers that are not
-persistent), gradients that are there, which parameters require one, and which modules are in
-evaluation mode.
+Of a module are stored, besides its state_dict: tensors that state_dict leaves out (buffers that are
+not persistent), gradients that are not None, which parameters require a gradient, and which modules
+are in evaluation mode.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,33 +16,33 @@ from plinius.jsonvalue import Json, to_json
 from plinius.state.arrays import set_grad
 from plinius.state.codec import (
     ABSENT,
-    KINDS,
+    CODECS,
     UNKNOWN,
+    Blueprint,
+    Codec,
     Decoder,
     Encoder,
-    Fact,
-    Kind,
     pointer,
     refused,
     tensor_names,
 )
-from plinius.state.subclasses import DATACLASS
+from plinius.state.subclasses import DATACLASS_PROTOCOL
 from plinius.state.tensors import (
     NAMES,
     Place,
     copy_items,
-    layout_of,
     order_of,
     place_of,
-    show_layout,
+    show_type,
+    tensor_type,
 )
 
 _UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
-_PLAIN = torch.optim.Optimizer.state_dict
+_TORCH_STATE_DICT = torch.optim.Optimizer.state_dict
 
 
 def is_stateful(value: Any) -> bool:
-    """Whether it gives its state and takes it back: state_dict and load_state_dict."""
+    """Whether it has state_dict and load_state_dict."""
     return (
         not isinstance(value, type)
         and callable(getattr(value, "state_dict", None))
@@ -50,7 +50,7 @@ def is_stateful(value: Any) -> bool:
     )
 
 
-def is_lazy(value: object) -> bool:
+def loads_later(value: object) -> bool:
     """Whether an object takes its state on when it is next iterated over: a loader does."""
     loads = is_stateful(value) and not isinstance(value, nn.Module)
     return loads and hasattr(type(value), "__iter__")
@@ -63,8 +63,8 @@ def _encode_object(encoder: Encoder, value: Any, path: str) -> Json:
     def encode() -> Json:
         return [type(value).__qualname__, encoder.node(_state_of(value, path), path)]
 
-    payload = encoder.alone(encode)
-    encoder.fact(path, Fact(type(value).__qualname__, _groups(value), payload, value))
+    payload = encoder.separately(encode)
+    encoder.blueprint(path, Blueprint(type(value).__qualname__, _groups(value), payload, value))
     return payload
 
 
@@ -80,7 +80,7 @@ def _state_of(value: Any, path: str) -> Any:
 
 
 def _groups(value: Any) -> tuple[tuple[str, str], ...]:
-    """How many parameters there are in each group of an optimizer."""
+    """The number of parameters in each group of an optimizer; empty for other objects."""
     groups = getattr(value, "param_groups", None)
     if not isinstance(groups, list):
         return ()
@@ -92,37 +92,37 @@ def _groups(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _decode_object(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
-    fact = decoder.facts.get(path)
-    if fact is None:
-        raise missing(path, payload[0])
-    live = fact.live if live is ABSENT else live  # of an object that is to load its state
-    unchanged = to_json(fact.payload) == to_json(payload)
+    blueprint = decoder.blueprints.get(path)
+    if blueprint is None:
+        raise not_built(path, payload[0])
+    live = blueprint.live if live is ABSENT else live  # of an object that is to load its state
+    unchanged = to_json(blueprint.payload) == to_json(payload)
     if not unchanged or not tensor_names(payload) <= decoder.own:
-        state = decoder.alone(lambda: decoder.value(payload[1], path))
+        state = decoder.separately(lambda: decoder.value(payload[1], path))
         load(live, state, path)
         if isinstance(live, torch.optim.Optimizer):
             inner = getattr(live, "optimizer", live)  # of a wrapper (Accelerate's)
-            _undo_casts(inner, decoder.alone(lambda: decoder.value(payload[1], path)))
+            _undo_casts(inner, decoder.separately(lambda: decoder.value(payload[1], path)))
     return live
 
 
 def load(value: Any, state: Any, path: str) -> None:
-    """Have an object load its state. Raises MismatchError, with the path, if it does not."""
+    """Have an object load its state. Raises MismatchError, with the path, if it refuses."""
     try:
         value.load_state_dict(state)
     except (PliniusError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
         raise MismatchError(
-            f"{path}, a {type(value).__qualname__}, did not take its state back: {error}",
-            "Build it as it was in the run that was mirrored",
+            f"{path}, a {type(value).__qualname__}, did not load its state: {error}",
+            "Build it as in the run that was mirrored",
         ) from error
 
 
 def _undo_casts(optimizer: Any, stored: Any) -> None:
-    """torch casts what an optimizer loads to its parameters' dtype: put back what was stored."""
+    """torch casts loaded optimizer state to the parameters' dtype: put in what was stored."""
     values = stored.get("state") if isinstance(stored, dict) else None
-    if not values or getattr(type(optimizer), "state_dict", None) is not _PLAIN:
+    if not values or getattr(type(optimizer), "state_dict", None) is not _TORCH_STATE_DICT:
         return
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, parameter in enumerate(parameters):
@@ -130,17 +130,18 @@ def _undo_casts(optimizer: Any, stored: Any) -> None:
             optimizer.state[parameter] = values[index]
 
 
-def missing(path: str, cls: str) -> MismatchError:
-    """The refusal where the program has not built an object."""
+def not_built(path: str, cls: str) -> MismatchError:
+    """The error for an object that the program has not built."""
     return MismatchError(
-        f"{path} was a {cls}, and is none here", "Build it, and put it into the state, first"
+        f"{path} was a {cls}, and is not one here",
+        "Build it, and put it into the state, before mirror_in",
     )
 
 
 # Modules.
 
 
-class Raw(NamedTuple):
+class ModuleTensor(NamedTuple):
     """A parameter or buffer: the module that holds it, its name there, and the tensor."""
 
     owner: nn.Module
@@ -149,55 +150,55 @@ class Raw(NamedTuple):
     is_parameter: bool
 
 
-def raw_tensors(module: nn.Module) -> dict[str, Raw]:
+def module_tensors(module: nn.Module) -> dict[str, ModuleTensor]:
     """All parameters and buffers of a module by their full names; a buffer may be None."""
-    found: dict[str, Raw] = {}
+    found: dict[str, ModuleTensor] = {}
     for prefix, owner in module.named_modules():
         start = prefix + "." if prefix else ""
         for name, parameter in owner._parameters.items():
             if parameter is not None:
-                found[start + name] = Raw(owner, name, parameter, True)
+                found[start + name] = ModuleTensor(owner, name, parameter, True)
         for name, buffer in owner._buffers.items():
-            found[start + name] = Raw(owner, name, buffer, False)
+            found[start + name] = ModuleTensor(owner, name, buffer, False)
     return found
 
 
 def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
-    raw = raw_tensors(value)
+    raw = module_tensors(value)
 
     def encode() -> Json:
         state = _state_of(value, path)
         entries: list[Json] = [
             [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
         ]
-        return {"state": entries, **_beside(encoder, raw, state, path), **_flags(value, raw)}
+        return {"state": entries, **_extra_tensors(encoder, raw, state, path), **_flags(value, raw)}
 
-    payload = encoder.alone(encode)
+    payload = encoder.separately(encode)
     first: dict[int, str] = {}
     shape = tuple(
         (name, _shape(it) + _tied(it, name, first))
         for name, it in raw.items()
         if not _is_temporary(it)
     )
-    encoder.fact(path, Fact("module", shape, payload, value))
+    encoder.blueprint(path, Blueprint("module", shape, payload, value))
     return payload
 
 
-def _shape(raw: Raw) -> str:
-    """The layout of a parameter; of a buffer none, since it may grow and shrink."""
+def _shape(raw: ModuleTensor) -> str:
+    """Dtype and shape of a parameter; a buffer has none, since its shape may change."""
     if not raw.is_parameter or raw.tensor is None:
         return "a buffer"
     if type(raw.tensor) in _UNINITIALIZED or raw.tensor.dtype not in NAMES:
         return UNKNOWN
-    return show_layout(layout_of(raw.tensor))
+    return show_type(tensor_type(raw.tensor))
 
 
-def _tied(raw: Raw, name: str, first: dict[int, str]) -> str:
+def _tied(raw: ModuleTensor, name: str, first: dict[int, str]) -> str:
     known = first.setdefault(id(raw.tensor), name) if raw.is_parameter else name
     return "" if known == name else f", {known} itself"
 
 
-def _is_temporary(raw: Raw) -> bool:
+def _is_temporary(raw: ModuleTensor) -> bool:
     return not raw.is_parameter and raw.name in raw.owner._non_persistent_buffers_set
 
 
@@ -209,8 +210,10 @@ def _entry(encoder: Encoder, item: Any, path: str) -> Json:
     return encoder.node(item, path)
 
 
-def _beside(encoder: Encoder, raw: dict[str, Raw], state: Any, path: str) -> dict[str, Json]:
-    """The tensors that state_dict leaves out, and the gradients."""
+def _extra_tensors(
+    encoder: Encoder, raw: dict[str, ModuleTensor], state: Any, path: str
+) -> dict[str, Json]:
+    """The tensors that state_dict leaves out (`hidden`), and the gradients (`grads`)."""
     shown = {place_of(item) for item in state.values() if _has_items(item)}
     hidden: list[Json] = []
     grads: list[Json] = []
@@ -233,7 +236,7 @@ def _has_items(item: Any) -> bool:
     return isinstance(item, torch.Tensor) and type(item) not in _UNINITIALIZED
 
 
-def _flags(module: nn.Module, raw: dict[str, Raw]) -> dict[str, Json]:
+def _flags(module: nn.Module, raw: dict[str, ModuleTensor]) -> dict[str, Json]:
     evaluating: list[Json] = [name for name, m in module.named_modules() if not m.training]
     frozen: list[Json] = [
         name for name, it in raw.items() if it.is_parameter and not _requires_grad(it)
@@ -242,21 +245,21 @@ def _flags(module: nn.Module, raw: dict[str, Raw]) -> dict[str, Json]:
     return {key: value for key, value in found.items() if value}
 
 
-def _requires_grad(raw: Raw) -> bool:
+def _requires_grad(raw: ModuleTensor) -> bool:
     return raw.tensor is not None and raw.tensor.requires_grad
 
 
 def _decode_module(decoder: Decoder, payload: Any, live: Any, path: str) -> nn.Module:
-    if live is ABSENT and path in decoder.facts:
-        live = decoder.facts[path].live
+    if live is ABSENT and path in decoder.blueprints:
+        live = decoder.blueprints[path].live
     if not isinstance(live, nn.Module):
-        raise missing(path, "module")
-    return decoder.alone(lambda: _restore_module(decoder, payload, live, path))  # type: ignore[no-any-return]
+        raise not_built(path, "module")
+    return decoder.separately(lambda: _restore_module(decoder, payload, live, path))  # type: ignore[no-any-return]
 
 
 def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) -> nn.Module:
-    raw = raw_tensors(live)
-    mine = dict(cast(Any, decoder.facts[path].payload)["state"])
+    raw = module_tensors(live)
+    mine = dict(cast(Any, decoder.blueprints[path].payload)["state"])
     hidden = {
         name: decoder.value(node, pointer(path + "/~hidden", name))
         for name, node in payload.get("hidden", [])
@@ -272,33 +275,33 @@ def _restore_module(decoder: Decoder, payload: Any, live: nn.Module, path: str) 
     if custom or mine.keys() != whole.keys():
         hidden = {name: value.clone() for name, value in hidden.items()}  # were read into it
         load(live, whole, path)
-        raw = raw_tensors(live)
+        raw = module_tensors(live)
     for name, value in hidden.items():
         _put_hidden(live, raw, name, value, path)
     _put_flags(live, payload)
     grads = dict(payload.get("grads", []))
-    for name, it in raw_tensors(live).items():
+    for name, it in module_tensors(live).items():
         if it.tensor is not None and type(it.tensor) not in _UNINITIALIZED:
             set_grad(decoder, it.tensor, grads.get(name), pointer(path + "/~grad", name))
     return live
 
 
-def _put(raw: Raw, value: torch.Tensor) -> None:
-    """Give a parameter or buffer these items, and their shape where it grew in the run."""
+def _put(raw: ModuleTensor, value: torch.Tensor) -> None:
+    """Give a parameter or buffer these items, and their shape if it changed in the run."""
     tensor = raw.tensor
     if tensor is None:
         setattr(raw.owner, raw.name, value)
     elif type(tensor) in _UNINITIALIZED:
         cast(Any, tensor).materialize(tuple(value.shape), dtype=value.dtype)
         copy_items(tensor, value)
-    elif layout_of(tensor) != layout_of(value) or order_of(tensor) != order_of(value):
+    elif tensor_type(tensor) != tensor_type(value) or order_of(tensor) != order_of(value):
         tensor.data = value
     elif place_of(tensor) != place_of(value):
         copy_items(tensor, value)
 
 
 def _put_hidden(
-    module: nn.Module, raw: dict[str, Raw], name: str, value: torch.Tensor, path: str
+    module: nn.Module, raw: dict[str, ModuleTensor], name: str, value: torch.Tensor, path: str
 ) -> None:
     if name in raw:
         _put(raw[name], value)
@@ -307,32 +310,32 @@ def _put_hidden(
     try:
         module.get_submodule(owner).register_buffer(local, value, persistent=False)
     except (AttributeError, KeyError):
-        raise missing(pointer(path, name), "buffer") from None
+        raise not_built(pointer(path, name), "buffer") from None
 
 
 def _put_flags(module: nn.Module, payload: Any) -> None:
     evaluating, frozen = set(payload.get("evaluating", [])), set(payload.get("frozen", []))
     for name, it in module.named_modules():
         it.training = name not in evaluating
-    for name, raw in raw_tensors(module).items():
+    for name, raw in module_tensors(module).items():
         if raw.is_parameter and raw.tensor is not None:
             raw.tensor.requires_grad_(name not in frozen)
 
 
-_OBJECT = Kind("object", (), _encode_object, _decode_object, shared=True)
-_MODULE = Kind("module", (), _encode_module, _decode_module, shared=True)
-KINDS.add(_OBJECT, _MODULE)
-KINDS.protocols += [
+_OBJECT = Codec("object", (), _encode_object, _decode_object, shared=True)
+_MODULE = Codec("module", (), _encode_module, _decode_module, shared=True)
+CODECS.add(_OBJECT, _MODULE)
+CODECS.protocols += [
     (lambda value: isinstance(value, nn.Module), _MODULE),
     (is_stateful, _OBJECT),
-    DATACLASS,
+    DATACLASS_PROTOCOL,
 ]
 
 
 def lost_parameters(
     optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
 ) -> list[str]:
-    """The optimizers, by path, that step parameters which the state does not hold."""
+    """The paths of optimizers that step parameters which are not in the state."""
     held = {place[0] for place in places.values()}
     return [
         path

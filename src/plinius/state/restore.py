@@ -1,4 +1,4 @@
-"""Restoration: a state put back into the objects that it was taken from."""
+"""Restoration: a stored state is put into live objects."""
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,67 +14,77 @@ from plinius.slots import Manifest
 from plinius.state.classes import Classes
 from plinius.state.codec import Decoder, Encoder, pointer
 from plinius.state.environment import show
-from plinius.state.objects import is_lazy
-from plinius.state.run_state import OBJECTS, RNG, STATE, RunState, Walk, differing, generators
-from plinius.state.tensors import Memory, copy_items, empty, layout_of, place_of, show_layout
+from plinius.state.objects import loads_later
+from plinius.state.run_state import (
+    OBJECTS,
+    RNG,
+    STATE,
+    EncodedState,
+    RunState,
+    first_difference,
+    generators,
+)
+from plinius.state.tensors import Memory, copy_items, empty, place_of, show_type, tensor_type
 
 Read = Callable[[Sequence[memoryview]], None]
-"""Fills memory with the tensors of a commit, in their order."""
+"""Fills memory with the tensors of a commit, one buffer for each, in the manifest's order."""
 
 Tensors = dict[str, torch.Tensor]
 
 
-def restore(state: RunState, about: Manifest, read: Read) -> list[str]:
-    """Put every object where it was when a commit was taken, in place where that can be.
+def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
+    """Put the state of a commit into the objects, in place if possible.
 
-    Returns what did not come back as it was, since an object did not take it back. Raises
-    MismatchError, changing nothing, if the objects are others; and what `read` raises. After any
-    other refusal, the tensors that were written to hold zeros.
+    Returns a sentence for each value that an object did not restore. Raises MismatchError if the
+    objects do not fit (then nothing has changed) or do not load their state, and what `read`
+    raises. After an error, the tensors that were written to hold zeros.
     """
-    now = state.walk()
-    require_fit(state, now, about)
+    now = state.encode()
+    require_fit(state, now, manifest)
     written: list[torch.Tensor] = []
     try:
-        tensors = _read(now, about, read, written)
-        after = state.walk()
-        # An object's own are those that it shows itself; it is to load the others.
+        tensors = _read(now, manifest, read, written)
+        after = state.encode()
+        # Tensors that the objects show themselves are restored; the others must be loaded.
         own = {name for name, it in tensors.items() if place_of(it) == after.places.get(name)}
-        if not _is_back(after, about, own):
-            decoder = Decoder(tensors, state.classes, own, after.facts)
-            parts = decoder.value(about.values[STATE], STATE, {**state.parts})
+        if not _is_back(after, manifest, own):
+            decoder = Decoder(tensors, state.classes, own, after.blueprints)
+            parts = decoder.root(manifest.values[STATE], STATE, {**state.parts})
             for key, value in parts.items():
                 if state.parts[key] is not value:
                     state.parts[key] = value
-            after = state.walk()
+            after = state.encode()
             _require_items(after, tensors)
-        Decoder(tensors, state.classes).value(about.values[RNG], RNG, generators())
-        lazy = {path for path, fact in after.facts.items() if is_lazy(fact.live)}
-        return [*_differences(after.json[STATE], about.values[STATE], STATE, lazy)]
+        Decoder(tensors, state.classes).root(manifest.values[RNG], RNG, generators())
+        skip = {path for path, blueprint in after.blueprints.items() if loads_later(blueprint.live)}
+        return [*_differences(after.json[STATE], manifest.values[STATE], STATE, skip)]
     except BaseException:
         _clear(written)
         raise
 
 
-def require_fit(state: RunState, now: Walk, about: Manifest) -> None:
+def require_fit(state: RunState, now: EncodedState, manifest: Manifest) -> None:
     """Raise MismatchError unless a commit's state fits these objects.
 
     The parts must be the same, and so the classes of objects, the groups of optimizers, and the
     parameters of modules with their dtypes and shapes.
     """
-    if not {STATE, RNG, OBJECTS} <= about.values.keys():
-        raise _misfit("it is no mirrored state but a checkpoint, or another program's")
-    stored = _by_key(cast(Any, about.values[STATE])["dict"])
+    if not {STATE, RNG, OBJECTS} <= manifest.values.keys():
+        raise _does_not_fit(
+            "it is not the state of a mirror but a checkpoint, or of another program"
+        )
+    stored = _by_key(cast(Any, manifest.values[STATE])["dict"])
     for key in [*state.parts, *stored]:
         if key not in stored or key not in state.parts:
             where = "the state that was mirrored" if key not in stored else "the state given"
-            raise _misfit(f"{key} is missing in {where}")
-    for path, (cls, shape) in cast(dict[str, Any], about.values[OBJECTS]).items():
-        mine = now.facts.get(path)
+            raise _does_not_fit(f"{key} is missing in {where}")
+    for path, (cls, shape) in cast(dict[str, Any], manifest.values[OBJECTS]).items():
+        mine = now.blueprints.get(path)
         if mine is None:
-            raise _misfit(f"{path} is a {cls} there and none here")
-        other = differing(path, (mine.cls, mine.shape), (cls, shape))
+            raise _does_not_fit(f"{path} is a {cls} there and missing here")
+        other = first_difference(path, (mine.cls, mine.shape), (cls, shape))
         if other:
-            raise _misfit(f"{other[0]} is {other[2]} there and {other[1]} here")
+            raise _does_not_fit(f"{other[0]} is {other[2]} there and {other[1]} here")
 
 
 def load_tensors(model: nn.Module, part: str, stored: Mapping[str, torch.Tensor]) -> None:
@@ -82,32 +92,34 @@ def load_tensors(model: nn.Module, part: str, stored: Mapping[str, torch.Tensor]
 
     Raises MismatchError, changing nothing, if their names, dtypes or shapes differ.
     """
-    encoder = Encoder(Classes(), learn=True)
+    encoder = Encoder(Classes(), register=True)
     encoder.node(model, part)
-    mine = {name: it for name, it in encoder.tensors.items() if not is_beside(name)}
-    stored = {name: it for name, it in stored.items() if not is_beside(name)}
+    mine = {name: it for name, it in encoder.tensors.items() if not is_outside_state_dict(name)}
+    stored = {name: it for name, it in stored.items() if not is_outside_state_dict(name)}
     for name in [*mine, *stored]:
-        here = layout_of(mine[name]) if name in mine else None
-        there = layout_of(stored[name]) if name in stored else None
+        here = tensor_type(mine[name]) if name in mine else None
+        there = tensor_type(stored[name]) if name in stored else None
         if here != there:
-            raise _misfit(f"{name} is {show_layout(there)} there and {show_layout(here)} here")
+            raise _does_not_fit(f"{name} is {show_type(there)} there and {show_type(here)} here")
     for name, tensor in mine.items():
         copy_items(tensor, stored[name])
 
 
-def is_beside(name: str) -> bool:
-    """Whether a tensor of a module is none of its state_dict: a gradient, a hidden buffer."""
+def is_outside_state_dict(name: str) -> bool:
+    """Whether a tensor of a module is not in its state_dict: a gradient, a hidden buffer."""
     return "/~hidden/" in name or "/~grad/" in name
 
 
-def _read(now: Walk, about: Manifest, read: Read, written: list[torch.Tensor]) -> Tensors:
-    """The stored tensors: the live ones of the same name and layout, filled, or new ones."""
+def _read(
+    now: EncodedState, manifest: Manifest, read: Read, written: list[torch.Tensor]
+) -> Tensors:
+    """The stored tensors: live ones of the same name, dtype and shape, filled; or new ones."""
     tensors: Tensors = {}
     outs, late = [], []
     within = _within(now.tensors)
-    for spec in about.tensors:
+    for spec in manifest.tensors:
         mine = now.tensors.get(spec.name)
-        if mine is None or layout_of(mine) != (spec.dtype, spec.shape):
+        if mine is None or tensor_type(mine) != (spec.dtype, spec.shape):
             memory = Memory(mine := empty(spec))
         else:
             memory = Memory(mine)
@@ -159,27 +171,29 @@ def _same_items(one: torch.Tensor, other: torch.Tensor) -> bool:
     return Memory(one.contiguous()).data == Memory(other.contiguous()).data
 
 
-def _is_back(after: Walk, about: Manifest, own: set[str]) -> bool:
+def _is_back(after: EncodedState, manifest: Manifest, own: set[str]) -> bool:
     """Whether all came back in place: the values are those stored, and every tensor is its own."""
-    whole = all(spec.name in own or spec.name.startswith(RNG) for spec in about.tensors)
-    return whole and to_json(after.json[STATE]) == to_json(about.values[STATE])
+    whole = all(spec.name in own or spec.name.startswith(RNG) for spec in manifest.tensors)
+    return whole and to_json(after.json[STATE]) == to_json(manifest.values[STATE])
 
 
-def _require_items(after: Walk, tensors: Tensors) -> None:
-    """Raise MismatchError unless the objects show the stored tensors, bit for bit."""
+def _require_items(after: EncodedState, tensors: Tensors) -> None:
+    """Raise MismatchError unless the objects hold the stored tensors, bit for bit."""
     for name, wanted in tensors.items():
         if name.startswith(RNG):
             continue
         found = after.tensors.get(name)
-        if found is None or layout_of(found) != layout_of(wanted):
-            shown = show_layout(None if found is None else layout_of(found))
-            raise _misfit(f"{name} came back as {shown}, not as {show_layout(layout_of(wanted))}")
+        if found is None or tensor_type(found) != tensor_type(wanted):
+            shown = show_type(None if found is None else tensor_type(found))
+            raise _does_not_fit(
+                f"{name} was restored as {shown}, not as {show_type(tensor_type(wanted))}"
+            )
         if place_of(found) != place_of(wanted) and not _same_items(found, wanted):
-            raise _misfit(f"{name} came back with other items")
+            raise _does_not_fit(f"{name} was restored with other items")
 
 
 def _clear(written: list[torch.Tensor]) -> None:
-    """What a refused commit left in the objects means nothing: leave zeros."""
+    """Fill tensors with zeros: what a refused commit left in them must not be used."""
     for tensor in written:
         memory = Memory(tensor)
         if memory.own:
@@ -188,24 +202,24 @@ def _clear(written: list[torch.Tensor]) -> None:
             copy_items(tensor, torch.zeros_like(tensor))
 
 
-def _differences(one: Json, other: Json, path: str, lazy: set[str]) -> Iterator[str]:
-    """What of the values of two trees differs, for people; `lazy` objects are passed over."""
-    if path in lazy or to_json(one) == to_json(other):
+def _differences(one: Json, other: Json, path: str, skip: set[str]) -> Iterator[str]:
+    """A sentence for each difference between two trees; objects at the paths in `skip` excluded."""
+    if path in skip or to_json(one) == to_json(other):
         return
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            yield from _differences(mine, theirs, pointer(path, index), lazy)
+            yield from _differences(mine, theirs, pointer(path, index), skip)
     elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         ((tag, mine),) = one.items()
         theirs = other[tag]
         if tag in _PAIRS and isinstance(mine, list) and isinstance(theirs, list):
             here, there = _by_key(mine), _by_key(theirs)
             for key in [*here, *(there.keys() - here.keys())]:
-                yield from _differences(here.get(key), there.get(key), pointer(path, key), lazy)
+                yield from _differences(here.get(key), there.get(key), pointer(path, key), skip)
         elif tag == "object":
-            yield from _differences(mine[1], theirs[1], path, lazy)  # type: ignore[index]
+            yield from _differences(mine[1], theirs[1], path, skip)  # type: ignore[index]
         else:
-            yield from _differences(mine, theirs, path, lazy)
+            yield from _differences(mine, theirs, path, skip)
     else:
         yield f"{path} was {show(other)} and is {show(one)}"
 
@@ -220,8 +234,8 @@ def _by_key(pairs: list[Json]) -> dict[str, Json]:
     }
 
 
-def _misfit(what: str) -> MismatchError:
+def _does_not_fit(what: str) -> MismatchError:
     return MismatchError(
         f"The state in the region does not fit: {what}",
-        "Give the objects that run began with, or name another region",
+        "Give objects like those at the start of that run, or name another region",
     )

@@ -1,4 +1,4 @@
-"""The run state: the live objects of a run, taken as bytes."""
+"""The run state: the live objects of a run, as bytes."""
 
 import logging
 import random
@@ -11,33 +11,33 @@ import torch
 from plinius.jsonvalue import Json
 from plinius.snapshot import TensorBytes
 from plinius.state.arrays import Generator, generator_state, set_generator_state
-from plinius.state.changes import Changes, optimizers_in, owned_by
+from plinius.state.changes import VersionTracker, optimizers_in, owned_by
 from plinius.state.classes import Classes
-from plinius.state.codec import UNKNOWN, Encoder, Fact, pointer, refused
-from plinius.state.objects import is_lazy, lost_parameters
+from plinius.state.codec import UNKNOWN, Blueprint, Encoder, pointer, refused
+from plinius.state.objects import loads_later, lost_parameters
 from plinius.state.tensors import Memory, Place, place_of, storage_of
 
 _log = logging.getLogger("plinius")
 STATE, RNG, OBJECTS = "", "~rng", "~objects"
-"""The roots of the tree; no name of a user's begins with a tilde."""
+"""The roots of the tree; an escaped key of a user never begins with a tilde and a letter."""
 
 
 Shape = tuple[tuple[str, str], ...]
 
 
-class Walk(NamedTuple):
-    """The live state as JSON; its tensors, where they lie, and the facts of its objects."""
+class EncodedState(NamedTuple):
+    """The live state: its JSON, its tensors and their places, and the blueprints of its objects."""
 
     json: dict[str, Json]
     tensors: dict[str, torch.Tensor]
     places: dict[str, Place]
-    facts: dict[str, Fact]
+    blueprints: dict[str, Blueprint]
 
 
-class Taken(NamedTuple):
-    """A state as it was taken: its tensors' bytes and its values.
+class CapturedState(NamedTuple):
+    """The state at one moment: the bytes of its tensors, and its values.
 
-    `shared` are the tensors whose bytes are the run's own, with their versions.
+    `shared` are the tensors whose bytes were not copied, with their versions at that moment.
     """
 
     tensors: tuple[TensorBytes, ...]
@@ -60,47 +60,52 @@ class RunState:
         only_steps_write: bool = False,
         before_step: Callable[[], None] | None = None,
     ) -> None:
-        """Learn what the objects are like when they are freshly built. Raises StateError."""
+        """Take the blueprints of the objects as they are freshly built. Raises StateError."""
         self.parts = parts
         self.classes = Classes()
         self._trusted, self._only_steps = trust_versions, only_steps_write
         watching = trust_versions or only_steps_write
-        self._changes = Changes(before_step if only_steps_write else None) if watching else None
+        self._tracker = (
+            VersionTracker(before_step if only_steps_write else None) if watching else None
+        )
         self._memories: dict[str, Memory] = {}
-        self._restless: set[str] = set()
+        self._always_copied: set[str] = set()
         self._copies = memoryview(bytearray())
-        self._draws = True
-        self._drew = False
-        first = self.walk(learn=True)
-        self._draws = self._drew or any(is_lazy(it.live) for it in first.facts.values())
+        self._may_draw, self._drew = True, False
+        first = self.encode(register=True)
+        self._may_draw = self._drew or any(
+            loads_later(blueprint.live) for blueprint in first.blueprints.values()
+        )
         self._names = set(parts)
-        self._facts = {path: fact._replace(live=None) for path, fact in first.facts.items()}
+        self._blueprints = {
+            path: blueprint._replace(live=None) for path, blueprint in first.blueprints.items()
+        }
         self._lost = set(lost_parameters(optimizers_in(parts), first.places))
         for path in sorted(self._lost):
             _log.warning(
                 "%s steps parameters that are not in the state: they will not be mirrored", path
             )
 
-    def take(self, *, apart: bool = False) -> Taken:
-        """The state now. Its tensors are shared with the run: use it before anything moves on.
+    def capture(self, *, copied: bool = False) -> CapturedState:
+        """The state now. Its bytes are the objects' own memory: use it before they change.
 
-        With `apart`, they are copied first: all of them, or with `only_steps_write` those that
-        something other than an optimizer's step may write to. Raises StateError for what cannot
-        be mirrored, or could not be put back into objects built as these were at first.
+        With `copied`, they are copied: all of them, or with `only_steps_write` those that something
+        other than an optimizer's step may write to. Raises StateError for what cannot be mirrored,
+        or could not be restored into objects built as these were when the mirror was opened.
         """
-        if self._changes:
-            self._changes.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
+        if self._tracker:
+            self._tracker.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
         self._require_names()
-        walk = self.walk()
-        for path, fact in walk.facts.items():
-            _require_rebuildable(path, self._facts.get(path), fact)
-        self._require_parameters(walk)
-        owned = self._owned() if apart and self._only_steps else set()
+        encoded = self.encode()
+        for path, blueprint in encoded.blueprints.items():
+            _require_rebuildable(path, self._blueprints.get(path), blueprint)
+        self._require_parameters(encoded)
+        owned = self._owned() if copied and self._only_steps else set()
         tensors, shared = [], {}
-        for name, tensor in walk.tensors.items():
-            memory = self._memory_of(name, tensor, walk.places[name])
-            version = self._changes.version(tensor, memory) if self._changes else None
-            if name not in self._restless and memory.own and storage_of(tensor) in owned:
+        for name, tensor in encoded.tensors.items():
+            memory = self._memory_of(name, tensor, encoded.places[name])
+            version = self._tracker.version(tensor, memory) if self._tracker else None
+            if name not in self._always_copied and memory.own and storage_of(tensor) in owned:
                 shared[name] = (tensor, version)
             tensors.append(
                 TensorBytes(
@@ -108,48 +113,51 @@ class RunState:
                     version=version if self._trusted else None,
                 )
             )  # fmt: skip
-        # Gradients are let go of: they would stay until the next commit, beside the new ones.
+        # Gradients are not kept: they would stay in memory beside the next ones.
         self._memories = {
             name: memory
             for name, memory in self._memories.items()
-            if name in walk.tensors and "/~grad" not in name
+            if name in encoded.tensors and "/~grad" not in name
         }
-        if apart:
+        if copied:
             tensors = self._copied(tensors, shared)
-        return Taken(tuple(tensors), walk.json, shared)
+        return CapturedState(tuple(tensors), encoded.json, shared)
 
-    def moved(self, taken: Taken) -> list[str]:
-        """The shared tensors that were written to since; from now on they are copied."""
-        moved = [
+    def written_since(self, captured: CapturedState) -> list[str]:
+        """The names of shared tensors that were written to since; from now on these are copied."""
+        written = [
             name
-            for name, (tensor, version) in taken.shared.items()
-            if self._changes
-            and self._changes.version(tensor, self._memory_of(name, tensor, place_of(tensor)))
+            for name, (tensor, version) in captured.shared.items()
+            if self._tracker
+            and self._tracker.version(tensor, self._memory_of(name, tensor, place_of(tensor)))
             != version
         ]
-        self._restless.update(moved)
-        return moved
+        self._always_copied.update(written)
+        return written
 
-    def walk(self, *, learn: bool = False) -> Walk:
-        """Walk through the live state. Raises StateError for what cannot be mirrored."""
-        encoder = Encoder(self.classes, learn=learn)
+    def encode(self, *, register: bool = False) -> EncodedState:
+        """Encode the live state. Raises StateError for what cannot be mirrored."""
+        encoder = Encoder(self.classes, register=register)
         shared = generators()
-        before = {name: generator_state(it) for name, it in shared.items()} if self._draws else {}
+        before = (
+            {name: generator_state(it) for name, it in shared.items()} if self._may_draw else {}
+        )
         json = {STATE: encoder.node({**self.parts}, STATE)}
         json[OBJECTS] = {
-            path: [fact.cls, [[*it] for it in fact.shape]] for path, fact in encoder.facts.items()
+            path: [blueprint.cls, [[*it] for it in blueprint.shape]]
+            for path, blueprint in encoder.blueprints.items()
         }
         for name, state in before.items():  # a loader may draw when it is asked for its state
             if not _same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
                 self._drew = True
-        json[RNG] = encoder.alone(lambda: encoder.node(shared, RNG))
-        return Walk(json, encoder.tensors, encoder.places, encoder.facts)
+        json[RNG] = encoder.separately(lambda: encoder.node(shared, RNG))
+        return EncodedState(json, encoder.tensors, encoder.places, encoder.blueprints)
 
     def close(self) -> None:
-        """Take the hooks back from the optimizers."""
-        if self._changes:
-            self._changes.close()
+        """Remove the hooks from the optimizers."""
+        if self._tracker:
+            self._tracker.close()
 
     def _require_names(self) -> None:
         for name in self._names ^ set(self.parts):
@@ -161,13 +169,13 @@ class RunState:
                 "not there yet",
             )
 
-    def _require_parameters(self, walk: Walk) -> None:
+    def _require_parameters(self, encoded: EncodedState) -> None:
         optimizers = (
-            (path, fact.live)
-            for path, fact in walk.facts.items()
-            if isinstance(fact.live, torch.optim.Optimizer) and path not in self._lost
+            (path, blueprint.live)
+            for path, blueprint in encoded.blueprints.items()
+            if isinstance(blueprint.live, torch.optim.Optimizer) and path not in self._lost
         )
-        for path in lost_parameters(optimizers, walk.places):
+        for path in lost_parameters(optimizers, encoded.places):
             raise refused(
                 path,
                 "steps parameters that are not in the state any more",
@@ -185,7 +193,7 @@ class RunState:
     def _copied(
         self, tensors: list[TensorBytes], shared: dict[str, tuple[torch.Tensor, Hashable]]
     ) -> list[TensorBytes]:
-        """The tensors with copies of their bytes, in memory that is used again at each commit."""
+        """The tensors with copies of their bytes, in memory that is used again for each commit."""
         total = sum(it.nbytes for it in tensors if it.name not in shared)
         if len(self._copies) < total:
             self._copies = np.empty(total, np.uint8).data
@@ -199,15 +207,15 @@ class RunState:
         return copies
 
     def _memory_of(self, name: str, tensor: torch.Tensor, place: Place) -> Memory:
-        """A tensor's memory; the one known under its name if it is still the tensor's."""
+        """A tensor's memory; the one made for an earlier commit if it is still right."""
         memory = self._memories.get(name)
-        if memory is None or not memory.lies_at(place):
+        if memory is None or not memory.is_at(place):
             memory = self._memories[name] = Memory(tensor, place)
         return memory
 
 
 def generators() -> dict[str, Generator]:
-    """The random number generators that every module of a process shares."""
+    """The random number generators that a whole process shares."""
     return {
         "python": random.getstate.__self__,  # type: ignore[attr-defined]
         "numpy": np.random.get_state.__self__,  # type: ignore[attr-defined]
@@ -223,15 +231,15 @@ def _same_state(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
-def _require_rebuildable(path: str, first: Fact | None, now: Fact) -> None:
-    """Refuse what an object built as at first could not take back."""
+def _require_rebuildable(path: str, first: Blueprint | None, now: Blueprint) -> None:
+    """Raise StateError if the state of this object would not fit the object as first built."""
     if first is None:
         raise refused(
             path,
             f"is a {now.cls} that was not there when the mirror was opened",
             "Build it before Mirror.open, or give what it holds: its state_dict(), or a copy",
         )
-    other = differing(path, (first.cls, first.shape), (now.cls, now.shape))
+    other = first_difference(path, (first.cls, first.shape), (now.cls, now.shape))
     if other:
         raise refused(
             path,
@@ -242,10 +250,10 @@ def _require_rebuildable(path: str, first: Fact | None, now: Fact) -> None:
         )
 
 
-def differing(
+def first_difference(
     path: str, one: tuple[str, Shape], other: tuple[str, Shape]
 ) -> tuple[str, str, str] | None:
-    """The first thing in which two objects differ that a state cannot change, and both of it."""
+    """Where two objects first differ in what a state cannot change: its path, and both."""
     if one[0] != other[0]:
         return path, f"a {one[0]}", f"a {other[0]}"
     mine, theirs = dict(one[1]), dict(other[1])

@@ -1,6 +1,6 @@
-"""The kinds of values whose class is the user's: enums, dataclasses, subclasses of plain classes.
+"""Codecs of values whose class is the user's: enums, dataclasses, subclasses of plain classes.
 
-Kept are the class by name, what the plain class holds, and the attributes.
+Stored are the class by name, the value of the plain class, and the attributes.
 """
 
 import dataclasses
@@ -11,10 +11,18 @@ from typing import Any
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
 from plinius.state.classes import name_of
-from plinius.state.codec import ABSENT, KINDS, Decoder, Encoder, Kind, pointer, refused
+from plinius.state.codec import ABSENT, CODECS, Codec, Decoder, Encoder, pointer, refused
 from plinius.state.containers import decode_items, fill, pairs
 
-_MADE_OF = (int, float, complex, str, bytes, tuple, frozenset)  # by __new__, from the whole value
+_BUILT_BY_NEW = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    tuple,
+    frozenset,
+)  # by __new__, from the whole value
 _BASES: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (float,), "complex": (complex,), "str": (str,), "bytes": (bytes,),
     "tuple": (tuple,), "frozenset": (frozenset,), "list": (list,), "dict": (dict,),
@@ -36,7 +44,7 @@ def _decode_enum(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
     except (KeyError, ValueError):
         raise MismatchError(
             f"{path} was {by_name or value} of {cls.replace(':', '.')}, which has no such member",
-            "Use the version of the program that mirrored it",
+            "Use the version of the program that was mirrored",
         ) from None
 
 
@@ -45,13 +53,19 @@ def _encode_subclass(encoder: Encoder, value: Any, path: str) -> Json:
     _require_class(encoder, cls, path)
     if hasattr(cls, "n_sequence_fields"):
         raise refused(path, f"is a {cls.__qualname__}", "Give a tuple of its items")
-    found = KINDS.base(cls)
+    found = CODECS.base(cls)
     inner: Json = None
     if found is not None:
-        base, kind = found
-        if base not in _MADE_OF and kind.tag not in ("list", "dict", "ordered", "set", "deque"):
+        base, codec = found
+        if base not in _BUILT_BY_NEW and codec.tag not in (
+            "list",
+            "dict",
+            "ordered",
+            "set",
+            "deque",
+        ):
             raise refused(path, f"is a {cls.__qualname__}, a subclass of {base.__qualname__}")
-        inner = {kind.tag: kind.encode(encoder, value, path)}
+        inner = {codec.tag: codec.encode(encoder, value, path)}
     attributes = _attributes(value)
     if attributes is value:
         return [name_of(cls), inner, "itself"]
@@ -97,16 +111,16 @@ def _decode_subclass(decoder: Decoder, payload: Any, live: Any, path: str) -> An
 
 def _instance(decoder: Decoder, cls: Any, inner: Any, live: Any, path: str) -> Any:
     if inner is None:
-        return decoder.made(path, object.__new__(cls) if live is ABSENT else live)
+        return decoder.remember(path, object.__new__(cls) if live is ABSENT else live)
     ((tag, payload),) = inner.items()
     base = next(base for base in cls.__mro__[1:] if base in _BASES.get(tag, ()))
-    if base in _MADE_OF:
-        value = KINDS.tagged(tag).decode(decoder, payload, live, path)
+    if base in _BUILT_BY_NEW:
+        value = CODECS.tagged(tag).decode(decoder, payload, live, path)
         return base.__new__(cls, value)
     new = cls.__new__(cls) if live is ABSENT else live
     if tag in ("dict", "ordered"):
         return fill(decoder, payload, new, path, base)
-    decoder.made(path, new)
+    decoder.remember(path, new)
     if tag == "set":
         items: Any = [decoder.value(node, path) for node in payload]
         set.clear(new)
@@ -124,20 +138,20 @@ def _is_dataclass(value: Any) -> bool:
 
 
 def _require_class(encoder: Encoder, cls: type, path: str) -> None:
-    if encoder.learn:
-        encoder.classes.meet(cls)
+    if encoder.register:
+        encoder.classes.register(cls)
     elif not encoder.classes.has(cls):
         raise refused(
             path,
-            f"is a {cls.__qualname__}, a class that a new process could not find",
-            "Define it at the top level of a module, or have one of it in the state when the "
-            "mirror is opened",
+            f"is a {cls.__qualname__}, a class that a new process cannot find",
+            "Define it at the top level of a module, or have an object of it in the state when "
+            "the mirror is opened",
         )
 
 
-_SUBCLASS = Kind("subclass", (), _encode_subclass, _decode_subclass, shared=True)
-_ENUM = Kind("enum", (), _encode_enum, _decode_enum)
-DATACLASS = (_is_dataclass, _SUBCLASS)
+_SUBCLASS = Codec("subclass", (), _encode_subclass, _decode_subclass, shared=True)
+_ENUM = Codec("enum", (), _encode_enum, _decode_enum)
+DATACLASS_PROTOCOL = (_is_dataclass, _SUBCLASS)
 
-KINDS.add(_SUBCLASS, _ENUM)
-KINDS.protocols.append((lambda value: isinstance(value, enum.Enum), _ENUM))
+CODECS.add(_SUBCLASS, _ENUM)
+CODECS.protocols.append((lambda value: isinstance(value, enum.Enum), _ENUM))

@@ -1,4 +1,4 @@
-"""Tensors of torch as bytes: their dtypes by name, their order in memory, their memory."""
+"""Tensors of torch as bytes: dtypes by name, order in memory, and the memory itself."""
 
 import functools
 from typing import Any
@@ -11,36 +11,36 @@ from plinius.snapshot import ITEM_BYTES, TensorBytes, TensorSpec
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Place = tuple[object, ...]
-Layout = tuple[str, tuple[int, ...]]
+TensorType = tuple[str, tuple[int, ...]]
 
 
 class Memory:
     """The items of a tensor as bytes, in the order of its memory.
 
-    `data` is the tensor's own memory if `own`; or else, for one that has gaps or overlaps itself,
-    a copy, row by row. It keeps the tensor alive, so no other one can come to lie in its place.
+    `data` is the tensor's own memory if `own`. Otherwise (its items have gaps or overlap) it is a
+    copy in row-major order. It keeps the tensor alive, so no other tensor can get its address.
     """
 
     __slots__ = ("_place", "data", "dtype", "order", "own", "shape")
 
     def __init__(self, tensor: torch.Tensor, place: Place | None = None) -> None:
-        self.dtype, self.shape = layout_of(tensor)
+        self.dtype, self.shape = tensor_type(tensor)
         self.order = order_of(tensor)
-        laid = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
-        packed = laid.resolve_conj().resolve_neg().contiguous()
+        in_order = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
+        packed = in_order.resolve_conj().resolve_neg().contiguous()
         self.data = _bytes_of(packed)
         self.own = packed.data_ptr() == tensor.data_ptr()
         self._place = place or place_of(tensor)
 
-    def lies_at(self, place: Place) -> bool:
-        """Whether it shows the items of a tensor there, now and after every write to it."""
+    def is_at(self, place: Place) -> bool:
+        """Whether `data` is the memory of a tensor at this place, not a copy."""
         return self.own and self._place == place
 
 
-class _Raw:
-    """Memory that NumPy views by its address, so that torch does not hear of it.
+class _ByAddress:
+    """A view for NumPy of a tensor's memory, by its address.
 
-    `Tensor.numpy()` would make the storage one that can never be resized again.
+    `Tensor.numpy()` would make the storage impossible to resize from then on.
     """
 
     def __init__(self, tensor: torch.Tensor) -> None:
@@ -53,13 +53,13 @@ class _Raw:
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor: its own memory."""
-    return np.asarray(_Raw(tensor)).data if tensor.numel() else memoryview(bytearray())
+    return np.asarray(_ByAddress(tensor)).data if tensor.numel() else memoryview(bytearray())
 
 
 def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
     """The dimensions from the outermost in memory to the innermost; None for row-major order.
 
-    A tensor with gaps, or that overlaps itself, has no order: None as well.
+    A tensor whose items have gaps or overlap has no order: None as well.
     """
     if tensor.is_contiguous():
         return None
@@ -69,24 +69,24 @@ def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
 
 
 def place_of(tensor: torch.Tensor) -> Place:
-    """Where a tensor's items lie, and how: equal ones that are in use at once show the same."""
-    lazy = tensor.is_conj(), tensor.is_neg()
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, lazy
+    """Address, shape, strides and dtype of a tensor: two live tensors of one place are the same."""
+    bits = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, bits
 
 
 def has_storage(tensor: torch.Tensor) -> bool:
-    """Whether its items have memory: a storage can be given back (resize_(0)) under a tensor."""
+    """Whether its items have memory: the storage of a tensor can be freed (resize_(0))."""
     count = tensor.numel()
     if count == 0:
         return True
     if not tensor.is_contiguous():
         count = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    held: int = tensor.untyped_storage().nbytes()
-    return (tensor.storage_offset() + count) * tensor.element_size() <= held
+    size: int = tensor.untyped_storage().nbytes()
+    return (tensor.storage_offset() + count) * tensor.element_size() <= size
 
 
 def storage_of(tensor: torch.Tensor) -> int:
-    """What names the storage it lies in, as long as that is alive."""
+    """A number for its storage, unique while that is alive."""
     return int(tensor.untyped_storage()._cdata)
 
 
@@ -95,12 +95,12 @@ def empty(spec: TensorSpec) -> torch.Tensor:
     dtype = DTYPES[spec.dtype]
     if spec.order is None:
         return torch.empty(spec.shape, dtype=dtype)
-    laid = torch.empty([spec.shape[d] for d in spec.order], dtype=dtype)
-    return laid.permute(*np.argsort(spec.order).tolist())
+    in_memory = torch.empty([spec.shape[d] for d in spec.order], dtype=dtype)
+    return in_memory.permute(*np.argsort(spec.order).tolist())
 
 
 def has_gaps(tensor: torch.Tensor) -> bool:
-    """Whether its items lie apart or on each other, so that its bytes are a copy."""
+    """Whether its items have gaps or overlap, so that its bytes are a copy."""
     return not tensor.is_contiguous() and order_of(tensor) is None
 
 
@@ -114,7 +114,7 @@ def tensor_of(stored: TensorBytes) -> torch.Tensor:
 def copy_items(to: torch.Tensor, source: torch.Tensor) -> None:
     """Copy all items, bit for bit, between tensors of one dtype and shape.
 
-    Where `to` shows one item many times (it was expanded), it is written once.
+    An item that `to` shows many times (it was expanded) is written once.
     """
     with torch.no_grad():
         to, source = to.detach(), source.detach()
@@ -124,19 +124,19 @@ def copy_items(to: torch.Tensor, source: torch.Tensor) -> None:
         to.copy_(source)
 
 
-def layout_of(tensor: torch.Tensor) -> Layout:
+def tensor_type(tensor: torch.Tensor) -> TensorType:
     """The name of its dtype, and its shape."""
     return NAMES[tensor.dtype], tuple(tensor.shape)
 
 
 @functools.cache
-def show_layout(layout: Layout | None) -> str:
-    """A layout for people, as float32[3, 2]."""
-    return f"{layout[0]}{list(layout[1])}" if layout else "missing"
+def show_type(found: TensorType | None) -> str:
+    """A dtype and shape for a message, as float32[3, 2]."""
+    return f"{found[0]}{list(found[1])}" if found else "missing"
 
 
 def bytes_of_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The bytes of a NumPy array, in the order of its memory; its own memory where that can be."""
+    """The bytes of a NumPy array in the order of its memory: its own memory if it is writable."""
     packed = np.ascontiguousarray(array.transpose(array_order(array)))
     raw = np.asarray(packed).reshape(-1).view(np.uint8)
     return torch.from_numpy(raw if raw.flags.writeable else raw.copy())

@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from plinius.errors import FormatError, MismatchError, StateError
 from plinius.files import publish, read_file
 from plinius.snapshot import Snapshot
-from plinius.state.restore import is_beside, load_tensors
+from plinius.state.restore import is_outside_state_dict, load_tensors
 from plinius.state.tensors import tensor_of
 
 
@@ -28,7 +28,7 @@ def export_safetensors(
     tensors = {
         stored.name.removeprefix(root).replace("~1", "/").replace("~0", "~"): tensor_of(stored)
         for stored in snapshot.tensors
-        if stored.name.startswith(root) and not is_beside(stored.name)
+        if stored.name.startswith(root) and not is_outside_state_dict(stored.name)
     }
     if not tensors:
         parts = sorted({t.name.split("/")[0] for t in snapshot.tensors} - {"~rng"})

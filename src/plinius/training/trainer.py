@@ -161,8 +161,6 @@ class Run:
         if threads:
             torch.set_num_threads(threads)
         self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
-        if not self.resumed:
-            self.mirror.mirror_out(0)
 
     @property
     def slow_precision(self) -> bool:
@@ -200,7 +198,7 @@ class Run:
                 "Ask for at least as many, or name another region (--region)",
             )
         self.network.train()
-        mirrored_at, last = self.iteration, None
+        last = None
         while self.iteration < until and not stop():
             started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
@@ -214,7 +212,6 @@ class Run:
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
                 mirror_bytes = self.mirror.mirror_out(self.iteration)
-                mirrored_at = self.iteration
             ended = time.perf_counter()
             last = IterationMetrics(
                 iteration=self.iteration,
@@ -227,7 +224,7 @@ class Run:
                 mirror_bytes=mirror_bytes,
             )
             listener(last)
-        if mirrored_at != self.iteration or self.mirror.failure:
+        if self.mirror.committed != self.iteration:
             self.mirror.mirror_out(self.iteration)
         if self.mirror.failure:
             raise self.mirror.failure

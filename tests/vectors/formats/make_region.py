@@ -47,7 +47,7 @@ def main() -> None:
                 block = region.heap.allocate(16)
                 region.twins.store(block, b"sixteen bytes ok")
                 region.heap.set_root("words", block, 16)
-            mirror = Slots.create(region, KEY, state(0))
+            mirror = Slots.create(region, KEY)
             for iteration in range(3):
                 mirror.write(state(iteration))
             span = region.extent(EXTENT)
