@@ -116,8 +116,8 @@ def test_another_module_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def other(self: Module, stop: int | None) -> None:
         super(Module, self).__init__()
-        self.layer, self.stop = torch.nn.Sequential(torch.nn.Linear(4, 5)), stop
-        self.steps = []
+        self.layer = torch.nn.Linear(4, 5)  # type: ignore[assignment]
+        self.stop, self.steps = stop, []
 
     monkeypatch.setattr(Module, "__init__", other)
     with pytest.raises(MismatchError, match="does not fit: model/layer.weight is missing there"):

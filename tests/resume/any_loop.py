@@ -57,7 +57,7 @@ def main() -> None:
         time.sleep(random.uniform(0, 0.01))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        if told[0] and newest_snapshot(region, KEY).iteration < told[0] - 1:
+        if told[0] > 1 and newest_snapshot(region, KEY).iteration < told[0] - 1:
             lost += 1
     killed = ended(region, mode, told)
     print(json.dumps({"whole": whole, "killed": killed, "lost": lost}))
