@@ -15,8 +15,9 @@ from crash.mirrors import KEY, digest_in, empty_region, state
 from crash.stops import BOTH, cut_everywhere
 from crash.test_slot_stops import LARGER, refuse_at
 from plinius.errors import StorageError
-from plinius.pm import mapped
+from plinius.pm import cacheline
 from plinius.pm.medium import PAGE, Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.testing import SimulatedMedium
@@ -110,7 +111,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: dict[int, list[str]] = {}
-        self._true = mapped.lib
+        self._true = cacheline.lib
 
     def __getattr__(self, name: str) -> object:
         if name in ("pl_copy", "pl_flush", "pl_fence"):
@@ -125,12 +126,12 @@ def test_in_mapped_memory_each_worker_that_wrote_ends_with_the_fence_instruction
     """It is not left to the thread that commits, and what was written is whole."""
     fd = os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE)
     os.write(fd, empty_region())
-    medium = mapped.MappedMedium(fd)
+    medium = open_medium(fd)
     assert medium.granularity is not Granularity.PAGE
     slots = Slots.create(Region(medium, "r"), KEY, state(0), threads)
     calls = Calls()
     with monkeypatch.context() as patched:
-        patched.setattr(mapped, "lib", calls)
+        patched.setattr(cacheline, "lib", calls)
         for iteration in (0, 1, 2):
             slots.write(state(iteration))
     assert digest_in(bytes(medium.read(0, medium.size))) == state(2).digest()

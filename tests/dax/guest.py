@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from plinius.errors import RegionError, SealError
 from plinius.keys import OwnerKey, load_key
-from plinius.pm.mapped import pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
@@ -102,7 +102,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
     path = folder / "engine.region"
     twins = twins_of(path)
     tell(began=twins)
-    with Region.open(path) if path.exists() else Region.create(path, 0) as region:
+    with Region.open_or_create(path) as region:
         region.consistency_check()
         mirror = Slots.open(region, _KEY)
         about = mirror.newest() if mirror else None

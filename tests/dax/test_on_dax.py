@@ -9,8 +9,9 @@ import pytest
 from crash.mirrors import newest
 from dax.guest import evolved, mapped_sync, snapshot
 from plinius.keys import OwnerKey
-from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 
@@ -50,7 +51,7 @@ def test_what_was_fenced_is_in_the_file_by_every_way_to_read_it(tmp_path: Path) 
     """Through the mapping, by read() and by a second mapping."""
     path = tmp_path / "f"
     path.write_bytes(bytes(1 << 16))
-    medium = MappedMedium(os.open(path, os.O_RDWR))
+    medium = open_medium(os.open(path, os.O_RDWR))
     medium.write(100, b"streamed" * 900)
     medium.store(40_000, b"stored")
     medium.flush(40_000, 6)
@@ -59,7 +60,7 @@ def test_what_was_fenced_is_in_the_file_by_every_way_to_read_it(tmp_path: Path) 
         wanted = file.read()
     assert wanted[100:7300] == b"streamed" * 900
     assert wanted[40_000:40_006] == b"stored"
-    second = MappedMedium(os.open(path, os.O_RDONLY), writable=False)
+    second = open_medium(os.open(path, os.O_RDONLY), writable=False)
     assert second.read(0, 1 << 16) == wanted == medium.read(0, 1 << 16)
     second.close()
     medium.close()

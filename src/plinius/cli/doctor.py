@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from plinius.errors import PliniusError
-from plinius.pm.mapped import pwb_name
+from plinius.pm.cacheline import pwb_name
 from plinius.pm.region import Region
 
 _TEE_DEVICES = {

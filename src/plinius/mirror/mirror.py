@@ -148,7 +148,7 @@ class Mirror:
             return cls(region, key, state, **options)
         path = Path(region)
         registry.close_earlier(path)
-        made = Region.open(path) if path.exists() else Region.create(path, 0)
+        made = Region.open_or_create(path)
         try:
             mirror = cls(made, key, state, **options)
         except BaseException:

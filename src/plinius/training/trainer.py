@@ -82,7 +82,7 @@ class Run:
             dataset = SealedDataset.from_file(settings.data, key)
             require_dataset(dataset, settings.dataset_id)
             self._batches_of(dataset)
-        self.region = Region.open(region) if region.exists() else Region.create(region, 0)
+        self.region = Region.open_or_create(region)
         try:
             self._build(key, settings, progress, accept_previous)
         except BaseException:

@@ -37,7 +37,7 @@ def main() -> None:
     FOLDER.mkdir()
     numbers = itertools.count(1)
     with mock.patch("plinius.sealing.fresh", lambda length: bytes([next(numbers)]) * length):
-        with mock.patch("plinius.pm.region.fresh", lambda length: bytes([99]) * length):
+        with mock.patch("plinius.pm.region.os.urandom", lambda length: bytes([99]) * length):
             region = Region.create(FOLDER / "good.region", 0, TWIN)
         with region:
             with region.twins.transaction():
