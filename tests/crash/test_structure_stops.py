@@ -20,7 +20,7 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 
 @functools.cache
 def fresh_image() -> bytes:
-    """A region with one of each, none of them empty, one chunk of the queue nearly full."""
+    """A region with one of each, none of them empty, one node of the queue nearly full."""
     medium = PlainMedium(bytes(SIZE))
     format_region(medium, TWIN)
     region = Region(medium, "r")
@@ -54,7 +54,7 @@ def push_both(region: Region) -> None:
         PersistentQueue.open(region, "queue").push(77)
 
 
-def push_what_needs_a_chunk(region: Region) -> None:
+def push_what_needs_a_node(region: Region) -> None:
     PersistentStack.open(region, "stack").push(b"\0" * 2990 + b"long item!")
 
 
@@ -88,7 +88,7 @@ def make_another(region: Region) -> None:
 
 
 CHANGES: list[Callable[[Region], None]] = [
-    swap_elements, push_both, push_what_needs_a_chunk, pop_both, pop_the_last_of_the_queue,
+    swap_elements, push_both, push_what_needs_a_node, pop_both, pop_the_last_of_the_queue,
     from_queue_to_stack, drop_the_stack, make_another,
 ]  # fmt: skip
 

@@ -71,7 +71,7 @@ def _cases(mirror: int, slot: int):
     yield case("bad-state", "is no state", (64, b"MUTATE\0\0"))
     yield case("bad-heap-magic", "its heap's header", (main, b"X"))
     yield case("bad-block-size", "a block of impossible size", (main + 4160, b"\1"))
-    yield case("bad-root", "a root that is no block", (main + 64 + 40, b"\1\0\0\0\0\0\0\1"))
+    yield case("bad-root", "a root that names no block", (main + 64 + 40, b"\1\0\0\0\0\0\0\1"))
     yield case("bad-extent-off-page", "an extent that overlaps", (main + 2112 + 40, b"\1"))
     yield case("bad-extent-outside", "an extent outside", (main + 2112 + 48, b"\0" * 7 + b"\1"))
     yield case("bad-entry-name", "that cannot be read", (main + 2112, b"\xff"))
