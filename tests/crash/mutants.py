@@ -19,7 +19,7 @@ CALLS = {
     "flush", "drain", "fence", "store", "store_word", "store_words", "write", "copy", "resize",
     "grow_to", "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
     "_set", "_begin", "_end", "_commit", "_roll_back", "_copy", "_finish", "_recover",
-    "_grow_for", "replace_extent", "_fill", "_put_word", "put", "seal", "recover",
+    "_grow_for", "replace_extent", "_fill", "fill", "_put_word", "put", "seal", "recover",
 }  # fmt: skip
 STATES = ("IDLE", "MUTATING", "COPYING")
 _HALVED = {"flush": 1, "copy": 2}  # which argument is the length

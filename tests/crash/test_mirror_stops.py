@@ -117,7 +117,7 @@ def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
         opened(medium)[0].write(state(commits))
 
     def then(killed: SimulatedMedium) -> None:
-        _, shown = opened(killed.killed())
+        _, shown = opened(killed.after_kill())
         seen = shown and shown.digest()
         after = state(9).digest()
         ready: list[bool] = []

@@ -8,7 +8,8 @@ import pytest
 
 from crash.stops import BOTH
 from plinius.pm.medium import LINE, PAGE, Granularity
-from plinius.testing import SECTOR, SimulatedMedium
+from plinius.testing import SimulatedMedium
+from plinius.testing.simulated import SECTOR
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
@@ -176,7 +177,7 @@ def test_after_a_kill_all_shows_and_no_flush_is_remembered(granularity: Granular
     medium = SimulatedMedium(PAGE, granularity=granularity)
     medium.store_word(0, 1)
     medium.flush(0, 8)
-    after = medium.killed()
+    after = medium.after_kill()
     after.fence()
     assert words(bytes(after.read(0, 8)), 0) == (1,)
     assert after_a_cut(after, 0) == {(0,), (1,)}

@@ -126,7 +126,7 @@ def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
     allowed = states_of(change)
 
     def then(killed: SimulatedMedium) -> None:
-        seen = contents(Region(killed.killed(), "r"))
+        seen = contents(Region(killed.after_kill(), "r"))
         assert seen in allowed
         opened: list[Region] = []
 

@@ -177,7 +177,7 @@ def test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing(
         opened(medium)[0].write(grown)
 
     def then(killed: SimulatedMedium) -> None:
-        _, shown = opened(killed.killed())
+        _, shown = opened(killed.after_kill())
         assert shown is not None
         seen, after = shown.digest(), state(9).digest()
         ready: list[bool] = []
