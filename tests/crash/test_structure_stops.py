@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from crash.regions import SIZE, TWIN, holds_together
+from crash.regions import SIZE, TWIN, check_structure
 from crash.stops import BOTH, cut_everywhere
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
@@ -34,7 +34,7 @@ def fresh_image() -> bytes:
 
 
 def contents(region: Region) -> dict[str, list[object]]:
-    """All there is in the structures that there are; each block of the heap has one owner."""
+    """The contents of all structures; each used block of the heap has one owner."""
     found, owned = {}, []
     for name in region.heap.roots():
         one = KINDS[name].open(region, name)
@@ -98,7 +98,7 @@ CHANGES: list[Callable[[Region], None]] = [
 def test_a_stop_anywhere_leaves_the_structures_before_or_after(
     change: Callable[[Region], None], granularity: Granularity
 ) -> None:
-    """What a transaction does to several of them happens to all or none; no block is lost."""
+    """A transaction changes several of them together or not at all; no block is lost."""
     done = Region(PlainMedium(fresh_image()), "r")
     before = contents(done)
     change(done)
@@ -110,7 +110,7 @@ def test_a_stop_anywhere_leaves_the_structures_before_or_after(
     def check(image: bytes, ended: bool) -> None:
         again = PlainMedium(image)
         found = contents(Region(again, "r"))
-        holds_together(again.bytes)
+        check_structure(again.bytes)
         assert found == after if ended else found in (before, after)
         seen.append(found == after)
 

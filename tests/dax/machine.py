@@ -228,7 +228,7 @@ class Machine:
 
 def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str]) -> list[str]:
     (vmlinuz,) = glob.glob(str(work / "kernel/boot/vmlinuz-*"))
-    told = " ".join(f"plinius.{name}={value}" for name, value in options.items())
+    arguments = " ".join(f"plinius.{name}={value}" for name, value in options.items())
     nvdimm = f"memory-backend-file,id=nv0,share=on,mem-path={work / 'pm.img'},size={PMEM_BYTES}"
     return [
         tool["qemu-system-x86_64"], "-accel", "tcg,tb-size=1024", "-cpu", "max", "-smp", "1",
@@ -240,6 +240,6 @@ def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str
         "-chardev", f"socket,id=c0,path={socket}",
         "-device", "vhost-user-fs-pci,queue-size=1024,chardev=c0,tag=hostroot",
         "-kernel", vmlinuz, "-initrd", str(work / "initramfs.gz"),
-        "-append", f"console=ttyS0 panic=-1 quiet mitigations=off {told}",
+        "-append", f"console=ttyS0 panic=-1 quiet mitigations=off {arguments}",
         "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-net", "none",
     ]  # fmt: skip

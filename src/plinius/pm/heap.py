@@ -217,7 +217,8 @@ class Heap:
             name, offset, length = _ENTRY.unpack(entry)
             text = name.rstrip(b"\0")
             # It must be the same bytes when written again, so a name has only one spelling.
-            if not text.isascii() or not text or entry != _pack(text, Span(offset, length)):
+            same = entry == _pack(text, Span(offset, length))
+            if not text or not text.isascii() or b"\0" in text or not same:
                 _damaged(f"an entry of its {what} that cannot be read")
             if text.decode() in found:
                 _damaged(f"a name twice among its {what}")

@@ -104,6 +104,8 @@ class _Chain(Structure):
     def _nodes(self) -> list[tuple[int, int, int]]:
         """Every node, in the order of pop(): its offset, and where its items start and end."""
         _, first, position, last = self._header()
+        if self._LENGTH_LAST and position:
+            self._refuse("its header has another number where a stack has zero")
         own = self._heap.used()
         for root in self._heap.roots().values():
             own.pop(root.offset, None)
