@@ -66,10 +66,10 @@ static void flush_raw(int kind, char *at, size_t n)
         wb_clflush(p, end);
 }
 
-/* Completes what this processor has stored and flushed; other processors have their own. */
+/* Completes what this processor has stored and flushed, and nothing of other processors. */
 void pl_fence(void) { _mm_sfence(); }
 
-/* A whole aligned line, past the cache: no write-back is needed, only the fence. */
+/* Store a whole aligned line past the cache: it needs no write-back, only a fence. */
 static inline void copy_line(int kind, char *to, const char *from)
 {
     (void)kind;
@@ -77,8 +77,8 @@ static inline void copy_line(int kind, char *to, const char *from)
         _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
 }
 
-/* Copy with non-temporal stores where whole lines allow it; head and tail go through the cache and
- * are written back with `kind`. After pl_fence() all of it is persistent. */
+/* Copy whole lines with non-temporal stores; what comes before and after them goes through the cache
+ * and is written back with `kind`. All of it is durable after pl_fence(). */
 static void copy_raw(int kind, char *to, const char *from, size_t n)
 {
     size_t head = (LINE - ((uintptr_t)to & (LINE - 1))) & (LINE - 1);
@@ -129,8 +129,8 @@ static void copy_raw(int kind, char *to, const char *from, size_t n)
 static inline void copy_line(int kind, char *to, const char *from) { copy_raw(kind, to, from, LINE); }
 #endif
 
-/* Copy bulk bytes out of the medium, in four streams side by side: one alone does not keep the
- * memory busy. */
+/* Copy bulk bytes out of the medium, as four streams in parallel: one alone does not use the full
+ * bandwidth of the memory. */
 static void fetch_raw(char *to, const char *from, size_t n)
 {
     size_t quarter = n / 4 & ~(size_t)(LINE - 1);
@@ -142,8 +142,8 @@ static void fetch_raw(char *to, const char *from, size_t n)
     memcpy(to + 4 * quarter, from + 4 * quarter, n - 4 * quarter);
 }
 
-/* The five below take lists, so that one call from Python does the work of thousands. Their
- * callers have checked every offset. AHEAD: the cache misses of that many items overlap. */
+/* The five functions below take lists, so that one call from Python replaces thousands. Their
+ * callers have checked every offset. AHEAD: how many items ahead memory is prefetched. */
 #define AHEAD 16
 
 /* words[i] = the 8 bytes at base + offsets[i] (multiples of 8). */
@@ -156,7 +156,8 @@ static void read_words_raw(const char *base, const int64_t *offsets, uint64_t *w
     }
 }
 
-/* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: the last one stays. */
+/* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: of several at one offset the
+ * last one stays. */
 static void store_words_raw(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -166,7 +167,7 @@ static void store_words_raw(char *base, const int64_t *offsets, const uint64_t *
     }
 }
 
-/* Exchange the words at a[i] and b[i], in order, so that a place may come more than once. */
+/* Exchange the words at a[i] and b[i], in order, so an offset may occur more than once. */
 static void swap_words_raw(char *base, const int64_t *a, const int64_t *b, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -180,14 +181,14 @@ static void swap_words_raw(char *base, const int64_t *a, const int64_t *b, size_
     }
 }
 
-/* Write back the cache lines number lines[i] of `base`. */
+/* Write back the cache lines with the numbers lines[i], counted from `base`. */
 static void flush_lines_raw(int kind, char *base, const int64_t *lines, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         flush_raw(kind, base + lines[i] * LINE, LINE);
 }
 
-/* pl_copy() the lines number lines[i] of `from` to the same lines of `to`. */
+/* Copy the lines with the numbers lines[i], counted from `from`, to the same lines of `to`. */
 static void copy_lines_raw(int kind, char *to, const char *from, const int64_t *lines, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -197,10 +198,10 @@ static void copy_lines_raw(int kind, char *to, const char *from, const int64_t *
     }
 }
 
-/* 0, or the errno of msync(2). `at` must be page-aligned. */
+/* msync(2); returns 0 or errno. `at` must be aligned to the machine's page. */
 int pl_msync(char *at, size_t n) { return msync(at, n, MS_SYNC) == 0 ? 0 : errno; }
 
-/* One aligned 8-byte store: on both architectures it reaches the medium whole or not at all. */
+/* One aligned 8-byte store: on both architectures it is never torn, in the medium either. */
 static void store_word_raw(char *at, uint64_t word) { __atomic_store_n((uint64_t *)at, word, __ATOMIC_RELEASE); }
 
 /* The file system's magic number (statfs(2)), or -errno. */
@@ -210,9 +211,9 @@ long pl_fs_magic(int fd)
     return fstatfs(fd, &s) == 0 ? (long)s.f_type : -(long)errno;
 }
 
-/* A mapped file that is cut short, or whose disk fails, raises SIGBUS where it is touched. All that
- * touches the medium here runs guarded: it comes back with EFAULT instead. Any other fault goes to
- * the handler that was there before, as if this one were not. */
+/* Access to a mapped file that was cut short, or whose disk fails, raises SIGBUS. The functions that
+ * access the medium are guarded: they return EFAULT instead. Any other SIGBUS is passed on to the
+ * handler that was installed before. */
 static __thread sigjmp_buf guard;
 static __thread volatile sig_atomic_t guarded;
 static struct sigaction before;
@@ -226,12 +227,13 @@ static void on_fault(int number, siginfo_t *info, void *context)
     if (before.sa_flags & SA_SIGINFO)
         before.sa_sigaction(number, info, context);
     else if (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)
-        signal(number, SIG_DFL); /* the instruction faults again, and that ends the process */
+        signal(number, SIG_DFL); /* the instruction runs again, and its fault ends the process */
     else
         before.sa_handler(number);
 }
 
-/* Guard from now on; 0, or errno. SA_NODEFER: a jump out of the handler leaves nothing blocked. */
+/* Install the handler; returns 0 or errno. SA_NODEFER, so that the signal is not left blocked by the
+ * jump out of the handler. */
 int pl_guard(void)
 {
     struct sigaction now, ours = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
@@ -253,7 +255,7 @@ int pl_guard(void)
         return 0;                                                                                  \
     } while (0)
 
-/* Each returns 0, or EFAULT where the file behind the mapping ended. */
+/* Each returns 0, or EFAULT if the file has become shorter than its mapping. */
 int pl_flush(int kind, char *at, size_t n) { GUARDED(flush_raw(kind, at, n)); }
 int pl_copy(int kind, char *to, const char *from, size_t n) { GUARDED(copy_raw(kind, to, from, n)); }
 int pl_fetch(char *to, const char *from, size_t n) { GUARDED(fetch_raw(to, from, n)); }

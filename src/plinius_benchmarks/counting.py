@@ -2,7 +2,7 @@
 
 from plinius.pm.block_writer import CopyWriter, Writer
 from plinius.pm.medium import LINE, WORD, Granularity, Int64s, Medium, Uint64s
-from plinius.pm.vectored import lists_of
+from plinius.pm.vectored import list_operations
 
 
 class CountingMedium:
@@ -10,7 +10,7 @@ class CountingMedium:
 
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
-        self._lists = lists_of(medium)
+        self._lists = list_operations(medium)
         self.reset()
 
     def reset(self) -> None:

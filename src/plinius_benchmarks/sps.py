@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import WORD, Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.structures.array import PersistentArray
 from plinius_benchmarks.counting import CountingMedium
@@ -184,6 +185,6 @@ def _arrays(folders: Sequence[Path]) -> Iterator[list[tuple[Region, PersistentAr
 def _opened(path: Path, pwb: str) -> tuple[Region, PersistentArray, str]:
     """The region's file, mapped for one write-back instruction."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    medium = MappedMedium(fd, pwb=None if pwb == "msync" else pwb)
+    medium = open_medium(fd, pwb=None if pwb == "msync" else pwb)
     region = Region(medium, str(path))
     return region, PersistentArray.open(region, "sps"), pwb

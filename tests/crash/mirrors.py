@@ -1,4 +1,4 @@
-"""Small regions with a mirror or a dataset, and what may be seen in them."""
+"""Small regions with a mirror or a dataset, and what must be found in them."""
 
 import functools
 from pathlib import Path
@@ -36,8 +36,8 @@ def state(
         for name, size in (("w", 640), ("v", 640 + larger), ("b", 4), ("c", 5), ("e", 0))
     ]
     if frozen:
-        rests = memoryview(bytes([of]) * 700)
-        tensors[0] = TensorBytes("w", "uint8", (700,), rests, version=of)
+        unchanged = memoryview(bytes([of]) * 700)
+        tensors[0] = TensorBytes("w", "uint8", (700,), unchanged, version=of)
     values: dict[str, Json] = {"average_loss": 0.5, "told": "x" * told}
     return Snapshot(iteration, tuple(tensors), values, {}, {})
 
@@ -60,12 +60,12 @@ def mirrored(commits: int) -> bytes:
 
 
 def newest(slots: Slots, *, accept_previous: bool = False) -> Snapshot | None:
-    """The newest state, opened whole; the slots go on from it."""
-    about = slots.newest()
-    if about is None:
+    """The newest state; the slots go on from it."""
+    manifest = slots.newest()
+    if manifest is None:
         return None
     try:
-        return slots.snapshot(about)
+        return slots.snapshot(manifest)
     except SealError:
         before = slots.before_newest() if accept_previous else None
         if before is None:
@@ -94,7 +94,7 @@ def opened(medium: Medium, key: OwnerKey = KEY) -> tuple[Slots, Snapshot | None]
 
 
 def digest_in(image: bytes) -> str | None:
-    """The digest of the newest state that is found after a cut; None before the first commit."""
+    """The digest of the newest state in an image; None before the first commit."""
     _, snapshot = opened(PlainMedium(image))
     return snapshot.digest() if snapshot else None
 
@@ -111,7 +111,7 @@ def sealed_numbers(folder: Path, count: int = 12, length: int = 700) -> Path:
 
 
 def loaded(image: bytes) -> bool:
-    """Whether a cut left a dataset, which then must open whole; else there must be none of it."""
+    """Whether there is a dataset in an image; if so, all of it must open."""
     medium = PlainMedium(image)
     region = Region(medium, "r")
     owned_once(medium.bytes)

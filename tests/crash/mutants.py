@@ -1,9 +1,9 @@
-"""Mutants: the persistence protocol with one flush, fence, store or order of them made wrong.
+"""Mutants: the persistence protocol with one mistake in a flush, a fence, a store or their order.
 
-Each is made from the source of a function in memory: the function's code is replaced while the
-mutant lives, nothing on disk is touched. Every statement that calls one of `CALLS` is dropped and
-is put after the next such one; ranges are halved and moved; what is flushed is only stored; states
-and slots are taken for one another.
+Each is made from the source of a function: the function's code is replaced in memory while the
+mutant runs, and no file changes. Every statement that calls one of `CALLS` is dropped, and is moved
+behind the next such one; ranges are halved and moved; what is flushed is only stored; one state or
+slot is used in place of another.
 """
 
 import ast
@@ -19,7 +19,7 @@ CALLS = {
     "flush", "drain", "fence", "store", "store_word", "store_words", "write", "copy", "resize",
     "grow_to", "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
     "_set", "_begin", "_end", "_commit", "_roll_back", "_copy", "_finish", "_recover",
-    "_grow_for", "replace_extent", "_fill", "_put_word", "put", "seal", "recover",
+    "_grow_for", "replace_extent", "_fill", "fill", "_put_word", "put", "seal", "recover",
 }  # fmt: skip
 STATES = ("IDLE", "MUTATING", "COPYING")
 _HALVED = {"flush": 1, "copy": 2}  # which argument is the length
@@ -36,13 +36,13 @@ class Mutant:
 
     @contextmanager
     def alive(self) -> Iterator[None]:
-        """Inside, the mutant is what runs."""
-        true = self.function.__code__
+        """A context in which the mutant runs in place of the function."""
+        original = self.function.__code__
         self.function.__code__ = self.code
         try:
             yield
         finally:
-            self.function.__code__ = true
+            self.function.__code__ = original
 
 
 def mutants_of(module: ModuleType) -> list[Mutant]:
@@ -51,7 +51,7 @@ def mutants_of(module: ModuleType) -> list[Mutant]:
     found: dict[str, Mutant] = {}
     for qualname, path in _functions(tree):
         if qualname == "Region.consistency_check":
-            continue  # it looks at the state and changes nothing
+            continue  # it changes nothing
         function = _function(module, qualname)
         for what, change in _changes(path(tree)):
             mutated = copy.deepcopy(tree)
@@ -218,7 +218,7 @@ def _is_protocol(statement: ast.stmt) -> bool:
 
 
 def _called(call: ast.Call) -> str:
-    """The method that is called; of lists, only the log's are of the protocol."""
+    """The method that is called; of the methods of lists, only those of the log count."""
     whole = ast.unparse(call.func)
     name = whole.rsplit(".", 1)[-1]
     in_log = whole.startswith(("self._log.", "self._lines."))

@@ -1,4 +1,4 @@
-"""Small regions, what can be done to them, and the oracle: all that a user can see of one."""
+"""Small regions, changes to them, and what a user can see of one, to compare it with."""
 
 import functools
 import struct
@@ -43,11 +43,11 @@ def contents(region: Region) -> Contents:
     return roots, extents, region.heap._blocks(), region.heap.region_bytes
 
 
-def holds_together(image: bytes | bytearray) -> tuple[list[int], list[int]]:
-    """Read the bytes themselves: the blocks in use, and the roots' places.
+def check_structure(image: bytes | bytearray) -> tuple[list[int], list[int]]:
+    """Check the bytes of an image; returns the offsets of the used blocks and of the roots.
 
-    Twins are equal, blocks tile the heap, roots lie in blocks, extents lie apart and inside.
-    Written apart from plinius.pm.heap, so that the two do not share a mistake.
+    Twins are equal, blocks fill the heap, roots lie in blocks, extents do not overlap and lie
+    inside. It shares no code with plinius.pm.heap, and so no mistake.
     """
     (twin,) = struct.unpack_from("<Q", image, 32)
     assert image[64:72] == b"IDLE\0\0\0\0"
@@ -56,7 +56,7 @@ def holds_together(image: bytes | bytearray) -> tuple[list[int], list[int]]:
     used, at = {}, ARENA_AT
     while at < twin:
         size, state = struct.unpack_from("<Q8s", main, at)
-        assert 16 <= size <= twin - at and size % 16 == 0, "blocks do not tile the heap"
+        assert 16 <= size <= twin - at and size % 16 == 0, "blocks do not fill the heap"
         assert state in (b"USED\0\0\0\0", b"FREE\0\0\0\0")
         if state[:4] == b"USED":
             used[at + 16] = size - 16
@@ -75,13 +75,13 @@ def holds_together(image: bytes | bytearray) -> tuple[list[int], list[int]]:
 
 
 def owned_once(image: bytes | bytearray) -> None:
-    """It holds together, and each byte of the heap is free or belongs to one name."""
-    used, roots = holds_together(image)
-    assert used == roots, "a block without one owner"
+    """Check the structure, and that each byte of the heap is free or belongs to one name."""
+    used, roots = check_structure(image)
+    assert used == roots, "a used block without a name, or with two"
 
 
 def recovered(image: bytes) -> Contents:
-    """What recovery makes of an image, which must hold together and be of use."""
+    """The contents after recovery from an image; its structure must be valid."""
     medium = PlainMedium(image)
     region = Region(medium, "r")
     region.consistency_check()
@@ -150,7 +150,7 @@ def wide_store(region: Region) -> None:
 
 
 def two_in_a_row(region: Region) -> None:
-    """The second begins while the first's last state word does not last yet."""
+    """The second begins while the first's last state word is not durable yet."""
     near, far = (region.heap.roots()[name].offset for name in ("kept", "far"))
     for byte in (b"p", b"q"):
         with region.twins.transaction():
@@ -184,9 +184,9 @@ CHANGES: list[Change] = [
 
 @functools.cache
 def states_of(change: Change) -> list[Contents]:
-    """Every state that a user may find on the way through a change, the first and last included.
+    """Every state that a user may find during a change, from the first to the last.
 
-    They are what stands when a transaction has ended (or, for the size, when the file has grown).
+    These are the states after each transaction (and, for the size, after the file has grown).
     """
     region = Region(PlainMedium(fresh_image()), "r")
     found = [contents(region)]

@@ -16,8 +16,8 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 1000 bytes, so that a small dataset is written in several."""
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 1000 bytes, so that a small dataset is written in several."""
     monkeypatch.setattr(plinius.data.extent, "_BLOCK_BYTES", 1000)
 
 
@@ -25,7 +25,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one(
     granularity: Granularity, tmp_path: Path
 ) -> None:
-    """The dataset gets its name when all of it lasts; a second load then finishes the work."""
+    """The dataset gets its name when all of it is durable; a second load then completes it."""
     path = sealed_numbers(tmp_path)
     seen = set()
 
@@ -44,10 +44,10 @@ def test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one(
 
 
 @each_granularity
-def test_a_kill_then_a_second_load_then_a_cut_leaves_none_or_a_whole_one(
+def test_a_kill_then_a_second_load_then_a_power_cut_leaves_none_or_a_whole_one(
     granularity: Granularity, tmp_path: Path
 ) -> None:
-    """What the first load left in the cache is not taken for something that lasts."""
+    """What the first load left in the caches is not taken for durable."""
     path = sealed_numbers(tmp_path, count=3, length=900)
 
     def load(medium: SimulatedMedium) -> None:

@@ -1,4 +1,4 @@
-"""Sampled cuts of commits of full size: the twins of a real region, a mirror of over 100 KB.
+"""Sampled stops of commits of full size: the twins of a real region, a mirror of over 100 KB.
 
 `make test` looks at 10,000 images, `--soak` at PLINIUS_SOAK_IMAGES (a million, if not set).
 """
@@ -56,7 +56,7 @@ def full_region(granularity: Granularity) -> tuple[SimulatedMedium, Region]:
 
 
 def look_at(images: int, commit: Callable[[int], int]) -> None:
-    """Commit 1, 2, 3 ... until so many different images were looked at."""
+    """Commit 1, 2, 3 ... until so many different images were checked."""
     print(f"PLINIUS_TEST_SEED={SEED}, {images} images")
     number = looked = 0
     while looked < images:
@@ -65,10 +65,10 @@ def look_at(images: int, commit: Callable[[int], int]) -> None:
 
 
 @each_granularity
-def test_a_cut_of_a_large_transaction_leaves_all_of_it_or_none(
+def test_a_power_cut_in_a_large_transaction_leaves_all_of_it_or_none(
     granularity: Granularity, images: int
 ) -> None:
-    """Up to hundreds of scattered words in a twin heap of the usual size."""
+    """Up to 400 scattered words in a twin heap of the usual size."""
     rng = rng_of(f"twins {granularity.value}")
     medium, region = full_region(granularity)
     at = region.heap.roots()["array"].offset
@@ -100,10 +100,10 @@ def test_a_cut_of_a_large_transaction_leaves_all_of_it_or_none(
 
 
 @each_granularity
-def test_a_cut_of_a_large_mirror_commit_leaves_it_or_the_one_before(
+def test_a_power_cut_in_a_large_mirror_commit_leaves_it_or_the_one_before(
     granularity: Granularity, images: int
 ) -> None:
-    """Whatever of 100 KB of sealed bytes had reached the medium."""
+    """Whichever of 100 KB of sealed bytes were durable."""
     rng = rng_of(f"mirror {granularity.value}")
     medium, region = full_region(granularity)
     mirror = Slots.create(region, KEY)

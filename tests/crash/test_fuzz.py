@@ -11,7 +11,7 @@ import pytest
 
 import plinius.slots.chunks
 from crash.mirrors import KEY, newest, state
-from crash.regions import holds_together
+from crash.regions import check_structure
 from crash.stops import SEED, rng_of
 from plinius.errors import PliniusError
 from plinius.pm.heap import ARENA_AT, Span
@@ -159,7 +159,7 @@ def examined(target: Target) -> str:
         return "refused"
     assert reading is not None and reading[1] == found[1], "two ways of opening, two contents"
     region, seen = found
-    holds_together(target.medium.bytes)
+    check_structure(target.medium.bytes)
     try:
         describe_mirror(region)
         mirror = Slots.open(region, KEY)

@@ -27,7 +27,7 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 256 bytes, so that a small tensor has several; smaller ones share one."""
+    """Chunks of 256 bytes, so that a small tensor has several; smaller tensors share one."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
@@ -81,7 +81,7 @@ def test_a_stop_anywhere_in_a_first_commit_into_slots_that_are_there(
 def test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two(
     granularity: Granularity,
 ) -> None:
-    """Nobody drains then, so that nothing but the first fence is before the commit word."""
+    """No thread drains then, so only the first fence is before the commit word."""
     states = [Snapshot(iteration, (), {"n": iteration}, {}, {}) for iteration in range(4)]
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
     slots = Slots.create(Region(medium, "r"), KEY)
@@ -103,7 +103,7 @@ def test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two(
 
 @each_granularity
 def test_a_commit_of_a_grown_state_that_still_fits_is_as_safe(granularity: Granularity) -> None:
-    """What an older, smaller commit left in the slot does not matter."""
+    """What an older, smaller commit left in the slot has no effect."""
     medium = SimulatedMedium(image=mirrored(3), granularity=granularity)
     mirror, _ = opened(medium)
     wanted = {state(2).digest(), state(3, larger=1000).digest()}
@@ -115,8 +115,8 @@ def test_a_commit_of_a_grown_state_that_still_fits_is_as_safe(granularity: Granu
 
 
 @each_granularity
-def test_a_cut_after_going_back_one_commit_is_not_refused(granularity: Granularity) -> None:
-    """Once the commit before was accepted, the one that did not open is no commit any more."""
+def test_a_power_cut_after_going_back_one_commit_is_not_refused(granularity: Granularity) -> None:
+    """Once the commit before is accepted, the one that did not open does not count any more."""
     image = bytearray(mirrored(3))
     span = Region(PlainMedium(bytes(image)), "r").extent(EXTENT)
     assert span is not None
@@ -137,16 +137,16 @@ def test_a_cut_after_going_back_one_commit_is_not_refused(granularity: Granulari
 
 @each_granularity
 @pytest.mark.parametrize("commits", [0, 1, 4])
-def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
+def test_a_kill_then_a_restart_then_a_power_cut_loses_nothing_that_was_seen(
     commits: int, granularity: Granularity
 ) -> None:
-    """A commit word that shows, but did not last, must not cost the commit before it too."""
+    """A commit word that is visible but not durable must not cost the commit before it too."""
 
     def commit(medium: SimulatedMedium) -> None:
         opened(medium)[0].write(state(commits))
 
     def then(killed: SimulatedMedium) -> None:
-        _, shown = opened(killed.killed())
+        _, shown = opened(killed.after_kill())
         seen = shown and shown.digest()
         after = state(9).digest()
         ready: list[bool] = []
@@ -196,7 +196,7 @@ def test_a_stop_anywhere_in_the_first_commit_leaves_no_mirror_or_all_of_it(
 def test_from_nothing_to_the_second_commit_each_stop_leaves_what_was_committed(
     granularity: Granularity,
 ) -> None:
-    """Mirror, first commit and second in one go, with no rest between them."""
+    """A new mirror and two commits, with no fence in between but theirs."""
     allowed = [None, state(0).digest(), state(1).digest()]
 
     def begin(medium: SimulatedMedium) -> None:

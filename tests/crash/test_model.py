@@ -1,4 +1,4 @@
-"""The persistence model itself: what it keeps, and what it lets a cut take."""
+"""The persistence model itself: what is durable in it, and what a power cut may lose."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,8 @@ import pytest
 
 from crash.stops import BOTH
 from plinius.pm.medium import LINE, PAGE, Granularity
-from plinius.testing import SECTOR, SimulatedMedium
+from plinius.testing import SimulatedMedium
+from plinius.testing.simulated import SECTOR
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
@@ -39,7 +40,7 @@ def test_what_was_flushed_and_fenced_is_kept_and_nothing_else(granularity: Granu
 
 
 def test_a_line_is_kept_as_it_was_when_flushed_and_a_page_as_it_was_when_fenced() -> None:
-    """Between the two a store may come; the processor's write-back does not wait for it."""
+    """A store in between may be durable at CACHE_LINE, and is durable at PAGE."""
     for granularity, allowed in zip(BOTH, ({(1,), (2,)}, {(2,)}), strict=True):
         medium = SimulatedMedium(PAGE, granularity=granularity)
         medium.store_word(0, 1)
@@ -60,10 +61,10 @@ def test_a_store_is_torn_by_words_or_by_sectors() -> None:
 
 
 @each_granularity
-def test_every_value_a_word_has_had_since_it_last_lasted_may_be_found(
+def test_any_value_that_a_word_had_since_it_was_durable_may_be_found(
     granularity: Granularity,
 ) -> None:
-    """And sampling reaches all that enumeration lists, and nothing else."""
+    """And sampling finds all images that enumeration lists, and no others."""
     medium = SimulatedMedium(PAGE, granularity=granularity)
     for value in (1, 2, 3):
         medium.store_word(0, value)
@@ -76,7 +77,7 @@ def test_every_value_a_word_has_had_since_it_last_lasted_may_be_found(
 
 
 def test_a_flush_reaches_its_lines_and_no_further() -> None:
-    """Neighbours stay uncertain."""
+    """Its neighbours may be lost."""
     medium = SimulatedMedium(PAGE)
     for at in (0, LINE, 2 * LINE):
         medium.store_word(at, 1)
@@ -102,7 +103,7 @@ def write_and_flush(medium: SimulatedMedium, word: int) -> None:
 def test_a_fence_does_not_cover_what_another_thread_flushed_except_on_a_disk(
     granularity: Granularity,
 ) -> None:
-    """A processor's barrier is for its own stores; msync is for the file's."""
+    """A fence instruction covers its own processor's stores; msync covers the file."""
     medium = SimulatedMedium(PAGE, granularity=granularity)
     elsewhere(lambda: write_and_flush(medium, 1))
     medium.fence()
@@ -111,7 +112,7 @@ def test_a_fence_does_not_cover_what_another_thread_flushed_except_on_a_disk(
 
 
 def test_what_a_thread_flushed_is_kept_once_that_thread_has_drained() -> None:
-    """No fence of another thread is needed then; what it stored later or did not flush is open."""
+    """Without any fence; what it stored later or did not flush may be lost."""
     medium = SimulatedMedium(PAGE)
     medium.write(2 * LINE, b"\1" + bytes(7))  # of this thread, and never fenced
     elsewhere(
@@ -128,7 +129,7 @@ def test_what_a_thread_flushed_is_kept_once_that_thread_has_drained() -> None:
 
 
 def test_a_drain_is_no_fence_on_a_disk() -> None:
-    """There only msync makes anything last."""
+    """There only msync makes anything durable."""
     medium = SimulatedMedium(PAGE, granularity=Granularity.PAGE)
     elsewhere(lambda: write_and_flush(medium, 1), medium.drain)
     write_and_flush(medium, 2)
@@ -139,7 +140,7 @@ def test_a_drain_is_no_fence_on_a_disk() -> None:
 
 
 def test_a_thread_does_not_flush_for_another() -> None:
-    """What it has streamed may still be in that processor's buffers."""
+    """The other thread's streaming stores may still be in its processor's buffers."""
     medium = SimulatedMedium(PAGE)
     elsewhere(lambda: medium.store_word(0, 1))
     medium.flush(0, 8)
@@ -147,8 +148,8 @@ def test_a_thread_does_not_flush_for_another() -> None:
     assert after_a_cut(medium, 0) == {(0,), (1,)}
 
 
-def test_where_a_later_store_lasts_an_earlier_one_of_another_thread_is_not_found() -> None:
-    """A word holds one value at a time, and never goes back."""
+def test_where_a_later_store_is_durable_an_earlier_one_is_not_found() -> None:
+    """Also one of another thread: a word never goes back to an older value."""
     medium = SimulatedMedium(PAGE)
     elsewhere(lambda: medium.store_word(0, 1))
     write_and_flush(medium, 2)
@@ -156,8 +157,8 @@ def test_where_a_later_store_lasts_an_earlier_one_of_another_thread_is_not_found
     assert after_a_cut(medium, 0) == {(2,)}
 
 
-def test_a_flush_under_way_is_remembered_over_the_fences_of_others() -> None:
-    """It reaches the stores of its thread that came before it, and none that came after."""
+def test_a_flush_is_remembered_over_the_fences_of_other_threads() -> None:
+    """It covers the stores that its thread made before it, and none after it."""
     medium = SimulatedMedium(PAGE)
     with ThreadPoolExecutor(1) as other:
         other.submit(write_and_flush, medium, 1).result()
@@ -171,12 +172,14 @@ def test_a_flush_under_way_is_remembered_over_the_fences_of_others() -> None:
 
 
 @each_granularity
-def test_after_a_kill_all_shows_and_no_flush_is_remembered(granularity: Granularity) -> None:
-    """The next process's fence is not for the stores of the one before."""
+def test_after_a_kill_every_store_is_visible_and_no_flush_is_remembered(
+    granularity: Granularity,
+) -> None:
+    """A fence of the next process does not cover the flushes of the one before."""
     medium = SimulatedMedium(PAGE, granularity=granularity)
     medium.store_word(0, 1)
     medium.flush(0, 8)
-    after = medium.killed()
+    after = medium.after_kill()
     after.fence()
     assert words(bytes(after.read(0, 8)), 0) == (1,)
     assert after_a_cut(after, 0) == {(0,), (1,)}
@@ -188,7 +191,7 @@ def test_after_a_kill_all_shows_and_no_flush_is_remembered(granularity: Granular
 
 @each_granularity
 def test_too_many_images_are_not_enumerated(granularity: Granularity) -> None:
-    """Then there is only sampling, and whoever asked is told so."""
+    """None is returned instead, and the images can be sampled."""
     medium = SimulatedMedium(16 * PAGE, granularity=granularity)
     medium.write(0, b"\1" * medium.size)
     assert medium.every_image(4096) is None

@@ -1,4 +1,4 @@
-"""Every way of making the persistence protocol a little wrong is caught by the proofs."""
+"""Each mistake that a mutant puts into the persistence protocol is found by the proofs."""
 
 import functools
 from collections.abc import Callable
@@ -23,20 +23,20 @@ from plinius.pm.medium import PAGE, Granularity
 
 LINES, PAGES = Granularity.CACHE_LINE, Granularity.PAGE
 stop = region.test_a_stop_anywhere_leaves_the_state_before_or_after
-restart = region.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
-again = region.test_recovery_can_be_cut_again_and_again
+restart = region.test_a_kill_then_a_restart_then_a_power_cut_loses_nothing_that_was_seen
+again = region.test_recovery_can_be_stopped_again_and_again
 interrupt = region.test_an_interrupt_after_any_store_leaves_one_of_the_states
 read_only = region.test_a_read_only_view_of_an_interrupted_region_is_the_recovered_one
 formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one
 commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
 unsealed = mirror.test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two
 making = mirror.test_a_stop_anywhere_in_the_first_commit_leaves_no_mirror_or_all_of_it
-mirror_restart = mirror.test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen
-back = mirror.test_a_cut_after_going_back_one_commit_is_not_refused
+mirror_restart = mirror.test_a_kill_then_a_restart_then_a_power_cut_loses_nothing_that_was_seen
+back = mirror.test_a_power_cut_after_going_back_one_commit_is_not_refused
 skipping = slots.test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two
 growing = slots.test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new
-grown_restart = slots.test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing
-discarding = slots.test_a_discarded_commit_does_not_count_and_the_next_one_does
+grown_restart = slots.test_a_kill_while_growing_then_a_restart_then_a_power_cut_loses_nothing
+discarding = slots.test_a_discarded_commit_leaves_the_one_before_and_the_next_one_counts
 outgrown = slots.test_slots_that_grow_for_their_manifest_hold_nothing_yet
 retried = slots.test_what_a_failed_write_touched_is_sealed_again
 reused = slots.test_the_space_of_outgrown_slots_is_used_again
@@ -45,7 +45,7 @@ working = workers.test_a_stop_anywhere_in_a_commit_of_several_threads_leaves_one
 load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
-_VOLATILE = "the log lies in ordinary memory, and nothing reads it before the next transaction"
+_VOLATILE = "the log is in ordinary memory, and nothing reads it before the next transaction"
 
 EQUIVALENT = {
     "pm.romulus.Twins._commit: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
@@ -67,16 +67,16 @@ EQUIVALENT = {
     "`self._put_word(layout, counter + 1, max(0, counter - 1))`": _NO_ORDER,
     "slots.protocol.Slots._finish_interrupted: drop `self._planner.forget()`": "the planner relies "
     "on nothing in the slot of a write that has begun, and the other slot is as it was",
-    "slots.protocol.Slots._fill: drop `self._medium.fence()`": "what is given up need not last: "
-    "the fence waits until the writers' memory is free",
+    "slots.protocol.Slots._fill: drop `self._medium.fence()`": "what is discarded need not be "
+    "durable: the fence waits until the writers' memory is free",
 }
-"""Mutants that change nothing that was promised, and why."""
+"""Mutants that change nothing that is promised, and why."""
 
 Proof = functools.partial[object]
 
 
 def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list[Proof]:
-    """The proofs that a module's mutants must get past, quickest first."""
+    """The proofs for the mutants of a module, fastest first."""
 
     def of(proof: Callable[..., object], *arguments: object) -> Proof:
         return functools.partial(proof, *arguments)
@@ -125,7 +125,7 @@ ALL = [mutant for module in MODULES for mutant in mutants_of(module)]
 
 
 def caught(mutant: Mutant, proofs: list[Proof]) -> bool:
-    """Whether one of the proofs fails while the mutant lives."""
+    """Whether one of the proofs fails while the mutant runs."""
     with mutant.alive():
         for proof in proofs:
             try:
@@ -137,7 +137,7 @@ def caught(mutant: Mutant, proofs: list[Proof]) -> bool:
 
 @pytest.fixture(autouse=True)
 def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same images in every run, and what to compare with made by the true code."""
+    """The same images in every run; what they are compared with is made by the unchanged code."""
     monkeypatch.setattr(stops, "SEED", 1)
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
@@ -155,26 +155,24 @@ def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_mutant_of_the_protocol_is_caught(
     mutant: Mutant, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Dropped, weakened or put in another order: some proof fails."""
+    """Dropped, weakened or in another order: at least one proof fails."""
     assert caught(mutant, proofs_for(mutant.name, request, tmp_path))
 
 
 @pytest.mark.parametrize(
     "mutant", [one for one in ALL if one.name in EQUIVALENT], ids=lambda mutant: mutant.name
 )
-def test_a_mutant_that_is_argued_away_is_caught_by_nothing(
+def test_a_mutant_in_the_table_is_caught_by_no_proof(
     mutant: Mutant, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Or else the table would excuse what is a fault; every proof runs to its end for this."""
+    """Otherwise the table would excuse a mistake; every proof runs to its end for this."""
     if not request.config.getoption("--soak", False):
         pytest.skip("takes minutes: make soak")
     assert not caught(mutant, proofs_for(mutant.name, request, tmp_path))
 
 
-def test_the_proofs_hold_while_no_mutant_lives(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """Otherwise they would catch anything."""
+def test_the_proofs_pass_without_a_mutant(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Otherwise they would catch every mutant."""
     seen = set()
     for module in ("pm.romulus", "pm.region", "slots", "data.extent"):
         for proof in proofs_for(module, request, tmp_path):
@@ -183,6 +181,6 @@ def test_the_proofs_hold_while_no_mutant_lives(
                 proof()
 
 
-def test_each_mutant_that_is_excused_exists() -> None:
-    """The table does not outlive the code it speaks of."""
+def test_each_mutant_in_the_table_exists() -> None:
+    """The table is kept up to date with the code."""
     assert set(EQUIVALENT) <= {mutant.name for mutant in ALL}

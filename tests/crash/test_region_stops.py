@@ -32,7 +32,7 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 def test_a_stop_anywhere_leaves_the_state_before_or_after(
     change: Change, granularity: Granularity
 ) -> None:
-    """Of all images of all stops, each recovers to a state some transaction ended with."""
+    """Every image of every stop recovers to a state that some transaction ended with."""
     allowed = states_of(change)
     found = set()
 
@@ -48,13 +48,13 @@ def test_a_stop_anywhere_leaves_the_state_before_or_after(
     assert {allowed.index(state) for state in allowed} == found
     owned_once(bytes(medium.read(0, medium.size)))
     assert contents(region) == allowed[-1]
-    wide_store(region)  # and the region is of use
+    wide_store(region)  # and the region can be used
     assert recovered(bytes(medium.read(0, medium.size))) == contents(region)
 
 
 @each_change
 def test_an_interrupt_after_any_store_leaves_one_of_the_states(change: Change) -> None:
-    """Ctrl-C rolls back what was stored, and while a transaction ends it leaves it to recovery."""
+    """Ctrl-C rolls back what was stored; at the end of a transaction, recovery does that."""
     allowed = states_of(change)
     for number in range(200):
         medium = InterruptedMedium(fresh_image(), number)
@@ -70,11 +70,11 @@ def test_an_interrupt_after_any_store_leaves_one_of_the_states(change: Change) -
         else:
             assert number > 3
             return
-    raise AssertionError("it has no end")
+    raise AssertionError("the change does not end")
 
 
 class InterruptedMedium(PlainMedium):
-    """Someone presses Ctrl-C when a number of stores have been made."""
+    """Somebody presses Ctrl-C after a number of stores."""
 
     def __init__(self, image: bytes, number: int) -> None:
         super().__init__(image)
@@ -91,8 +91,8 @@ class InterruptedMedium(PlainMedium):
 
 @each_granularity
 @each_change
-def test_recovery_can_be_cut_again_and_again(change: Change, granularity: Granularity) -> None:
-    """Every image of a cut recovery is recovered and cut in turn, until no image is new."""
+def test_recovery_can_be_stopped_again_and_again(change: Change, granularity: Granularity) -> None:
+    """Every image of a stopped recovery is recovered and stopped in turn, until none is new."""
     start = fresh_image()
     todo: dict[bytes, object] = {}
 
@@ -118,15 +118,15 @@ def test_recovery_can_be_cut_again_and_again(change: Change, granularity: Granul
 
 @each_granularity
 @each_change
-def test_a_kill_then_a_restart_then_a_cut_loses_nothing_that_was_seen(
+def test_a_kill_then_a_restart_then_a_power_cut_loses_nothing_that_was_seen(
     change: Change, granularity: Granularity
 ) -> None:
-    """The next process sees stores that do not last yet; what it found must last once it has."""
+    """The next process sees stores that are not durable yet; once it is open, they must be."""
     start = fresh_image()
     allowed = states_of(change)
 
     def then(killed: SimulatedMedium) -> None:
-        seen = contents(Region(killed.killed(), "r"))
+        seen = contents(Region(killed.after_kill(), "r"))
         assert seen in allowed
         opened: list[Region] = []
 
@@ -162,7 +162,7 @@ def test_a_transaction_takes_four_fences() -> None:
 
 
 def test_a_commit_on_a_small_region_is_enumerated_whole() -> None:
-    """The images of two transactions in a row, counted by hand: 3 words change in each."""
+    """The number of images of two transactions in a row is as counted by hand."""
     medium = SimulatedMedium(image=fresh_image())
     region = Region(medium, "r")
     tally = cut_everywhere(medium, lambda _: two_in_a_row(region), lambda *_: None, samples=0)
@@ -178,7 +178,7 @@ def test_a_commit_on_a_small_region_is_enumerated_whole() -> None:
 def test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one(
     granularity: Granularity, request: pytest.FixtureRequest
 ) -> None:
-    """The magic goes last, so half a region is foreign, never followed. All images: --soak."""
+    """The magic goes last, so half a region is refused as no region. All images: --soak."""
     seen = set()
 
     def check(image: bytes, ended: bool) -> None:
@@ -201,8 +201,8 @@ def test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one(
     assert tally.exhaustive or not (soak or granularity is Granularity.PAGE)
 
 
-def test_a_failed_inner_transaction_dooms_the_outer_one() -> None:
-    """Catching its exception does not let half of it be committed."""
+def test_a_failed_inner_transaction_rolls_back_the_outer_one() -> None:
+    """If its exception is caught, half of it is not committed all the same."""
     region = Region(SimulatedMedium(image=fresh_image()), "r")
     before = contents(region)
     with pytest.raises(RuntimeError, match="inner transaction failed"), region.twins.transaction():
@@ -214,7 +214,7 @@ def test_a_failed_inner_transaction_dooms_the_outer_one() -> None:
 
 
 def test_a_state_word_that_is_no_state_is_refused() -> None:
-    """A region whose state cannot be known is not recovered by guessing."""
+    """Recovery does not guess."""
     image = bytearray(fresh_image())
     image[64] ^= 1
     with pytest.raises(RegionError, match="which is no state"):

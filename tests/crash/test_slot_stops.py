@@ -1,4 +1,4 @@
-"""A stop at every operation of commits that skip chunks, that grow, that failed before."""
+"""A stop at every operation of commits: with unchanged chunks, growing slots, errors before."""
 
 from collections.abc import Callable
 
@@ -22,13 +22,13 @@ LARGER = 3 * PAGE
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 256 bytes, so that a small tensor has several; smaller ones share one."""
+    """Chunks of 256 bytes, so that a small tensor has several; smaller tensors share one."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
 
 
 def goes_on(image: bytes) -> None:
-    """Whatever a cut left, the run can go on from it, and everything has one owner."""
+    """The run can go on from an image, and every byte of the heap has one owner."""
     medium = PlainMedium(image)
     slots, _ = opened(medium)
     slots.write(state(7))
@@ -45,8 +45,8 @@ def with_frozen(commits: int) -> tuple[PlainMedium, Slots]:
     return medium, slots
 
 
-def test_what_is_unchanged_is_not_sealed_again_and_opens_all_the_same() -> None:
-    """Both slots hold it after two commits; from then on only dirty chunks are written."""
+def test_unchanged_chunks_are_not_sealed_again_and_open() -> None:
+    """After two commits both slots have them; from then on only the others are written."""
     medium, slots = with_frozen(0)
     written = [slots.write(state(i, frozen=True)) for i in range(5)]
     assert written[0] > written[2] > 0
@@ -55,8 +55,8 @@ def test_what_is_unchanged_is_not_sealed_again_and_opens_all_the_same() -> None:
     assert digest_in(bytes(medium.bytes)) == state(4, frozen=True).digest()
 
 
-def test_what_is_unchanged_is_sealed_again_by_another_process() -> None:
-    """Only the process that sealed a chunk knows its fingerprint."""
+def test_unchanged_chunks_are_sealed_again_by_another_process() -> None:
+    """Only the process that sealed a chunk into a slot relies on it."""
     medium, first = with_frozen(5)
     full = first.write(state(5, frozen=True)), opened(medium)[0].write(state(6, frozen=True))
     assert full[1] - full[0] > 600
@@ -67,7 +67,7 @@ def test_what_is_unchanged_is_sealed_again_by_another_process() -> None:
 def test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two(
     commits: int, granularity: Granularity
 ) -> None:
-    """The chunk left in place is opened under the commit that sealed it."""
+    """The chunk that was skipped is opened under the commit that sealed it."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
     slots = Slots.create(Region(medium, "r"), KEY)
     for iteration in range(commits):
@@ -92,7 +92,7 @@ def test_a_stop_anywhere_in_a_commit_that_skips_leaves_one_of_two(
 def test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new(
     commits: int, granularity: Granularity
 ) -> None:
-    """Larger slots take the place of outgrown ones in one transaction, with the commit in them."""
+    """One transaction replaces the slots by larger ones, with the commit in them."""
     medium = SimulatedMedium(image=mirrored(commits), granularity=granularity)
     slots, _ = opened(medium)
     before = state(commits - 1).digest() if commits else None
@@ -116,7 +116,7 @@ def test_a_stop_anywhere_in_growing_leaves_the_old_slots_or_the_new(
 
 @each_granularity
 def test_slots_that_grow_for_their_manifest_hold_nothing_yet(granularity: Granularity) -> None:
-    """The chunks are those of before, but nothing lies in the new slots; also after a fault."""
+    """The chunks are the same, but the new slots have none of them; also after an error."""
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
@@ -143,7 +143,7 @@ def test_slots_that_grow_for_their_manifest_hold_nothing_yet(granularity: Granul
 
 @each_granularity
 def test_what_a_failed_write_touched_is_sealed_again(granularity: Granularity) -> None:
-    """A tensor that is as it was two commits ago, while a write that failed had put another."""
+    """A tensor that is as two commits ago, after a failed write that had stored another value."""
     number = 0
     while True:
         medium = SimulatedMedium(image=empty_region(), granularity=granularity)
@@ -167,17 +167,17 @@ def test_what_a_failed_write_touched_is_sealed_again(granularity: Granularity) -
 
 @each_granularity
 @pytest.mark.parametrize("commits", [1, 2])
-def test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing(
+def test_a_kill_while_growing_then_a_restart_then_a_power_cut_loses_nothing(
     commits: int, granularity: Granularity
 ) -> None:
-    """What the next process saw stays, whichever slots it saw it in."""
+    """What the next process saw stays, whether in the old slots or in the new."""
     grown = state(commits, larger=LARGER)
 
     def grow(medium: SimulatedMedium) -> None:
         opened(medium)[0].write(grown)
 
     def then(killed: SimulatedMedium) -> None:
-        _, shown = opened(killed.killed())
+        _, shown = opened(killed.after_kill())
         assert shown is not None
         seen, after = shown.digest(), state(9).digest()
         ready: list[bool] = []
@@ -198,7 +198,7 @@ def test_a_kill_while_growing_then_a_restart_then_a_cut_loses_nothing(
 
 @each_granularity
 def test_the_space_of_outgrown_slots_is_used_again(granularity: Granularity) -> None:
-    """Growing over and over does not take more than a few times what the state needs."""
+    """A region whose slots grow many times is at most a few times as large as the state."""
     medium = SimulatedMedium(image=mirrored(2), granularity=granularity)
     region, dirty = Region(medium, "r"), b"\xff" * 60 * PAGE  # free space is not zero
     region.add_extent("past", len(dirty), lambda m, at: m.write(at, dirty))
@@ -229,7 +229,7 @@ def test_the_commit_before_growing_is_gone_and_the_next_one_is_kept() -> None:
 
 
 def refuse_at(medium: SimulatedMedium, number: int) -> Callable[[str], None]:
-    """The operation of that number fails, and so does every one until the write gives up."""
+    """The operation of that number fails, and so does every one after it."""
     start = len(medium.operations)
 
     def watch(_: str) -> None:
@@ -239,10 +239,10 @@ def refuse_at(medium: SimulatedMedium, number: int) -> Callable[[str], None]:
     return watch
 
 
-def wrecked(
+def failed_write(
     granularity: Granularity, commits: int, new: Snapshot, number: int
 ) -> tuple[SimulatedMedium, Slots, bool]:
-    """A write whose operation `number` failed; whether it did not get that far."""
+    """A write whose operation `number` fails, and whether it ended before that operation."""
     medium = SimulatedMedium(image=mirrored(commits), granularity=granularity)
     slots, _ = opened(medium)
     medium.watch = refuse_at(medium, number)
@@ -260,12 +260,12 @@ def wrecked(
 def test_after_a_failure_anywhere_the_next_write_commits(
     commits: int, larger: int, granularity: Granularity
 ) -> None:
-    """At every operation that fails; a cut in the second write leaves nothing but known states."""
+    """For every operation that fails; a stop in the second write leaves one of the three states."""
     new, next_one = state(commits, larger=larger), state(commits + 1, larger=larger)
     known = {state(commits - 1).digest() if commits else None, new.digest(), next_one.digest()}
     number = 0
     while True:
-        medium, slots, ended = wrecked(granularity, commits, new, number)
+        medium, slots, ended = failed_write(granularity, commits, new, number)
         if ended:
             break
 
@@ -280,8 +280,8 @@ def test_after_a_failure_anywhere_the_next_write_commits(
     assert number > 8
 
 
-def test_a_discarded_commit_does_not_count_and_the_next_one_does() -> None:
-    """What turned out to be no state is given up, in the slots and while they grow."""
+def test_a_discarded_commit_leaves_the_one_before_and_the_next_one_counts() -> None:
+    """It is discarded after everything was sealed, in the same slots and in larger ones."""
     for larger in (0, LARGER):
         medium = SimulatedMedium(image=mirrored(3))
         slots, _ = opened(medium)
@@ -301,7 +301,7 @@ def test_a_discarded_commit_does_not_count_and_the_next_one_does() -> None:
 
 
 def test_the_newest_commit_is_read_before_the_first_write() -> None:
-    """Slots with commits do not let them be written over unseen."""
+    """Commits that were not opened are not overwritten."""
     slots = Slots.open(Region(PlainMedium(mirrored(2)), "r"), KEY)
     assert slots is not None
     with pytest.raises(StateError, match="Call mirror_in before mirror_out"):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from crash.regions import SIZE, TWIN, holds_together
+from crash.regions import SIZE, TWIN, check_structure
 from crash.stops import BOTH, cut_everywhere
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
@@ -20,7 +20,7 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 
 @functools.cache
 def fresh_image() -> bytes:
-    """A region with one of each, none of them empty, one chunk of the queue nearly full."""
+    """A region with one of each, none of them empty, one node of the queue nearly full."""
     medium = PlainMedium(bytes(SIZE))
     format_region(medium, TWIN)
     region = Region(medium, "r")
@@ -34,7 +34,7 @@ def fresh_image() -> bytes:
 
 
 def contents(region: Region) -> dict[str, list[object]]:
-    """All there is in the structures that there are; each block of the heap has one owner."""
+    """The contents of all structures; each used block of the heap has one owner."""
     found, owned = {}, []
     for name in region.heap.roots():
         one = KINDS[name].open(region, name)
@@ -54,7 +54,7 @@ def push_both(region: Region) -> None:
         PersistentQueue.open(region, "queue").push(77)
 
 
-def push_what_needs_a_chunk(region: Region) -> None:
+def push_what_needs_a_node(region: Region) -> None:
     PersistentStack.open(region, "stack").push(b"\0" * 2990 + b"long item!")
 
 
@@ -88,7 +88,7 @@ def make_another(region: Region) -> None:
 
 
 CHANGES: list[Callable[[Region], None]] = [
-    swap_elements, push_both, push_what_needs_a_chunk, pop_both, pop_the_last_of_the_queue,
+    swap_elements, push_both, push_what_needs_a_node, pop_both, pop_the_last_of_the_queue,
     from_queue_to_stack, drop_the_stack, make_another,
 ]  # fmt: skip
 
@@ -98,7 +98,7 @@ CHANGES: list[Callable[[Region], None]] = [
 def test_a_stop_anywhere_leaves_the_structures_before_or_after(
     change: Callable[[Region], None], granularity: Granularity
 ) -> None:
-    """What a transaction does to several of them happens to all or none; no block is lost."""
+    """A transaction changes several of them together or not at all; no block is lost."""
     done = Region(PlainMedium(fresh_image()), "r")
     before = contents(done)
     change(done)
@@ -110,7 +110,7 @@ def test_a_stop_anywhere_leaves_the_structures_before_or_after(
     def check(image: bytes, ended: bool) -> None:
         again = PlainMedium(image)
         found = contents(Region(again, "r"))
-        holds_together(again.bytes)
+        check_structure(again.bytes)
         assert found == after if ended else found in (before, after)
         seen.append(found == after)
 

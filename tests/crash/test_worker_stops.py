@@ -1,7 +1,7 @@
 """A stop at every operation of commits whose sealing several threads share.
 
-The threads run as they come, so the order of operations differs from run to run; the images of a
-stop are those of the order that came.
+The threads are not ordered, so the order of operations differs from run to run; the images of a
+stop are those of the order in this run.
 """
 
 import os
@@ -15,8 +15,9 @@ from crash.mirrors import KEY, digest_in, empty_region, state
 from crash.stops import BOTH, cut_everywhere
 from crash.test_slot_stops import LARGER, refuse_at
 from plinius.errors import StorageError
-from plinius.pm import mapped
+from plinius.pm import cacheline
 from plinius.pm.medium import PAGE, Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.testing import SimulatedMedium
@@ -27,7 +28,7 @@ each_number = pytest.mark.parametrize("threads", [2, 3])
 
 @pytest.fixture(autouse=True)
 def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even a small state is enough for each thread to have its share."""
+    """Even of a small state each thread gets a share."""
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
     monkeypatch.setattr(plinius.slots.workers, "_SHARE_BYTES", PAGE)
@@ -36,7 +37,7 @@ def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 def shared(
     threads: int, commits: int, granularity: Granularity = Granularity.CACHE_LINE
 ) -> tuple[SimulatedMedium, Slots]:
-    """Slots of so many threads, which have committed so many states."""
+    """Slots with a number of threads, after a number of commits."""
     medium = SimulatedMedium(image=empty_region(), granularity=granularity)
     slots = Slots.create(Region(medium, "r"), KEY, threads)
     for iteration in range(commits):
@@ -50,7 +51,7 @@ def shared(
 def test_a_stop_anywhere_in_a_commit_of_several_threads_leaves_one_of_two(
     commits: int, larger: int, threads: int, granularity: Granularity
 ) -> None:
-    """What a worker wrote lasts before the commit word may, also in larger slots."""
+    """What a worker wrote is durable before the commit word can be, also in larger slots."""
     medium, slots = shared(threads, commits, granularity)
     before, new = state(commits - 1).digest(), state(commits, larger=larger)
     seen = set()
@@ -70,7 +71,7 @@ def test_a_stop_anywhere_in_a_commit_of_several_threads_leaves_one_of_two(
 def test_after_a_failure_in_any_thread_the_next_write_commits(
     threads: int, granularity: Granularity
 ) -> None:
-    """What the failed write left under way in another thread's buffers changes nothing."""
+    """What another thread of the failed write still had in its buffers changes nothing."""
     known = {state(i).digest() for i in (1, 2, 3)}
     number, ended = 0, False
     while not ended:
@@ -96,7 +97,7 @@ def test_after_a_failure_in_any_thread_the_next_write_commits(
 
 @each_number
 def test_each_thread_that_seals_drains_once_and_the_commit_fences_twice(threads: int) -> None:
-    """However many blocks it wrote; a drain is none of the two ordering points."""
+    """However many blocks it wrote; a drain is not one of the two fences."""
     medium, slots = shared(threads, 2)
     medium.operations.clear()
     slots.write(state(2))
@@ -106,11 +107,11 @@ def test_each_thread_that_seals_drains_once_and_the_commit_fences_twice(threads:
 
 
 class Calls:
-    """The native library, and which thread wrote or fenced with it."""
+    """The native library, with a record of which thread wrote or fenced."""
 
     def __init__(self) -> None:
         self.made: dict[int, list[str]] = {}
-        self._true = mapped.lib
+        self._true = cacheline.lib
 
     def __getattr__(self, name: str) -> object:
         if name in ("pl_copy", "pl_flush", "pl_fence"):
@@ -122,15 +123,15 @@ class Calls:
 def test_in_mapped_memory_each_worker_that_wrote_ends_with_the_fence_instruction(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not left to the thread that commits, and what was written is whole."""
+    """The thread that commits does not do it for them, and what was written is complete."""
     fd = os.open("/dev/shm", os.O_RDWR | os.O_TMPFILE)
     os.write(fd, empty_region())
-    medium = mapped.MappedMedium(fd)
+    medium = open_medium(fd)
     assert medium.granularity is not Granularity.PAGE
     slots = Slots.create(Region(medium, "r"), KEY, threads)
     calls = Calls()
     with monkeypatch.context() as patched:
-        patched.setattr(mapped, "lib", calls)
+        patched.setattr(cacheline, "lib", calls)
         for iteration in (0, 1, 2):
             slots.write(state(iteration))
     assert digest_in(bytes(medium.read(0, medium.size))) == state(2).digest()

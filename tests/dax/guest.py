@@ -2,8 +2,9 @@
 
 TASK is `check` (what the mapping is, and the tests on it), `engine` (a state that evolves by
 integer arithmetic, mirrored every iteration, without torch; `reference` is the same with all
-digests told) or `torch` (a whole small training run for comparison, then one to be cut). Each
-line that starts with "plinius: " is one JSON object. An iteration is told once it is committed.
+digests) or `torch` (a whole small training run for comparison, then one that is stopped). Each
+output line that starts with "plinius: " is one JSON object. An iteration is reported when it is
+committed.
 """
 
 import json
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from plinius.errors import RegionError, SealError
 from plinius.keys import OwnerKey, load_key
-from plinius.pm.mapped import pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
@@ -36,8 +37,8 @@ _KEY = OwnerKey(bytes(range(32)))
 Words = npt.NDArray[np.uint64]
 
 
-def tell(**message: object) -> None:
-    """A line for run.py."""
+def report(**message: object) -> None:
+    """Print a line for run.py."""
     print(f"plinius: {json.dumps(message)}", flush=True)
 
 
@@ -47,10 +48,10 @@ def check(folder: Path) -> int:
 
     with Region.create(folder / "first.region", 0) as region:
         sync = mapped_sync(folder / "first.region")
-        tell(granularity=region.granularity.value, sync=sync, kinds=pwb_names())
+        report(granularity=region.granularity.value, sync=sync, kinds=pwb_names())
     chosen = ["tests/dax/test_on_dax.py", "tests/unit/test_medium.py", "tests/unit/test_region.py"]
-    # The first is about ordinary disks, the second about no mapping at all. conftest.py is left
-    # out because it imports torch, which takes longer here than all of the tests.
+    # The first is about ordinary disks, the second uses no mapping at all. conftest.py is not used
+    # because it imports torch, which takes longer here than all of the tests.
     left_out = ["ordinary_disk", "never_gives_a_byte_twice"]
     arguments = [*chosen, "-k", " and ".join(f"not {name}" for name in left_out), "--noconftest"]
     os.chdir(TESTS.parent)
@@ -60,7 +61,7 @@ def check(folder: Path) -> int:
         counts = Counts()
         options = [f"--basetemp={folder / name}", "-p", "no:cacheprovider", "--color=no"]
         code = pytest.main([*arguments, *options], plugins=[counts])
-        tell(pwb=name, code=int(code), passed=counts.passed, skipped=counts.skipped)
+        report(pwb=name, code=int(code), passed=counts.passed, skipped=counts.skipped)
     return 0
 
 
@@ -80,13 +81,13 @@ def mapped_sync(path: Path) -> bool:
 
     They are known by device and inode: a region is mapped before it has its name.
     """
-    about = path.stat()
-    device = f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}"
+    status = path.stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
     inside, found = False, []
     for line in Path("/proc/self/smaps").read_text().splitlines():
         words = line.split()
         if not words[0].endswith(":"):
-            inside = words[3:5] == [device, str(about.st_ino)]
+            inside = words[3:5] == [device, str(status.st_ino)]
         elif inside and words[0] == "VmFlags:":
             found.append("sf" in words)
     return bool(found) and all(found)
@@ -101,16 +102,16 @@ def engine(folder: Path, *, every: bool = False) -> int:
     """Evolve the mirrored state to ENGINE_UNTIL, resuming from what is there."""
     path = folder / "engine.region"
     twins = twins_of(path)
-    tell(began=twins)
-    with Region.open(path) if path.exists() else Region.create(path, 0) as region:
+    report(began=twins)
+    with Region.open_or_create(path) as region:
         region.consistency_check()
         mirror = Slots.open(region, _KEY)
-        about = mirror.newest() if mirror else None
-        stored = mirror.snapshot(about) if mirror and about else None
+        manifest = mirror.newest() if mirror else None
+        stored = mirror.snapshot(manifest) if mirror and manifest else None
         state = stored or snapshot(0, np.arange(WORDS, dtype=np.uint64))
         tally = tally_of(region, state.iteration)
         grown_are_whole(region, state.iteration)
-        tell(
+        report(
             resumed=stored.iteration if stored else None,
             digest=state.digest(),
             where=where_it_fell(twins, mirror),
@@ -128,7 +129,7 @@ def engine(folder: Path, *, every: bool = False) -> int:
                 region.twins.store(tally, number.to_bytes(8, "little") * _TALLY_WORDS)
             mirror.write(state)
             digests = every or number == ENGINE_UNTIL  # the commits take most of the time then
-            tell(iteration=number, digest=state.digest() if digests else None)
+            report(iteration=number, digest=state.digest() if digests else None)
         region.consistency_check()
     return 0
 
@@ -147,9 +148,9 @@ def evolved(state: Snapshot) -> Snapshot:
 
 
 def tally_of(region: Region, iteration: int) -> int:
-    """Where the tally lies: words that one transaction an iteration sets to its number.
+    """The offset of the tally: words that a transaction sets to the number of each iteration.
 
-    They are made if they are not there, and must all be alike and of this iteration or the next.
+    They are made if they are not there, and must all have the number of this iteration or the next.
     """
     root = region.heap.roots().get("tally")
     if root is None:
@@ -171,12 +172,12 @@ def add_grown(region: Region, number: int) -> None:
 
 
 def grown(number: int) -> bytes:
-    """What the extent that an iteration adds holds."""
+    """The bytes of the extent that an iteration adds."""
     return number.to_bytes(4, "little") * (_GROWN_BYTES // 4)
 
 
 def grown_are_whole(region: Region, iteration: int) -> None:
-    """Each extent that was added is there, and holds what it held."""
+    """Check that each extent that was added is there, with its bytes."""
     due = range(_GROW_EVERY, iteration + 1, _GROW_EVERY)
     names = {name for name in region.heap.extents() if name.startswith("grown-")}
     assert {f"grown-{number}" for number in due} <= names, "an extent was lost"
@@ -188,7 +189,7 @@ def grown_are_whole(region: Region, iteration: int) -> None:
 
 
 def where_it_fell(twins: str, mirror: Slots | None) -> str:
-    """Where the cut fell, by what it left: the twins' state as found, and the older slot."""
+    """When the machine was stopped, judged by the state of the twins and by the older slot."""
     if twins == "NONE":
         return "before the region"
     if twins != "IDLE":
@@ -203,7 +204,7 @@ def where_it_fell(twins: str, mirror: Slots | None) -> str:
 
 
 def torch(folder: Path) -> int:
-    """Train the small network of the tests: whole, if that was not yet done, and to be cut."""
+    """Train the small network of the tests: once without a stop, then the run that is stopped."""
     from plinius.training.trainer import Run, Settings
 
     key = load_key(WORLD / "owner.key")
@@ -211,24 +212,24 @@ def torch(folder: Path) -> int:
     whole, path = folder / "whole.region", folder / "cut.region"
     if not whole.exists():
         with Run(whole, key, settings) as run:
-            tell(whole=0, digest=run.mirror.digest(run.iteration))
-            run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("whole", run))
+            report(whole=0, digest=run.mirror.digest(run.iteration))
+            run.train(TORCH_UNTIL, 1, lambda _: report_iteration("whole", run))
     twins = twins_of(path)
-    tell(began=twins)
+    report(began=twins)
     with Run(path, key, settings) as run:
-        tell(
+        report(
             resumed=None if twins == "NONE" else run.iteration,
             digest=run.mirror.digest(run.iteration),
             where=where_it_fell(twins, run.mirror._slots),
         )
-        run.train(TORCH_UNTIL, 1, lambda _: tell_iteration("iteration", run))
+        run.train(TORCH_UNTIL, 1, lambda _: report_iteration("iteration", run))
         run.region.consistency_check()
     return 0
 
 
-def tell_iteration(name: str, run: "Run") -> None:
-    """What a training run has committed."""
-    tell(**{name: run.iteration, "digest": run.mirror.digest(run.iteration)})
+def report_iteration(name: str, run: "Run") -> None:
+    """Report what a training run has committed."""
+    report(**{name: run.iteration, "digest": run.mirror.digest(run.iteration)})
 
 
 def twins_of(path: Path) -> str:

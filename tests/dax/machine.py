@@ -236,7 +236,7 @@ _KERNEL = "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check"
 
 def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str]) -> list[str]:
     (vmlinuz,) = glob.glob(str(work / "kernel/boot/vmlinuz-*"))
-    said = " ".join(f"plinius.{name}={value}" for name, value in options.items())
+    arguments = " ".join(f"plinius.{name}={value}" for name, value in options.items())
     nvdimm = f"memory-backend-file,id=nv0,share=on,mem-path={work / 'pm.img'},size={PMEM_BYTES}"
     return [
         tool["qemu-system-x86_64"], "-accel", "tcg,tb-size=1024", "-cpu", "max", "-smp", "1",
@@ -248,6 +248,6 @@ def _qemu(work: Path, tool: dict[str, str], socket: Path, options: dict[str, str
         "-chardev", f"socket,id=c0,path={socket}",
         "-device", "vhost-user-fs-pci,queue-size=1024,chardev=c0,tag=hostroot",
         "-kernel", vmlinuz, "-initrd", str(work / "initramfs.gz"),
-        "-append", f"{_KERNEL} {said}",
+        "-append", f"{_KERNEL} {arguments}",
         "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-net", "none",
     ]  # fmt: skip

@@ -1,16 +1,16 @@
-"""`make test-dax`: the engine on a real DAX mapping, and runs that are cut with the machine.
+"""`make test-dax`: the engine on a real DAX mapping, and runs whose machine is powered off.
 
 Boots a guest with an emulated NVDIMM (machine.py), ext4 with dax=always, and shows there that
 
 - a region is found to be CACHE_LINE, and the kernel lists its mapping as MAP_SYNC;
 - the tests of the medium and the region pass on it with each write-back instruction of the CPU;
 - a mirrored state whose machine is killed (SIGKILL to QEMU) at random moments goes on after each
-  new boot from the last commit told or a later one, and ends with the digest of the run that
-  nobody stopped: a torch-free state often, a real training run a few times, since only importing
-  torch takes most of a minute in the guest.
+  new boot from the last commit that was reported or from a later one, and ends with the digest of
+  the run that nobody stopped: a torch-free state often, a real training run a few times, since only
+  importing torch takes most of a minute in the guest.
 
 What this does not show: killing QEMU keeps every store that was executed, flushed or not. So it
-proves DAX, MAP_SYNC and recovery after a cut, not the order of flushes: tests/crash does that.
+proves DAX, MAP_SYNC and recovery after a stop, not the order of flushes: tests/crash does that.
 
 The moments follow from a printed seed; PLINIUS_TEST_SEED=... draws them again, as far as a machine
 repeats its timing. Where the guest cannot be had it says why, and exits with 0.
@@ -54,13 +54,13 @@ _SAID = "plinius: "
 
 @dataclass
 class Series:
-    """A run that is cut again and again: what is known of it, and what became of it."""
+    """A run that is stopped again and again: what it reported, and how it ended."""
 
     task: str
     until: int
-    span: float  # seconds within which a cut follows the iteration it waits for
+    span: float  # seconds within which it is stopped after the iteration that is waited for
     digests: dict[int, str] = field(default_factory=dict)  # those of the uninterrupted run
-    told: int = -1
+    reported: int = -1
     cuts: list[str] = field(default_factory=list)
     fell: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -82,12 +82,12 @@ class Series:
             if self.cuts:
                 self.cuts[-1] += f", {message['where']}; resumed at {number}"
                 self.fell[message["where"].partition(" (")[0]] += 1
-                print(f"  cut {len(self.cuts)}: {self.cuts[-1]}", flush=True)
-            if (-1 if number is None else number) < self.told:
-                self.wrong.append(f"iteration {self.told} was told, but {number} was left")
-            self.told = number or 0
+                print(f"  stop {len(self.cuts)}: {self.cuts[-1]}", flush=True)
+            if (-1 if number is None else number) < self.reported:
+                self.wrong.append(f"iteration {self.reported} was reported, but {number} was left")
+            self.reported = number or 0
         elif "iteration" in message:
-            number = self.told = message["iteration"]
+            number = self.reported = message["iteration"]
             self.final = message["digest"] or ""
         else:
             return
@@ -120,7 +120,7 @@ def boot(task: str, *, format: bool = False) -> Machine:
 
 
 def run_series(series: Series, goals: list[int], random: Random) -> None:
-    """Boot, wait for a goal, cut; again for every goal, and then to the end.
+    """Boot, wait for a goal, stop; again for every goal, and then to the end.
 
     Goal 0 is while the region is made, filled or first mirrored.
     """
@@ -139,11 +139,13 @@ def run_series(series: Series, goals: list[int], random: Random) -> None:
             if due is not None:
                 time.sleep(due)
                 machine.kill()
-                for line in machine.lines(TIMEOUT):  # what it had told before
+                for line in machine.lines(TIMEOUT):  # what it had reported before
                     series.hear(_heard(line) or {})
-                series.cuts.append(f"told {series.told}, {machine.seconds:.0f} s after power-on")
+                series.cuts.append(
+                    f"reported {series.reported}, {machine.seconds:.0f} s after power-on"
+                )
             elif goal <= series.until:
-                raise GuestError("the guest came to its end before it was cut")
+                raise GuestError("the guest ended before it was stopped")
     series.seconds = time.monotonic() - began
 
 
@@ -153,7 +155,7 @@ def _heard(line: str) -> dict[str, Any] | None:
     if "plinius-failed" in line or ("plinius-ended: " in line and not line.endswith(": 0")):
         raise GuestError(line)
     if not text.endswith("}"):
-        return None  # no message, or one that was cut short
+        return None  # no message, or an incomplete one
     message: dict[str, Any] = json.loads(text)
     return message
 
@@ -194,11 +196,11 @@ def cut_runs(seed: str) -> list[Series]:
         message = _heard(line) or {}
         if "digest" in message:
             engine.digests[message.get("iteration", 0)] = message["digest"]
-    print(f"the engine, cut {ENGINE_CUTS + 1} times:", flush=True)
+    print(f"the engine, stopped {ENGINE_CUTS + 1} times:", flush=True)
     step = ENGINE_UNTIL // (ENGINE_CUTS + 1)
     goals = [random.randint(step * cut + 1, step * (cut + 1)) for cut in range(ENGINE_CUTS)]
     run_series(engine, [0, *goals], random)
-    print(f"training, cut {TORCH_CUTS} times:", flush=True)
+    print(f"training, stopped {TORCH_CUTS} times:", flush=True)
     training = Series("torch", TORCH_UNTIL, 0.5)
     step = TORCH_UNTIL // (TORCH_CUTS + 1)
     goals = [random.randint(step * cut + 1, step * (cut + 1)) for cut in range(TORCH_CUTS)]
@@ -236,7 +238,7 @@ def rows_of(series: Series) -> tuple[str, str, bool]:
 
 
 def main() -> int:
-    """Prepare, check, cut, and say what became of it."""
+    """Prepare, check, stop the runs, and report how they ended."""
     began = time.monotonic()
     seed = os.environ.get("PLINIUS_TEST_SEED", secrets.token_hex(4))
     print(f"PLINIUS_TEST_SEED={seed}", flush=True)

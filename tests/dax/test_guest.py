@@ -1,4 +1,4 @@
-"""What runs in the emulated machine also runs here, where a mistake in it shows at once."""
+"""What runs in the emulated machine also runs here, where a mistake in it is found at once."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("task", ["engine", "torch"])
-def test_a_task_that_is_begun_again_goes_on_and_ends_alike(
+def test_a_task_that_is_started_again_goes_on_and_ends_with_the_same_state(
     task: str,
     world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A part of its way, then to its end; what it tells is what run.py compares."""
+    """First a part of it, then the rest; its output is what run.py compares."""
     monkeypatch.setattr(guest, "WORLD", world.folder)
     until = {"engine": "ENGINE_UNTIL", "torch": "TORCH_UNTIL"}[task]
     for folder, ends in (("whole", (12,)), ("parts", (5, 12))):

@@ -9,8 +9,9 @@ import pytest
 from crash.mirrors import newest
 from dax.guest import evolved, mapped_sync, snapshot
 from plinius.keys import OwnerKey
-from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 
@@ -22,7 +23,7 @@ KEY = OwnerKey(bytes(32))
 
 
 def test_a_region_on_dax_is_mapped_sync_and_stays_so_when_it_grows(tmp_path: Path) -> None:
-    """Granularity CACHE_LINE, and the kernel says so of the mapping too."""
+    """Granularity CACHE_LINE, and the kernel lists the mapping as MAP_SYNC."""
     path = tmp_path / "r"
     with Region.create(path, 0) as region:
         assert region.granularity is Granularity.CACHE_LINE
@@ -37,8 +38,8 @@ def test_a_region_on_dax_is_mapped_sync_and_stays_so_when_it_grows(tmp_path: Pat
         assert region.granularity is Granularity.CACHE_LINE
 
 
-def test_no_other_mapping_is_said_to_be_sync(tmp_path: Path) -> None:
-    """The same question has the other answer for a memory file system."""
+def test_a_mapping_of_a_memory_file_system_is_not_sync(tmp_path: Path) -> None:
+    """The kernel does not list a mapping of a memory file system as MAP_SYNC."""
     path = Path("/dev/shm/plinius-test-dax")
     with Region.create(path, 0) as region:
         assert region.granularity is Granularity.PROCESS
@@ -46,11 +47,11 @@ def test_no_other_mapping_is_said_to_be_sync(tmp_path: Path) -> None:
     path.unlink()
 
 
-def test_what_was_fenced_is_in_the_file_by_every_way_to_read_it(tmp_path: Path) -> None:
+def test_what_was_fenced_is_found_by_every_way_to_read_the_file(tmp_path: Path) -> None:
     """Through the mapping, by read() and by a second mapping."""
     path = tmp_path / "f"
     path.write_bytes(bytes(1 << 16))
-    medium = MappedMedium(os.open(path, os.O_RDWR))
+    medium = open_medium(os.open(path, os.O_RDWR))
     medium.write(100, b"streamed" * 900)
     medium.store(40_000, b"stored")
     medium.flush(40_000, 6)
@@ -59,7 +60,7 @@ def test_what_was_fenced_is_in_the_file_by_every_way_to_read_it(tmp_path: Path) 
         wanted = file.read()
     assert wanted[100:7300] == b"streamed" * 900
     assert wanted[40_000:40_006] == b"stored"
-    second = MappedMedium(os.open(path, os.O_RDONLY), writable=False)
+    second = open_medium(os.open(path, os.O_RDONLY), writable=False)
     assert second.read(0, 1 << 16) == wanted == medium.read(0, 1 << 16)
     second.close()
     medium.close()

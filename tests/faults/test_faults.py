@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import plinius.pm.block_writer as blocks_module
-import plinius.pm.mapped as mapped_module
+import plinius.pm.file as file_module
 from cli.world import CFG, PLINIUS, World, call, digest_of, memory_folder
 from crash.mirrors import newest
 from plinius.errors import RegionError, StorageError
 from plinius.keys import OwnerKey
-from plinius.pm.mapped import MappedMedium
+from plinius.pm.file import FileMedium
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
 from plinius.pm.romulus import TwinState
@@ -59,7 +60,7 @@ class Failing:
     """What writes to the disk, of which call number `fail_at` fails as a disk's error makes it."""
 
     def __init__(self, number: int, fail_at: int) -> None:
-        self.lib = mapped_module.lib  # type: ignore[attr-defined]
+        self.lib = file_module.lib  # type: ignore[attr-defined]
         self.calls, self.number, self.fail_at = 0, number, fail_at
         self._fdatasync, self._write_all = os.fdatasync, blocks_module.write_all
 
@@ -70,7 +71,7 @@ class Failing:
         self.calls += 1
         return self.calls == self.fail_at
 
-    def pl_msync(self, at: object, length: int) -> int:
+    def pl_msync(self, at: Any, length: int) -> int:
         """Succeed but once. What the failed one should have written is not written later."""
         return self.number if self._fails() else self.lib.pl_msync(at, length)
 
@@ -93,7 +94,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, fail_at: int) -> Itera
     """One write or write-back fails meanwhile."""
     with monkeypatch.context() as patched:
         lib = Failing(number, fail_at)
-        patched.setattr(mapped_module, "lib", lib)
+        patched.setattr(file_module, "lib", lib)
         patched.setattr(os, "fdatasync", lib.fdatasync)
         patched.setattr(blocks_module, "write_all", lib.write_all)
         yield lib
@@ -192,7 +193,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, stop: int, *, after: bool) -> li
         return watched
 
     for name in OPERATIONS:
-        monkeypatch.setattr(MappedMedium, name, watch(name, getattr(MappedMedium, name)))
+        monkeypatch.setattr(FileMedium, name, watch(name, getattr(FileMedium, name)))
     put = blocks_module.RingWriter.put
     monkeypatch.setattr(blocks_module.RingWriter, "put", watch("put", put))
     return seen

@@ -1,4 +1,4 @@
-"""Blocks on a real disk: what goes past the page cache is what the mapping shows."""
+"""Blocks on a real disk: the mapping shows what was written past the page cache."""
 
 import errno
 import os
@@ -12,9 +12,10 @@ import torch
 import plinius.pm.block_writer
 from plinius.errors import RegionError, StorageError
 from plinius.mirror import Mirror
-from plinius.pm.block_writer import PAGE, CopyWriter, Device, RingWriter, private_memory
+from plinius.pm.block_writer import BackgroundFile, CopyWriter, RingWriter, private_memory
 from plinius.pm.mapped import MappedMedium
-from plinius.pm.medium import Granularity
+from plinius.pm.medium import PAGE, Granularity
+from plinius.pm.opening import open_medium
 from plinius.slots import newest_snapshot
 from unit.mirroring import KEY
 
@@ -26,7 +27,7 @@ def medium(tmp_path: Path) -> Iterator[MappedMedium]:
     """A file on a disk, mapped."""
     path = tmp_path / "m"
     path.write_bytes(bytes(SIZE))
-    opened = MappedMedium(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    opened = open_medium(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     if opened.granularity is not Granularity.PAGE:
         opened.close()
         pytest.skip("the temporary folder is not on a disk")
@@ -34,9 +35,9 @@ def medium(tmp_path: Path) -> Iterator[MappedMedium]:
     opened.close()
 
 
-def fill(medium: MappedMedium, pieces: list[tuple[int, bytes]]) -> None:
+def fill(medium: MappedMedium, blocks: list[tuple[int, bytes]]) -> None:
     writer = medium.writer()
-    for offset, data in pieces:
+    for offset, data in blocks:
         room = writer.room(len(data))
         room[:] = data
         writer.put(offset, room)
@@ -44,14 +45,14 @@ def fill(medium: MappedMedium, pieces: list[tuple[int, bytes]]) -> None:
 
 
 def cut(random_: random.Random) -> list[tuple[int, bytes]]:
-    """Pieces that do not overlap: whole pages and parts of them, some larger than a block."""
-    pieces, at = [], 0
+    """Blocks that do not overlap: whole pages and parts of them, some larger than a buffer."""
+    blocks, at = [], 0
     while at < SIZE - (7 << 20):
         length = random_.choice([1, 100, PAGE, 3 * PAGE, PAGE + 1, 2 << 20, 6 << 20])
         at += random_.choice([0, 1, PAGE - at % PAGE])
-        pieces.append((at, random_.randbytes(length)))
+        blocks.append((at, random_.randbytes(length)))
         at += length
-    return pieces
+    return blocks
 
 
 def test_the_mapping_and_the_file_show_what_was_written(
@@ -60,12 +61,12 @@ def test_the_mapping_and_the_file_show_what_was_written(
     """Aligned or not, past the cache or not; also where the mapping had shown older bytes."""
     chance = random.Random(1)
     for _ in range(3):
-        pieces = cut(chance)
-        for offset, data in pieces:
+        blocks = cut(chance)
+        for offset, data in blocks:
             assert len(bytes(medium.read(offset, len(data)))) == len(data)  # now in the page cache
-        fill(medium, pieces)
+        fill(medium, blocks)
         raw = (tmp_path / "m").read_bytes()
-        for offset, data in pieces:
+        for offset, data in blocks:
             assert medium.read(offset, len(data)) == data
             assert raw[offset : offset + len(data)] == data
             out = bytearray(len(data))
@@ -89,15 +90,42 @@ def test_stores_beside_blocks_are_not_lost(medium: MappedMedium) -> None:
 def test_without_direct_writing_blocks_go_through_the_cache(
     medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a file system that has no O_DIRECT."""
+    """On a file system without O_DIRECT."""
     monkeypatch.setattr(plinius.pm.block_writer, "_reopen_direct", lambda fd: None)
-    pieces = cut(random.Random(2))
-    fill(medium, pieces)
-    assert all(medium.read(offset, len(data)) == data for offset, data in pieces)
+    blocks = cut(random.Random(2))
+    fill(medium, blocks)
+    assert all(medium.read(offset, len(data)) == data for offset, data in blocks)
+
+
+def test_with_larger_system_pages_only_whole_ones_are_written_directly(
+    medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page cache may hold the rest of a page, with older bytes; the block is written whole."""
+    page = 1 << 16
+    monkeypatch.setattr(plinius.pm.block_writer, "SYSTEM_PAGE", page)
+    writer = medium.writer()
+    background = writer._file  # type: ignore[attr-defined]
+    write_all, direct = plinius.pm.block_writer.write_all, []
+
+    def watched(fd: int, data: memoryview, offset: int) -> None:
+        if fd == background._direct_fd and data:
+            direct.append((offset, offset + len(data)))
+        write_all(fd, data, offset)
+
+    monkeypatch.setattr(plinius.pm.block_writer, "write_all", watched)
+    blocks = [
+        (PAGE, b"a" * (page - PAGE)), (page, b"b" * 2 * page), (4 * page - PAGE, b"c" * 3 * page),
+        (8 * page, b"d" * PAGE), (10 * page + 100, b"e" * 2 * page),
+    ]  # fmt: skip
+    fill(medium, blocks)
+    assert all(medium.read(offset, len(data)) == data for offset, data in blocks)
+    assert not any(medium.read(0, PAGE))
+    if background._direct_fd is not None:
+        assert direct == [(page, 3 * page), (4 * page, 6 * page)]
 
 
 def test_where_direct_writing_is_refused_there_is_none(tmp_path: Path) -> None:
-    """Told from the open, as file systems do it."""
+    """File systems say so when the file is opened."""
     path = tmp_path / "m"
     path.write_bytes(b"")
 
@@ -113,7 +141,7 @@ def test_where_direct_writing_is_refused_there_is_none(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pwrite(2) may write less than it was given."""
     path, whole = tmp_path / "m", os.pwrite
     path.write_bytes(bytes(100))
@@ -131,10 +159,10 @@ def test_a_block_outside_is_refused(medium: MappedMedium) -> None:
         writer.put(SIZE - 10, writer.room(PAGE))
 
 
-def test_what_fails_beside_is_raised_by_the_fence(
+def test_a_failed_background_write_is_raised_by_the_fence(
     medium: MappedMedium, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once; the next blocks begin afresh."""
+    """Once; the blocks after it are written."""
     whole = plinius.pm.block_writer.write_all
 
     def full(*_: object) -> None:
@@ -152,24 +180,24 @@ def test_what_fails_beside_is_raised_by_the_fence(
 def test_room_is_private_and_as_large_as_asked(
     kind: str, tmp_path: Path, medium: MappedMedium
 ) -> None:
-    """Also larger than a block, and on a page's edge, as direct writing needs."""
+    """Also larger than a buffer, and aligned to a page, as direct writes need."""
     if kind == "copy":
         writer = CopyWriter(lambda offset, data: None)
-        device = None
+        background = None
     else:
-        device = Device(os.open(tmp_path / "m", os.O_RDWR))
-        writer = RingWriter(device, lambda offset, length: None)  # type: ignore[assignment]
+        background = BackgroundFile(os.open(tmp_path / "m", os.O_RDWR))
+        writer = RingWriter(background, lambda offset, length: None)  # type: ignore[assignment]
     for length in (1, PAGE, 5 << 20, 3, 9 << 20):
         room = writer.room(length)
         assert len(room) == length
         room[-1:] = b"x"
         assert torch.frombuffer(room, dtype=torch.uint8).data_ptr() % PAGE == 0
-    if device:
-        device.close()
+    if background:
+        background.close()
 
 
 def test_two_threads_write_the_same_as_one(tmp_path: Path) -> None:
-    """A state of many pieces, on disk: equal digests, and both open."""
+    """A state of many chunks, on disk: equal digests, and both open."""
     torch.manual_seed(0)
     state = {f"t{number}": torch.rand(700_001) for number in range(8)}
     digests = []
@@ -189,7 +217,7 @@ def test_two_threads_write_the_same_as_one(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_does_not_write_to_its_parents_memory() -> None:
-    """Buffers are private to a process."""
+    """Buffers are private to their process."""
     buffer = private_memory(PAGE)
     buffer[:4] = b"mine"
     child = os.fork()

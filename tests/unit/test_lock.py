@@ -1,4 +1,4 @@
-"""The lock: one process at a time, and none that is dead."""
+"""The lock: one writer at a time; a dead process holds none."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_second_process_is_refused_and_let_in_when_the_first_dies(path: Path) -> None:
-    """The lock goes with its process, however that ends."""
+    """The lock ends with its process, in whatever way that ends."""
     Region.create(path, 0).close()
     code = f"""from plinius.pm.region import Region
 held = Region.open({str(path)!r})
@@ -63,7 +63,7 @@ input()"""
 
 
 def test_a_forked_child_is_refused_and_does_not_unlock_its_parents_region(path: Path) -> None:
-    """Two processes that write one region would be its end."""
+    """Two processes that write to one region would destroy it."""
     Region.create(path, 0).close()
     code = f"""import os
 from plinius.errors import RegionBusyError
@@ -97,7 +97,7 @@ input()"""
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_mirror_refuses_in_a_forked_child_at_once(overlap: bool, tmp_path: Path) -> None:
-    """In and out, beside training as well, where the thread that seals is not in the child."""
+    """Both ways; also if it seals in the background, whose thread is not in the child."""
     code = f"""import os, torch, plinius
 from plinius.errors import RegionBusyError
 state = {{"x": torch.zeros(3)}}
@@ -126,7 +126,7 @@ print(mirror.committed)"""
 
 
 def test_readers_share_a_region(path: Path) -> None:
-    """Looking does not keep others from looking, but keeps writers out."""
+    """Readers do not exclude each other, but they exclude writers."""
     Region.create(path, 0).close()
     with Region.open(path, writable=False), Region.open(path, writable=False):
         with pytest.raises(RegionBusyError):

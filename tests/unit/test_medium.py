@@ -1,16 +1,22 @@
-"""The mapped medium: what it is on each file system, and its write-back instructions."""
+"""Media on mapped files: which one each file system gets, and the write-back instructions."""
 
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from plinius.pm._persist import ffi, lib
 
-from plinius.errors import RegionError, RegionFullError, StorageError
-from plinius.pm.mapped import MappedMedium, pwb_name
-from plinius.pm.medium import PAGE, Granularity, merge_ranges
+import plinius.pm.block_writer
+import plinius.pm.file
+from plinius.errors import PliniusError, RegionError, RegionFullError, StorageError
+from plinius.pm._persist import ffi, lib
+from plinius.pm.cacheline import pwb_name
+from plinius.pm.file import FileMedium
+from plinius.pm.mapped import MappedMedium
+from plinius.pm.medium import PAGE, Granularity, merge_ranges, round_up
+from plinius.pm.opening import open_medium
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}
@@ -25,26 +31,26 @@ def medium(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MappedMed
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     os.posix_fallocate(fd, 0, 16 * PAGE)
     path.unlink()
-    mapped = MappedMedium(fd)
+    mapped = open_medium(fd)
     yield mapped
     mapped.close()
 
 
 def test_memory_file_systems_promise_only_what_they_keep() -> None:
-    """tmpfs survives a process and is never called durable."""
+    """tmpfs survives the end of a process, and is never called durable."""
     fd = os.open(MEMORY, os.O_RDWR | os.O_TMPFILE)
     os.ftruncate(fd, PAGE)
-    found = MappedMedium(fd).granularity
+    found = open_medium(fd).granularity
     assert found is Granularity.PROCESS
     assert "process kill only" in found.survives
     os.close(fd)
 
 
 def test_an_ordinary_disk_has_page_granularity(tmp_path: Path) -> None:
-    """Without MAP_SYNC, msync does the work."""
+    """Without MAP_SYNC, msync makes it durable."""
     fd = os.open(tmp_path, os.O_RDWR | os.O_TMPFILE)
     os.ftruncate(fd, PAGE)
-    found = MappedMedium(fd).granularity
+    found = open_medium(fd).granularity
     if found is Granularity.PROCESS:
         pytest.skip("the tests' temporary folder is a memory file system")
     assert found is Granularity.PAGE
@@ -95,7 +101,7 @@ def test_nothing_outside_the_file_is_touched(medium: MappedMedium, offset: int) 
 
 
 def test_growth_keeps_old_views_and_adds_zeros(medium: MappedMedium) -> None:
-    """A view taken before is still good after."""
+    """A view of the old mapping shows what is stored through the new one."""
     medium.store(0, b"kept")
     view = medium.view(0, 4)
     medium.resize(32 * PAGE)
@@ -136,16 +142,61 @@ def test_the_write_back_instruction_can_be_forced(
 
 
 def test_an_unknown_write_back_instruction_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the choice there is here."""
+    """The error names those that there are."""
     monkeypatch.setenv("PLINIUS_PWB", "wishful")
     with pytest.raises(
-        StorageError, match="PLINIUS_PWB=wishful is not a write-back instruction of this CPU"
+        PliniusError, match="PLINIUS_PWB=wishful is not a write-back instruction of this CPU"
     ):
         pwb_name()
 
 
-def test_ranges_that_touch_become_one() -> None:
-    """And those within the gap."""
+def test_ranges_that_touch_are_merged() -> None:
+    """And those that are at most the gap apart."""
     assert merge_ranges([(8, 9), (0, 4), (4, 6)]) == [(0, 6), (8, 9)]
     assert merge_ranges([(8, 9), (0, 4), (4, 6)], gap=2) == [(0, 9)]
     assert merge_ranges([(0, 10), (2, 3)]) == [(0, 10)]
+
+
+def test_lengths_are_rounded_up_to_whole_units() -> None:
+    """Multiples stay what they are."""
+    assert [round_up(length, PAGE) for length in (0, 1, 4096, 4097)] == [0, 4096, 4096, 8192]
+    assert round_up(2**60 + 1, 16) == 2**60 + 16
+
+
+def test_the_page_of_the_formats_does_not_depend_on_the_machine() -> None:
+    """A region that was made on one machine opens on another."""
+    assert PAGE == 4096
+
+
+def test_with_larger_system_pages_msync_gets_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """msync(2) refuses an address that is not a multiple of the machine's page size."""
+    monkeypatch.setattr(plinius.pm.block_writer, "SYSTEM_PAGE", 1 << 16)
+    path = tmp_path / "m"
+    path.write_bytes(bytes(100 * PAGE))  # no multiple of the larger page
+    medium = FileMedium(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    base = int(ffi.cast("uintptr_t", medium._address))
+    synced: list[tuple[int, int]] = []
+
+    class Recording:
+        def pl_msync(self, at: object, length: int) -> int:
+            start = int(ffi.cast("uintptr_t", at)) - base
+            synced.append((start, start + length))
+            return int(lib.pl_msync(at, length))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+    monkeypatch.setattr(plinius.pm.file, "lib", Recording())
+    for page in (1, 50, 99):
+        medium.store(page * PAGE, b"stored")
+        medium.flush(page * PAGE, 6)
+        medium.fence()
+        medium.flush_lines(0, 100 * PAGE, np.array([page * 64]))
+        medium.fence()
+    assert [start % (1 << 16) for start, _ in synced] == [0] * 6
+    assert all(end <= medium.size for _, end in synced)
+    raw = path.read_bytes()
+    assert all(raw[page * PAGE :][:6] == b"stored" for page in (1, 50, 99))
+    medium.close()

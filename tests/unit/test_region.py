@@ -47,7 +47,7 @@ def test_what_was_committed_is_there_after_reopening(path: Path) -> None:
 
 
 def test_a_region_works_wherever_it_is_copied(path: Path, tmp_path: Path) -> None:
-    """Offsets only: the copy may be mapped anywhere, beside the first."""
+    """There are only offsets: a copy may be mapped anywhere, next to the first."""
     with Region.create(path, 0) as region:
         filled(region, "bulk", b"b" * 5000)
     shutil.copy(path, tmp_path / "copy")
@@ -56,7 +56,7 @@ def test_a_region_works_wherever_it_is_copied(path: Path, tmp_path: Path) -> Non
 
 
 def test_a_region_grows_when_an_extent_needs_room(path: Path) -> None:
-    """What was there stays."""
+    """What it contains stays."""
     with Region.create(path, 0) as region:
         for name in "abc":
             filled(region, name, name.encode() * 3 * PAGE)
@@ -77,7 +77,7 @@ def test_the_space_of_a_dropped_extent_is_used_again(path: Path) -> None:
 
 
 def test_making_a_region_over_a_file_is_refused(path: Path) -> None:
-    """And the file keeps its bytes."""
+    """And the file is not changed."""
     path.write_bytes(b"precious")
     with pytest.raises(RegionError, match=f"{path} exists already"):
         Region.create(path, 0)
@@ -93,8 +93,8 @@ def test_what_a_killed_creation_left_is_taken_over(path: Path) -> None:
     assert os.listdir(path.parent) == ["r"]
 
 
-def test_a_creation_killed_after_publishing_does_not_lose_the_region(path: Path) -> None:
-    """Its first name may still be there."""
+def test_a_creation_killed_after_the_link_does_not_lose_the_region(path: Path) -> None:
+    """The temporary name may still be there."""
     with Region.create(path, 0) as region:
         filled(region, "bulk", b"b" * 100)
     os.link(path, path.with_name("r.creating"))
@@ -104,7 +104,7 @@ def test_a_creation_killed_after_publishing_does_not_lose_the_region(path: Path)
         assert content(region, "bulk") == b"b" * 100
 
 
-def test_a_foreign_file_is_refused(path: Path) -> None:
+def test_a_file_that_is_no_region_is_refused(path: Path) -> None:
     """Short or long, and nothing is written to it."""
     for data in (b"", b"short", b"x" * 3 * PAGE):
         path.write_bytes(data)
@@ -113,14 +113,14 @@ def test_a_foreign_file_is_refused(path: Path) -> None:
         assert path.read_bytes() == data
 
 
-def test_a_missing_region_is_told(path: Path) -> None:
-    """With the next step."""
+def test_a_missing_region_is_refused(path: Path) -> None:
+    """The error names the next step."""
     with pytest.raises(StorageError, match=f"There is no region {path}.*plinius train"):
         Region.open(path)
 
 
-def test_the_directory_holds_so_many_names_and_says_so(path: Path) -> None:
-    """The next one is refused, the others stay."""
+def test_the_directory_has_a_limited_number_of_names(path: Path) -> None:
+    """One more is refused, the others stay."""
     with Region.create(path, 0) as region:
         for index in range(ENTRIES):
             filled(region, f"e{index}", b"x")
@@ -142,13 +142,13 @@ def test_a_full_heap_is_refused_and_rolled_back(path: Path) -> None:
 
 
 def test_stores_need_a_transaction(path: Path) -> None:
-    """Outside of one nothing would roll back."""
+    """Outside of one they could not be rolled back."""
     with Region.create(path, 0) as region, pytest.raises(RuntimeError):
         region.twins.store(5000, b"x")
 
 
 def test_an_extent_is_not_made_inside_a_transaction(path: Path) -> None:
-    """One dropped in it would be written over before the drop lasts."""
+    """An extent dropped in it could be overwritten before the drop is durable."""
     with Region.create(path, 0) as region:
         filled(region, "old", b"o" * 100)
         with pytest.raises(RuntimeError, match="outside of transactions"):
@@ -158,8 +158,30 @@ def test_an_extent_is_not_made_inside_a_transaction(path: Path) -> None:
         assert content(region, "old") == b"o" * 100
 
 
+def test_a_region_is_opened_or_created_in_one_call(path: Path) -> None:
+    """Created if it is not there; what is there is opened, or refused and not replaced."""
+    with Region.open_or_create(path) as region:
+        filled(region, "bulk", b"b")
+    with Region.open_or_create(path) as region:
+        assert content(region, "bulk") == b"b"
+    path.write_bytes(b"precious")
+    with pytest.raises(FormatError):
+        Region.open_or_create(path)
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["", "a" * 41, "\xe9", "a\0b"])
+def test_names_are_one_to_forty_ascii_characters(path: Path, name: str) -> None:
+    """Of roots and extents; nothing is changed."""
+    with Region.create(path) as region:
+        with pytest.raises(ValueError, match="1 to 40 ASCII"):
+            filled(region, name, b"x")
+        assert not region.heap.extents()
+        filled(region, "a" * 40, b"x")
+
+
 class Model:
-    """A heap beside what it should hold."""
+    """A heap, and what it should contain."""
 
     def __init__(self) -> None:
         medium = SimulatedMedium(PAGE + 2 * 16384)
@@ -175,7 +197,7 @@ class Model:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 900)), max_size=40), st.randoms())
 def test_the_allocator_never_gives_a_byte_twice_and_loses_none(steps: Any, rng: Any) -> None:
-    """After any sequence of allocations and frees, blocks keep their bytes and tile the heap."""
+    """After any sequence of allocations and frees, blocks keep their bytes and fill the heap."""
     model = Model()
     start = model.heap._blocks()
     for give, length in steps:

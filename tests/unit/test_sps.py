@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from plinius.errors import StorageError
-from plinius.pm.mapped import MappedMedium, pwb_names
+from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import Granularity
+from plinius.pm.opening import open_medium
 from plinius.pm.region import Region
 from plinius.structures.array import PersistentArray
 from plinius_benchmarks import sps
@@ -78,7 +79,7 @@ def test_both_forms_only_move_the_elements(tmp_path: Path) -> None:
 def test_the_counting_medium_counts_what_passes(tmp_path: Path) -> None:
     """Lines that a range touches, bytes of stores and copies, fences; and changes nothing."""
     Region.create(tmp_path / "r", 0).close()
-    medium = CountingMedium(MappedMedium(os.open(tmp_path / "r", os.O_RDWR)))
+    medium = CountingMedium(open_medium(os.open(tmp_path / "r", os.O_RDWR)))
     medium.reset()
     medium.store(9000, b"12345678")
     medium.flush(9020, 10)

@@ -1,4 +1,4 @@
-"""Many words at once, and the array, stack and queue made of them."""
+"""The persistent array, stack and queue."""
 
 import random
 import threading
@@ -31,8 +31,8 @@ def nothing_leaks(region: Region, *owners: PersistentArray | PersistentStack) ->
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30))
-def test_swaps_at_once_are_as_one_after_another(swaps: list[tuple[int, int]]) -> None:
-    """However often an element comes."""
+def test_many_swaps_in_one_call_equal_single_swaps(swaps: list[tuple[int, int]]) -> None:
+    """However often an element occurs."""
     array = PersistentArray.create(plain(), "a", 10)
     array[:] = np.arange(10)
     wanted = list(range(10))
@@ -45,7 +45,7 @@ def test_swaps_at_once_are_as_one_after_another(swaps: list[tuple[int, int]]) ->
 
 @pytest.mark.parametrize("kind", ["int64", "float64"])
 def test_an_array_is_indexed_as_numpy_does(region: Region, kind: str) -> None:
-    """By an integer, a slice, a list of places; zeros at first; found again by name."""
+    """By an integer, a slice, a list of indices; zeros at first; found again by name."""
     array = PersistentArray.create(region, "a", 100, kind)
     wanted = np.zeros(100, kind)
     assert (array.kind, len(array)) == (kind, 100)
@@ -89,7 +89,7 @@ def test_an_array_refuses_what_does_not_fit(region: Region) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(CHAINS), st.lists(st.one_of(st.none(), st.integers(0, 6000)), max_size=60))
 def test_a_stack_and_a_queue_agree_with_pythons(cls: Chain, steps: list[int | None]) -> None:
-    """Items of any length, in chunks and beyond them; nothing leaks; all is there on opening."""
+    """Items of any length, also larger than a node; nothing leaks; all are there on opening."""
     region = plain(256 * 1024)
     chain = cls.create(region, "c")
     wanted: deque[bytes] = deque()
@@ -110,7 +110,7 @@ def test_a_stack_and_a_queue_agree_with_pythons(cls: Chain, steps: list[int | No
 
 @pytest.mark.parametrize("cls", CHAINS)
 def test_ten_thousand_integers_go_in_and_come_out(cls: Chain) -> None:
-    """In one transaction each way, of chunks of a page."""
+    """In one transaction each way, in nodes of a page."""
     region = plain(1 << 20)
     chain = cls.create(region, "c", "int64")
     with region.twins.transaction():
@@ -124,8 +124,8 @@ def test_ten_thousand_integers_go_in_and_come_out(cls: Chain) -> None:
 
 
 @pytest.mark.parametrize("cls", CHAINS)
-def test_what_a_chain_cannot_do_changes_nothing(region: Region, cls: Chain) -> None:
-    """Popping from an empty one even leaves an open transaction alive."""
+def test_an_operation_that_is_refused_changes_nothing(region: Region, cls: Chain) -> None:
+    """Popping from an empty one does not even roll back the open transaction."""
     chain, numbers = cls.create(region, "c"), cls.create(region, "n", "int64")
     with region.twins.transaction():
         chain.push(b"kept")
@@ -162,7 +162,7 @@ def test_structures_join_a_transaction_and_roll_back_with_it(region: Region, cls
 
 
 def test_a_name_leads_to_its_own_structure_only(region: Region) -> None:
-    """No other kind, nothing that is not there, nothing that was dropped."""
+    """Another structure, a missing one and a dropped one are refused."""
     made = [cls.create(region, cls.WHAT) for cls in CHAINS]
     made.append(PersistentArray.create(region, "array", 5))
     for one in made:
@@ -180,7 +180,7 @@ def test_a_name_leads_to_its_own_structure_only(region: Region) -> None:
 
 
 def test_threads_share_structures_and_lose_nothing(region: Region) -> None:
-    """Each operation sees the others' whole; a reader never sees half of a transaction."""
+    """A reader never sees half of a transaction."""
     stack = PersistentStack.create(region, "s", "int64")
     queue = PersistentQueue.create(region, "q", "int64")
     array = PersistentArray.create(region, "a", 8)
@@ -215,7 +215,7 @@ def test_threads_share_structures_and_lose_nothing(region: Region) -> None:
 
 
 def worked(region: Region) -> None:
-    """Some of everything, across a chunk's border."""
+    """Some of everything, in more than one node."""
     stack = PersistentStack.create(region, "s")
     queue = PersistentQueue.create(region, "q", "int64")
     PersistentArray.create(region, "a", 20)[:] = np.arange(20)
@@ -235,7 +235,7 @@ def shown(region: Region) -> tuple[list[Item], list[Item], list[int]]:
 
 
 def use(region: Region) -> None:
-    """One operation of each kind, some of which open or give back a chunk."""
+    """One operation of each kind, some of which make or free a node."""
     PersistentStack.open(region, "s").push(b"x" * 3000)
     assert PersistentStack.open(region, "s").pop() == b"x" * 3000
     PersistentQueue.open(region, "q").pop()
@@ -243,7 +243,7 @@ def use(region: Region) -> None:
 
 
 @pytest.mark.parametrize("granularity", BOTH)
-def test_a_cut_anywhere_in_an_operation_leaves_it_done_or_not_begun(
+def test_a_stop_anywhere_in_an_operation_leaves_it_done_or_not_begun(
     granularity: Granularity,
 ) -> None:
     """Every stop of pushes, pops and swaps, and the process killed there and started again."""
@@ -284,14 +284,14 @@ def test_altered_bytes_are_refused_or_followed_within_bounds(seed: int) -> None:
     start = bytes(region.medium.bytes)
     used = max(offset + size for offset, size in region.heap.used().items())
     rng = random.Random(seed)
-    chunk_words = [
+    node_words = [
         PAGE + at + 8 * word for at in region.heap.used() for word in range(6)
-    ]  # headers and chunk headers, where the pointers are
+    ]  # headers and nodes, where the offsets are
     refused = 0
     for _ in range(400):
         altered = bytearray(start)
         for _ in range(rng.randint(1, 3)):
-            near = rng.choice([*chunk_words, PAGE + rng.randrange(used)])
+            near = rng.choice([*node_words, PAGE + rng.randrange(used)])
             value = rng.choice([0, 1, 8, 4056, 2**63, 2**64 - 1, rng.randrange(used), 1 << 40])
             altered[near : near + 8] = value.to_bytes(8, "little")
         try:

@@ -1,4 +1,4 @@
-"""Many words at once: stored, read and exchanged as if one after another."""
+"""List operations of the twins: many words stored, read and exchanged in one call."""
 
 import threading
 from contextlib import nullcontext
@@ -11,8 +11,8 @@ from plinius.pm.region import Region
 from unit.regions import TWIN, plain
 
 
-def test_many_words_stored_at_once_are_as_one_after_another(region: Region) -> None:
-    """Stores and exchanges of lists, among plain stores; repeated places; committed or not."""
+def test_many_words_in_one_call_equal_single_words_in_order(region: Region) -> None:
+    """Stores and exchanges of lists, with plain stores; repeated offsets; committed or not."""
     rng = np.random.default_rng(5)
     twins, start, count = region.twins, 8192, 500
     wanted = twins.read_words(np.arange(count) * 8 + start)
@@ -46,7 +46,7 @@ def test_many_words_stored_at_once_are_as_one_after_another(region: Region) -> N
         ([2**63 - 8], RegionError), ([8192, 8196], ValueError), ([[8192]], ValueError),
     ],
 )  # fmt: skip
-def test_a_list_that_leaves_the_twin_is_refused_whole(
+def test_a_list_with_an_offset_outside_the_twin_is_refused_as_a_whole(
     region: Region, offsets: list[int], error: type[Exception]
 ) -> None:
     """Before anything is read or stored."""
@@ -91,8 +91,8 @@ def test_words_that_do_not_fit_are_refused(region: Region) -> None:
         twins.store_words([8192], [1])
 
 
-def test_the_log_of_words_never_outgrows_the_twin() -> None:
-    """However many stores one transaction makes to the same places."""
+def test_the_log_of_words_is_never_larger_than_the_twin() -> None:
+    """However often one transaction stores to the same offsets."""
     region = plain(16 * 1024)
     offsets = np.arange(8192, 16384, 8)
     with region.twins.transaction():

@@ -13,7 +13,7 @@ import click
 from plinius.cli.console import answer
 from plinius.cli.options import PATH, json_option
 from plinius.errors import PliniusError
-from plinius.pm.mapped import pwb_name
+from plinius.pm.cacheline import pwb_name
 from plinius.pm.region import Region
 
 _TEE_DEVICES = {

@@ -79,7 +79,7 @@ class RegionStorage(StorageWriter, StorageReader):
         self._owns_region = not isinstance(region, Region)
         if not isinstance(region, Region):
             path = Path(region)
-            region = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
+            region = Region.open_or_create(path)
         self._region, self._key = region, key
         self._slots: Slots | None = None
         self._about: Manifest | None = None

@@ -8,7 +8,6 @@ start = mirror.mirror_in()
 
 import logging
 import operator
-import os
 import sys
 import threading
 import weakref
@@ -155,7 +154,7 @@ class Mirror:
             return cls(region, key, state, options)
         path = Path(region)
         registry.close_earlier(path)
-        made = Region.open(path) if os.path.exists(path) else Region.create(path, 0)
+        made = Region.open_or_create(path)
         try:
             mirror = cls(made, key, state, options)
         except BaseException:

@@ -1,9 +1,9 @@
-"""Blocks: bulk bytes on their way from private memory into a medium.
+"""Bulk writes: blocks that are prepared in private memory and then written to a medium.
 
-A writer lends memory (`room`), takes it back filled (`put`), and lends the next while the last may
-still be on its way. To memory a block is copied at once. To a device, blocks go round a ring of
-aligned buffers: one is filled while another is written, past the page cache (O_DIRECT) where the
-file system has it.
+A writer lends private memory (`room`) and takes it back filled (`put`). It can lend the next block
+while earlier ones are still being written. To a memory-like medium a block is copied at once. To a
+disk, blocks use a ring of buffers: one is filled while others are written by a background thread,
+past the page cache (O_DIRECT) where the file system supports it.
 """
 
 import mmap
@@ -12,21 +12,27 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-PAGE = mmap.PAGESIZE
-MEMORY_BLOCK_BYTES = 2 << 20  # stays in the processor's cache
-DEVICE_BLOCK_BYTES = 4 << 20
-_RING = 3
+SYSTEM_PAGE = mmap.PAGESIZE
+"""The machine's page size in bytes, which may be larger than PAGE, the page of the formats."""
+MEMORY_BLOCK_BYTES = 2 << 20  # fits in the processor's cache
+DISK_BLOCK_BYTES = 4 << 20
+_RING_BUFFERS = 3
+_DIRECT_ALIGNMENT = 4096  # of the memory in a direct write: no disk has larger sectors
 
 
 class Writer(Protocol):
-    """Writes blocks, for one thread at a time."""
+    """Writes blocks to a medium. At most one thread may use it at a time."""
 
     def room(self, length: int) -> memoryview:
-        """Private memory for a block; it means nothing after `put` or the next `room`."""
+        """Private memory of `length` bytes for the next block; valid until `put` or the next
+        `room`. Waits while all buffers are being written.
+        """
 
     def put(self, offset: int, block: memoryview) -> None:
-        """Write a block that `room` lent. It lasts after a fence, which also tells of failure;
-        where another thread fences, after a drain of this one before that.
+        """Write the block that `room` lent last to `offset` of the medium.
+
+        It is durable after a fence, and the fence also raises the error of a failed write. If
+        another thread fences, this thread must drain first.
         """
 
 
@@ -49,20 +55,21 @@ class CopyWriter:
 
 
 class RingWriter:
-    """Has blocks written by a device's own thread, from buffers that take turns."""
+    """Writes blocks in the background, from a ring of buffers."""
 
-    def __init__(self, device: "Device", check: Callable[[int, int], None]) -> None:
-        self._device, self._check = device, check
+    def __init__(self, file: "BackgroundFile", check: Callable[[int, int], None]) -> None:
+        """`check(offset, length)` raises an error if a block must not be written there."""
+        self._file, self._check = file, check
         self._ring: list[tuple[memoryview, Future[None] | None]] = []
 
     def room(self, length: int) -> memoryview:
-        """See Writer. Waits while all of its blocks are under way; raises what failed of them."""
-        if len(self._ring) < _RING:
-            self._ring.append((private_memory(max(length, DEVICE_BLOCK_BYTES)), None))
+        """See Writer."""
+        if len(self._ring) < _RING_BUFFERS:
+            self._ring.append((private_memory(max(length, DISK_BLOCK_BYTES)), None))
             return self._ring[-1][0][:length]
         buffer, writing = self._ring.pop(0)
         if writing:
-            writing.exception()  # the fence raises it
+            writing.exception()  # wait for it; the fence raises its error
         if length > len(buffer):
             buffer = private_memory(length)
         self._ring.append((buffer, None))
@@ -72,68 +79,75 @@ class RingWriter:
         """See Writer."""
         self._check(offset, len(block))
         buffer, _ = self._ring.pop()
-        self._ring.append((buffer, self._device.begin(offset, block)))
+        self._ring.append((buffer, self._file.begin(offset, block)))
 
 
-class Device:
-    """An ordinary file on its way to a disk. Raises OSError where the disk refuses."""
+class BackgroundFile:
+    """A file on a disk that a background thread writes blocks to. Methods raise OSError."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._direct_fd = _reopen_direct(fd)
-        self._start()
-        self._under_way: list[Future[None]] = []
+        self._writing: list[Future[None]] = []
         self.dirty = False
+        """Whether a block was written since the last `sync`."""
+        self._start()
 
     def _start(self) -> None:
-        self._writes = ThreadPoolExecutor(1, "plinius-write")
+        self._pool = ThreadPoolExecutor(1, "plinius-write")
 
     def begin(self, offset: int, block: memoryview) -> Future[None]:
-        """Have a block written; the buffer is free again when the future is done."""
+        """Write a block in the background; its memory is free again when the future is done."""
         self.dirty = True
-        writing = self._writes.submit(self._write_block, offset, block)
-        self._under_way.append(writing)
+        writing = self._pool.submit(self._write_block, offset, block)
+        self._writing.append(writing)
         return writing
 
     def sync(self) -> None:
-        """Wait for all blocks, then until the disk has them and everything else of the file."""
-        waiting, self._under_way = self._under_way, []
-        failed = [error for error in (writing.exception() for writing in waiting) if error]
-        if failed:
-            raise failed[0]
+        """Wait for all blocks, then make them and everything else in the file durable."""
+        writing, self._writing = self._writing, []
+        errors = [error for error in (block.exception() for block in writing) if error]
+        if errors:
+            raise errors[0]
         os.fdatasync(self._fd)
         self.dirty = False
 
     def quiesce(self) -> None:
-        """Wait until no block is on its way any more; what failed of them is forgotten."""
-        self._writes.shutdown(wait=True)
-        self._under_way.clear()
+        """Wait until no block is being written any more; errors are discarded."""
+        self._pool.shutdown(wait=True)
+        self._writing.clear()
         self._start()
 
     def close(self) -> None:
-        """End its threads, and close what it opened."""
-        self._writes.shutdown()
+        """End the thread, and close the descriptor that this object opened."""
+        self._pool.shutdown()
         if self._direct_fd is not None:
             fd, self._direct_fd = self._direct_fd, None
             os.close(fd)
 
     def _write_block(self, offset: int, block: memoryview) -> None:
-        whole = offset % PAGE == 0 and len(block) % PAGE == 0
-        if self._direct_fd is not None and whole:
-            write_all(self._direct_fd, block, offset)
-        else:
+        """Write whole pages of the machine directly, and the rest through the page cache: a page
+        that was partly written directly could still be held, with older bytes, by the cache.
+        """
+        start = min(-offset % SYSTEM_PAGE, len(block))
+        end = len(block) - (offset + len(block)) % SYSTEM_PAGE
+        if self._direct_fd is None or start % _DIRECT_ALIGNMENT or start >= end:
             write_all(self._fd, block, offset)
+            return
+        write_all(self._fd, block[:start], offset)
+        write_all(self._direct_fd, block[start:end], offset + start)
+        write_all(self._fd, block[end:], offset + end)
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
-    """pwrite(2) until all is written."""
+    """Call pwrite(2) until all bytes are written. Raises OSError."""
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
 
 
 def _reopen_direct(fd: int) -> int | None:
-    """The same file past the page cache, or None where there is no such thing."""
+    """A descriptor of the same file with O_DIRECT, or None if the file system has no such."""
     try:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
     except OSError:
@@ -141,5 +155,5 @@ def _reopen_direct(fd: int) -> int | None:
 
 
 def private_memory(length: int) -> memoryview:
-    """Private memory that begins on a page, as direct writing needs; a forked child has its own."""
+    """`length` zero bytes that start on a page, as direct writes need; not shared with children."""
     return memoryview(mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

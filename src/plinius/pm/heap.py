@@ -6,11 +6,12 @@
     24     40   zero
     64     2048 roots,   32 entries of 64 bytes: name 40 | offset 8 | length 8 | zero 8
     2112   2048 extents, 32 entries of 64 bytes: the same
-    4160   ...  blocks that tile the rest: size 8 | "USED...." or "FREE...." 8 | body
+    4160   ...  heap blocks up to the end of the twin: size 8 | "USED" or "FREE", padded to 8 | body
 
-Invariants, checked on every open: blocks tile the heap exactly; every root is the body of a used
-block; extents lie page-aligned inside the region and do not overlap. All is little-endian, and
-every read is a fresh copy that is checked before use.
+Invariants, checked on every open: heap blocks follow each other without gaps to the end of the
+twin; every root names the body of a used block; extents start at multiples of 4096, lie inside the
+region and do not overlap. Numbers are little-endian. Every read is a copy that is checked before it
+is used.
 """
 
 import struct
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from plinius.errors import RegionError, RegionFullError
-from plinius.pm.medium import PAGE
+from plinius.pm.medium import PAGE, round_up
 from plinius.pm.romulus import Twins
 
 MAGIC = b"PLNSHEAP"
@@ -37,19 +38,19 @@ MIN_TWIN_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class Span:
-    """A named piece of the heap (a root) or of the region (an extent): offset, length, bytes."""
+    """Where a root lies in the heap, or an extent in the region: offset and length in bytes."""
 
     offset: int
     length: int
 
     @property
     def end(self) -> int:
-        """The first byte after it."""
+        """The offset of the first byte after it."""
         return self.offset + self.length
 
 
 class Heap:
-    """The directory of a region. Changes happen inside `twins.transaction()`, which it opens."""
+    """The directory of a region. Each change is a transaction, or joins the open one."""
 
     def __init__(self, twins: Twins, extents_at: int) -> None:
         self._twins = twins
@@ -78,71 +79,81 @@ class Heap:
         return int(region_bytes)
 
     def grow_to(self, region_bytes: int) -> None:
-        """Record that the region has become larger."""
+        """Record that the region has become larger. Raises ValueError for an unsuitable size."""
         if region_bytes % PAGE or region_bytes < self.region_bytes:
-            raise ValueError("a region grows by whole pages")
+            raise ValueError("a region never shrinks, and its size is a multiple of 4096")
         with self._twins.transaction():
             self._twins.store(8, struct.pack("<Q", region_bytes))
 
     def roots(self) -> dict[str, Span]:
-        """The named blocks: where their bodies lie in the heap."""
+        """The named heap blocks: where their bodies lie in the heap, by name."""
         used = self.used()
         found = self._table(_ROOTS_AT, "roots")
         for span in found.values():
             if span.offset not in used or span.length > used[span.offset]:
-                _damaged("a root that is no block")
+                _damaged("a root that names no block")
         return found
 
     def used(self) -> dict[int, int]:
-        """The allocated blocks: the bytes of each body, by its offset."""
+        """The used heap blocks: the length of each body in bytes, by the body's offset."""
         return {offset: size for offset, size, state in self._blocks() if state == _USED}
 
     def set_root(self, name: str, offset: int, length: int) -> None:
-        """Name the block at `offset`, or point an existing name at it."""
+        """Name the heap block whose body is at `offset`, or point an existing name at it.
+
+        Raises ValueError if there is no such block, if `length` is larger than its body, or if the
+        name is not 1 to 40 ASCII characters; RegionFullError if there are 32 roots already.
+        """
         if length > self.used().get(offset, -1):
             raise ValueError("a root names the body of an allocated block")
         self._put(_ROOTS_AT, "roots", name, Span(offset, length))
 
     def drop_root(self, name: str) -> None:
-        """Forget a name; its block stays allocated."""
+        """Forget a name; its block stays allocated. Raises ValueError if there is no such name."""
         self._put(_ROOTS_AT, "roots", name, None)
 
     def extents(self) -> dict[str, Span]:
-        """The named bulk areas: where they lie in the region."""
+        """The named bulk areas: where they lie in the region, by name."""
         found = self._table(_EXTENTS_AT, "extents")
         spans = sorted(found.values(), key=lambda span: span.offset)
         end = self._extents_at
         for span in spans:
             if span.offset % PAGE or span.offset < end or span.length == 0:
-                _damaged("an extent that overlaps another or lies off a page")
+                _damaged("an extent that overlaps another or is not aligned")
             end = span.end
         if end > self.region_bytes:
             _damaged("an extent outside the region")
         return found
 
     def set_extent(self, name: str, span: Span | None) -> None:
-        """Name a bulk area (or forget the name with None)."""
+        """Name a bulk area, or forget the name with None.
+
+        Raises ValueError for a name that is not 1 to 40 ASCII characters or is not there to be
+        forgotten, RegionFullError if there are 32 extents already, RegionError if the area
+        overlaps another or lies outside the region.
+        """
         with self._twins.transaction():
             self._put(_EXTENTS_AT, "extents", name, span)
             self.extents()  # a name that breaks an invariant is rolled back
 
-    def gap(self, length: int) -> int | None:
-        """The offset of the first free area of `length` bytes, or None if none is left."""
+    def free_area(self, length: int) -> int | None:
+        """The offset of the first free area of `length` bytes in the region, or None."""
         start = self._extents_at
         for span in sorted(self.extents().values(), key=lambda span: span.offset):
             if span.offset - start >= length:
                 return start
-            start = -(-span.end // PAGE) * PAGE
+            start = round_up(span.end, PAGE)
         return start if self.region_bytes - start >= length else None
 
     def allocate(self, length: int) -> int:
-        """The offset of a new block's body, 16-aligned; first fit. Its bytes are not cleared.
+        """Allocate a heap block; returns the offset of its body, a multiple of 16.
 
-        Raises RegionFullError if no block is large enough.
+        The first free block that is large enough is taken. Its bytes are not cleared. Raises
+        RegionFullError if there is none, ValueError if `length` is less than 1.
         """
         if length < 1:
             raise ValueError("a block has at least one byte")
-        need = _BLOCK.size + -(-length // _ALIGN) * _ALIGN
+        need = _BLOCK.size + round_up(length, _ALIGN)
         with self._twins.transaction():
             for body, size, state in self._blocks():
                 at, whole = body - _BLOCK.size, size + _BLOCK.size
@@ -159,7 +170,10 @@ class Heap:
         )
 
     def free(self, offset: int) -> None:
-        """Give back the block whose body is at `offset`, merged with free neighbours."""
+        """Free the heap block whose body is at `offset`, and merge it with free neighbours.
+
+        Raises ValueError if there is no such used block, or a root names it.
+        """
         blocks = self._blocks()
         at = next((i for i, b in enumerate(blocks) if b[0] == offset and b[2] == _USED), None)
         if at is None:
@@ -179,16 +193,16 @@ class Heap:
         self.extents()
 
     def _blocks(self) -> list[tuple[int, int, bytes]]:
-        """Every block: (offset of its body, bytes of its body, state)."""
+        """Every heap block: offset and length of its body, and its state."""
         found, at, end = [], ARENA_AT, self._twins.length
         while at < end:
             if end - at < _BLOCK.size:
-                _damaged("a block cut short")
+                _damaged("a block that is cut short")
             size, state = _BLOCK.unpack(self._twins.read(at, _BLOCK.size))
             if size <= _BLOCK.size or size % _ALIGN or size > end - at:
                 _damaged("a block of impossible size")
             if state not in (_USED, _FREE):
-                _damaged("a block in no state")
+                _damaged("a block that is neither used nor free")
             found.append((at + _BLOCK.size, size - _BLOCK.size, state))
             at += size
         return found
@@ -202,8 +216,9 @@ class Heap:
                 continue
             name, offset, length = _ENTRY.unpack(entry)
             text = name.rstrip(b"\0")
-            # Written again it must be the same bytes: no hidden bytes, one spelling a name.
-            if not text.isascii() or not text or entry != _pack(text, Span(offset, length)):
+            # It must be the same bytes when written again, so a name has only one spelling.
+            same = entry == _pack(text, Span(offset, length))
+            if not text or not text.isascii() or b"\0" in text or not same:
                 _damaged(f"an entry of its {what} that cannot be read")
             if text.decode() in found:
                 _damaged(f"a name twice among its {what}")
@@ -211,9 +226,9 @@ class Heap:
         return found
 
     def _put(self, table: int, what: str, name: str, span: Span | None) -> None:
-        raw = name.encode("ascii")
-        if not 0 < len(raw) <= NAME_BYTES or b"\0" in raw:
+        if not (name.isascii() and 0 < len(name) <= NAME_BYTES and "\0" not in name):
             raise ValueError("a name has 1 to 40 ASCII characters")
+        raw = name.encode()
         names = [
             self._twins.read(table + i * _ENTRY.size, NAME_BYTES).rstrip(b"\0")
             for i in range(ENTRIES)

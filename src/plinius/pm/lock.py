@@ -1,4 +1,4 @@
-"""The lock of a region's file: one process that writes, or any number that read."""
+"""The lock on a region's file: one process that writes, or any number that only read."""
 
 import fcntl
 import os
@@ -9,21 +9,25 @@ from plinius.errors import RegionBusyError
 
 
 class FileLock:
-    """Held until it is released or its process ends, however that ends.
+    """A lock that is held until it is released or its process ends, in whatever way.
 
-    It lies on an open file description of its own. Mappings keep duplicates of the descriptor they
-    were made with, and a forked child (a data loader's worker) keeps everything open that its
-    parent had: neither may keep a dead trainer's region locked. So a child drops it at once.
+    flock(2) locks an open file description, here one that only this object has. Mappings keep
+    duplicates of the descriptor that they were made with, and a forked child (a data loader's
+    worker, for example) inherits all descriptors of its parent. Neither may keep the region locked
+    when the trainer is dead, so a child closes its descriptor at once.
     """
 
     def __init__(self, fd: int, path: Path, *, exclusive: bool) -> None:
-        """Lock the file behind `fd`. Raises RegionBusyError, and OSError where that cannot be."""
+        """Lock the file that `fd` refers to; `path` names it in errors.
+
+        Raises RegionBusyError if another process holds it, OSError if it cannot be locked.
+        """
         mode = os.O_RDWR if exclusive else os.O_RDONLY
         self._fd: int | None = os.open(f"/proc/self/fd/{fd}", mode | os.O_CLOEXEC)
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:
-            self._drop()
+            self._close()
             if not isinstance(error, BlockingIOError):
                 raise
             raise RegionBusyError(
@@ -33,7 +37,7 @@ class FileLock:
         _held.add(self)
 
     def require(self) -> None:
-        """Raise RegionBusyError in a child of the process that holds it."""
+        """Raise RegionBusyError in a forked child of the process that holds it."""
         if self._fd is None:
             raise RegionBusyError(
                 "This process was forked from the one that has the region open",
@@ -41,13 +45,13 @@ class FileLock:
             )
 
     def release(self) -> None:
-        """Let go of it, whoever has a duplicate of its descriptor."""
+        """Unlock the file, even if somebody has a duplicate of the descriptor."""
         if self._fd is not None:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
-            self._drop()
+            self._close()
 
-    def _drop(self) -> None:
-        """Close it: in a child that leaves the parent's lock as it is."""
+    def _close(self) -> None:
+        """Close the descriptor; in a forked child, this does not unlock the parent's file."""
         if self._fd is not None:
             fd, self._fd = self._fd, None  # first: interrupted, it is not closed twice
             os.close(fd)
@@ -56,9 +60,9 @@ class FileLock:
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
-def _drop_all() -> None:
+def _close_all_in_child() -> None:
     for lock in list(_held):
-        lock._drop()
+        lock._close()
 
 
-os.register_at_fork(after_in_child=_drop_all)
+os.register_at_fork(after_in_child=_close_all_in_child)

@@ -1,12 +1,12 @@
-"""The medium: bytes with store, flush and fence, and what those promise.
+"""The medium: bytes with store, flush, drain and fence, and what those promise.
 
-Invariant: what was stored and flushed before a fence returned survives what the medium's
-granularity names, if it was the same thread's or its thread has drained; nothing is promised of
-the rest, in any order, cache line by cache line.
+Invariant: what was stored and flushed before a fence returned is durable, that is, it survives the
+failures that the medium's granularity names, provided that the thread that fenced made the stores
+and flushes itself, or that the thread that made them has drained since. Nothing is promised about
+anything else: it may be durable in part and in any order.
 """
 
 import enum
-import mmap
 from typing import Protocol
 
 import numpy as np
@@ -16,15 +16,18 @@ from plinius.errors import StorageError
 from plinius.pm.block_writer import Writer
 
 LINE = 64
-PAGE = mmap.PAGESIZE
+"""Bytes in a cache line."""
+PAGE = 4096
+"""Bytes in a page of the file formats, whatever the page size of the machine is."""
 WORD = 8
+"""Bytes in the largest store that never reaches the medium in part."""
 
 Int64s = npt.NDArray[np.int64]
 Uint64s = npt.NDArray[np.uint64]
 
 
 class Granularity(enum.Enum):
-    """What a fence makes last (the unit of persistence and the fall it survives)."""
+    """The unit in which a medium becomes durable, and with it the failures that a fence covers."""
 
     CACHE_LINE = "CACHE_LINE"
     PAGE = "PAGE"
@@ -32,7 +35,7 @@ class Granularity(enum.Enum):
 
     @property
     def survives(self) -> str:
-        """In words: what a committed state survives."""
+        """The failures that a committed state survives, as text for the user."""
         if self is Granularity.CACHE_LINE:
             return "a process kill, a kernel crash and a power cut (DAX with MAP_SYNC)"
         if self is Granularity.PAGE:
@@ -41,7 +44,11 @@ class Granularity(enum.Enum):
 
 
 class Medium(Protocol):
-    """Bytes that can be made to last. Offsets and lengths are in bytes; ranges are checked."""
+    """Bytes that can be made durable. Offsets and lengths are in bytes.
+
+    Every operation raises RegionError for a range outside the medium, and StorageError if the file
+    was cut short or the disk reports an error.
+    """
 
     @property
     def size(self) -> int:
@@ -52,50 +59,55 @@ class Medium(Protocol):
         """What a fence promises here."""
 
     def read(self, offset: int, length: int) -> memoryview:
-        """A copy of bytes, which the host then cannot change any more."""
+        """A copy of `length` bytes; nobody can change it afterwards."""
 
     def view(self, offset: int, length: int) -> memoryview:
-        """A read-only view. The host may change what it shows at any time."""
+        """A read-only view of `length` bytes. The host may change them at any time."""
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Copy bytes out, which the host then cannot change any more."""
+        """Copy len(out) bytes into `out`; nobody can change the copy afterwards."""
 
     @property
     def block_bytes(self) -> int:
-        """How many bytes are best written at once."""
+        """The best size of one bulk write, in bytes."""
 
     def writer(self) -> Writer:
-        """A new writer of blocks: the way for bulk bytes that are made in private memory."""
+        """A new writer for bulk bytes that are prepared in private memory (see Writer)."""
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
-        """Write bytes; they last after a flush of them and a fence."""
+        """Write bytes; they are durable after a flush of them and a fence."""
 
     def store_word(self, offset: int, word: int) -> None:
-        """Write 8 aligned bytes, little-endian, whole or not at all."""
+        """Write 8 bytes, little-endian, in one store that is never torn.
+
+        Raises ValueError if `offset` is not a multiple of 8.
+        """
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write bulk bytes and flush them: they last after a fence."""
+        """Write bulk bytes and flush them; they are durable after a fence."""
 
     def copy(self, to: int, source: int, length: int) -> None:
-        """Copy within the medium and flush what was written."""
+        """Copy within the medium and flush the copy. The two ranges must not overlap."""
 
     def flush(self, offset: int, length: int) -> None:
-        """Begin writing a range back."""
+        """Begin to write a range back; it is durable after a fence."""
 
     def drain(self) -> None:
-        """Complete this thread's own stores and flushes: a thread that wrote calls it before it
-        reports done, as no other thread's fence completes them. At PAGE granularity nothing:
-        fence() covers the file.
+        """Complete this thread's own stores and flushes, so that another thread's fence covers
+        them. At PAGE granularity this does nothing: a fence there covers the whole file.
         """
 
     def fence(self) -> None:
-        """Drain, and wait until all that was flushed and drained lasts."""
+        """Drain, and wait until everything that was flushed and drained is durable."""
 
     def quiesce(self) -> None:
-        """Wait until no block is on its way any more; what failed of them is forgotten."""
+        """Wait until no block is being written any more; errors of these writes are discarded."""
 
     def resize(self, size: int) -> None:
-        """Grow to `size` bytes of which the new ones are zero. Raises RegionFullError."""
+        """Grow to `size` bytes; the new bytes are zero, and the new size is durable on return.
+
+        Raises RegionFullError if there is no room.
+        """
 
     def release(self, offset: int, length: int) -> None:
         """Give the storage behind whole pages back, where that can be: they then mean nothing."""
@@ -104,25 +116,30 @@ class Medium(Protocol):
         """Have storage behind every page of a range again. Raises RegionFullError."""
 
     def close(self) -> None:
-        """Let go of the medium."""
+        """Release the medium."""
 
 
-def done(failed: int) -> None:
-    """Raise StorageError if a native call found the file behind the mapping ended."""
-    if failed:
-        raise cut_short()
+def check_native(status: int) -> None:
+    """Raise StorageError if a native call reports that the mapped file has become too short."""
+    if status:
+        raise file_cut_short()
 
 
-def cut_short() -> StorageError:
-    """The refusal of a file that is shorter than it was."""
+def file_cut_short() -> StorageError:
+    """The error for a file that is shorter than its mapping."""
     return StorageError(
         "The region's file was cut short under this process",
         "Restore a whole copy of it, then run the same command again",
     )
 
 
+def round_up(length: int, unit: int) -> int:
+    """The smallest multiple of `unit` that is not less than `length`."""
+    return -(-length // unit) * unit
+
+
 def merge_ranges(ranges: list[tuple[int, int]], gap: int = 0) -> list[tuple[int, int]]:
-    """Sorted (start, end) ranges, those that touch or lie within `gap` bytes made one."""
+    """Sorted (start, end) ranges; those at most `gap` bytes apart are merged into one."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if merged and start <= merged[-1][1] + gap:

@@ -10,27 +10,30 @@
     72     4024 zero
     4096   T    MAIN
     ..     T    BACK
-    ..     ...  extents, page-aligned, to the region bytes that the heap records
+    ..     ...  extents, aligned to 4096, up to the region bytes that the heap records
 
-Offsets only, so a region can be copied and mapped anywhere. Nothing here is secret or
-authenticated: whatever the extents hold is sealed, and proves itself when it is opened.
+There are no addresses, only offsets, so a region can be copied and mapped anywhere. Nothing here is
+secret or authenticated: what the extents hold is sealed, and is authenticated when it is opened.
+docs/formats/region.md specifies the format.
 """
 
 import hashlib
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
-from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
+from plinius.errors import FormatError, RegionError, StorageError
 from plinius.files import PRIVATE, create_new, sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.lock import FileLock
-from plinius.pm.mapped import MappedMedium, allocate
-from plinius.pm.medium import PAGE, Granularity, Medium
+from plinius.pm.mapped import allocate
+from plinius.pm.medium import PAGE, Granularity, Medium, round_up
+from plinius.pm.opening import open_medium
 from plinius.pm.romulus import Twins, TwinState
-from plinius.sealing import fresh
 
 MAGIC = b"PLNSRGN\n"
 VERSION = 1
@@ -41,12 +44,19 @@ _DIGEST_BYTES = 24
 _STATE_AT = 64
 _MAIN_AT = PAGE
 
-Writer = Callable[[Medium, int], None]
-"""Fills and flushes an extent: given the medium and the extent's offset."""
+FillExtent = Callable[[Medium, int], None]
+"""Writes and flushes the bytes of an extent, given the medium and the extent's offset in it.
+
+If other threads write, each must drain before this returns.
+"""
 
 
 class Region:
-    """An open region. Opening checks everything and recovers; `writable=False` writes nothing."""
+    """An open region. Opening it checks the structure and recovers an interrupted transaction;
+    `writable=False` writes nothing.
+
+    `name` stands for the region in errors. `id` is its random name (16 bytes).
+    """
 
     def __init__(
         self, medium: Medium, name: str, *, writable: bool = True, lock: FileLock | None = None
@@ -66,9 +76,9 @@ class Region:
             )
         self.writable = writable
         if writable:
-            self.twins.recover()  # only now: a twin that is refused is not copied over the other
+            self.twins.recover()  # not before the checks: a damaged twin is copied nowhere
 
-    def __enter__(self) -> "Region":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,96 +86,97 @@ class Region:
 
     @classmethod
     def create(
-        cls, path: str | Path, extent_bytes: int, twin_bytes: int = DEFAULT_TWIN_BYTES
-    ) -> "Region":
-        """Make and open a region with room for `extent_bytes` of extents.
+        cls, path: str | Path, extent_bytes: int = 0, twin_bytes: int = DEFAULT_TWIN_BYTES
+    ) -> Self:
+        """Make and open a region with room for `extent_bytes` of extents; it grows when needed.
 
-        The file appears under its name only when it is whole: a kill before that leaves a
+        The file appears under its name only when it is complete: a kill before that leaves a
         `.creating` file, which the next creation takes over. Raises RegionError if the name is
-        taken, RegionFullError, RegionBusyError, StorageError.
+        taken, RegionFullError, RegionBusyError, StorageError; ValueError if `twin_bytes` is not a
+        multiple of 4096 from 16 KiB to 64 MiB.
         """
         path = Path(path)
-        start = _first_name(path)
-        size = _MAIN_AT + 2 * twin_bytes + _pages(extent_bytes)
-        fd, lock = _created(start, path)
-        try:
-            taken = f"{path} exists already"
+        start = _temporary_name(path)
+        size = _MAIN_AT + 2 * twin_bytes + round_up(extent_bytes, PAGE)
+        with _storage_errors(path), ExitStack() as undo:
+            fd, lock = _create_locked(start, path, undo)
+            undo.callback(_remove_temporary, start, path)
             if path.exists() or os.fstat(fd).st_nlink != 1:
-                raise RegionError(taken, "Open it, or name another file (--region)")
+                raise _exists(path)
             os.fchmod(fd, PRIVATE)
             os.ftruncate(fd, 0)
             allocate(fd, size)
-            medium = MappedMedium(fd)
+            medium = open_medium(fd)
             format_region(medium, twin_bytes)
             os.fsync(fd)
             try:
                 os.link(start, path)
             except FileExistsError:
-                raise RegionError(taken, "Open it, or name another file (--region)") from None
+                raise _exists(path) from None
             sync_folder(path.parent)
             start.unlink()
-            return cls(medium, str(path), lock=lock)
-        except BaseException as error:
-            _discard(start, path)
-            lock.release()
-            os.close(fd)
-            if isinstance(error, OSError):
-                raise _storage(error, path) from None
-            raise
+            region = cls(medium, str(path), lock=lock)
+            undo.pop_all()
+            return region
 
     @classmethod
-    def open(cls, path: str | Path, *, writable: bool = True) -> "Region":
+    def open(cls, path: str | Path, *, writable: bool = True) -> Self:
         """Lock, map, check and recover a region. Read-only needs no write permission.
 
-        Raises RegionBusyError, FormatError (foreign or of another version), RegionError (damaged)
-        and StorageError.
+        Raises RegionBusyError, FormatError (another kind of file, or another version), RegionError
+        (damaged) and StorageError.
         """
         path = Path(path)
-        fd, lock = _opened(path, path, os.O_RDWR if writable else os.O_RDONLY)
-        try:
+        with _storage_errors(path), ExitStack() as undo:
+            fd, lock = _open_locked(path, path, os.O_RDWR if writable else os.O_RDONLY, undo)
             if os.fstat(fd).st_size < PAGE:
-                raise _foreign(str(path))
-            medium = MappedMedium(fd, writable=writable)
+                raise _no_region(str(path))
+            medium = open_medium(fd, writable=writable)
             region = cls(medium, str(path), writable=writable, lock=lock)
-            start = _first_name(path)
+            start = _temporary_name(path)
             if writable and start.exists() and path.samefile(start):
-                start.unlink()  # its creator was killed between giving it its name and this
+                start.unlink()  # its creator was killed between the link and this
+            undo.pop_all()
             return region
-        except BaseException as error:
-            lock.release()
-            os.close(fd)
-            if isinstance(error, OSError):
-                raise _storage(error, path) from None
-            raise
+
+    @classmethod
+    def open_or_create(cls, path: str | Path) -> Self:
+        """Open a region to write to it; make one without extents if there is no such file.
+
+        Raises what `open` and `create` raise.
+        """
+        path = Path(path)
+        return cls.open(path) if path.exists() else cls.create(path)
 
     @property
     def granularity(self) -> Granularity:
-        """What a commit survives here."""
+        """The unit of durability of its medium, and with it what a commit survives."""
         return self.medium.granularity
 
     def extent(self, name: str) -> Span | None:
-        """Where a named extent lies, or None."""
+        """Offset and length of a named extent, or None if there is none."""
         return self.heap.extents().get(name)
 
-    def add_extent(self, name: str, length: int, write: Writer) -> Span:
-        """Create an extent, grown for if need be, filled by `write` before it gets its name.
+    def add_extent(self, name: str, length: int, fill: FillExtent) -> Span:
+        """Create an extent of `length` bytes; `fill` writes it before it gets its name.
 
-        A kill before the name is committed leaves free space, nothing else. Raises
-        RegionFullError; RegionError if the name is taken; RuntimeError inside a transaction, whose
-        roll-back could bring back an extent that was dropped in it and then written over.
+        The region grows for it if there is no room. A kill before the name is committed leaves
+        free space and nothing else. Raises RegionFullError, StorageError; RegionError if the name
+        is taken; RuntimeError (a programming error) inside a transaction, whose roll-back could
+        bring back an extent that was dropped in it and then overwritten.
         """
         if self.extent(name) is not None:
             raise RegionError(
                 f"{self.name} has an extent {name} already",
                 "It was altered while it was open, or the name is taken: choose another one",
             )
-        return self._put_extent(name, length, write)
+        return self._put_extent(name, length, fill)
 
-    def replace_extent(self, name: str, length: int, write: Writer) -> Span:
+    def replace_extent(self, name: str, length: int, fill: FillExtent) -> Span:
         """Put a new extent in an old one's place: a stop at any instant leaves one or the other.
 
-        The old one's space is free afterwards, and given back to the file system. Raises as
-        `add_extent` does; RegionError if there is no extent of that name.
+        The space of the old one is free afterwards, and is given back to the file system. Raises as
+        `add_extent` does, and RegionError if there is no extent of that name.
         """
         old = self.extent(name)
         if old is None:
@@ -173,39 +184,40 @@ class Region:
                 f"{self.name} has no extent {name} any more",
                 "It was altered while it was open: restore a copy of it, or start a new region",
             )
-        span = self._put_extent(name, length, write)
-        self.medium.release(old.offset, _pages(old.length))
+        span = self._put_extent(name, length, fill)
+        self.medium.release(old.offset, round_up(old.length, PAGE))
         return span
 
-    def _put_extent(self, name: str, length: int, write: Writer) -> Span:
+    def _put_extent(self, name: str, length: int, fill: FillExtent) -> Span:
         if self.twins.in_transaction:
             raise RuntimeError("an extent is made outside of transactions")
-        offset = self.heap.gap(_pages(length))
+        room = round_up(length, PAGE)
+        offset = self.heap.free_area(room)
         if offset is None:
-            self._grow_for(_pages(length))
-            offset = self.heap.gap(_pages(length))
+            self._grow_for(room)
+            offset = self.heap.free_area(room)
         assert offset is not None
-        self.medium.reserve(offset, _pages(length))  # it may have been released
-        write(self.medium, offset)  # lasts by the first fence of the transaction that names it
+        self.medium.reserve(offset, room)  # it may have been released
+        fill(self.medium, offset)  # the first fence of the next transaction makes it durable
         span = Span(offset, length)
         self.heap.set_extent(name, span)
         return span
 
     def drop_extent(self, name: str) -> None:
-        """Give an extent's space back."""
+        """Forget an extent's name; its space is free. Raises ValueError if there is no such."""
         self.heap.set_extent(name, None)
 
     def require_held(self) -> None:
-        """Raise RegionBusyError in a child of the process that opened it."""
+        """Raise RegionBusyError in a forked child of the process that opened the region."""
         if self._lock:
             self._lock.require()
 
     def recover(self) -> None:
-        """Bring a transaction that failed to an end, as opening does; nothing otherwise."""
+        """After a transaction that failed: bring it to an end, as opening the region does."""
         self.twins.recover()
 
     def consistency_check(self) -> None:
-        """Raise RegionError unless the directory holds and, when IDLE, the twins are equal."""
+        """Raise RegionError unless the directory is valid and, when IDLE, the twins are equal."""
         self.heap.check()
         if self.twins.state() is TwinState.IDLE and not self.twins.equal():
             raise RegionError(
@@ -221,21 +233,24 @@ class Region:
 
     def _grow_for(self, length: int) -> None:
         extents = self.heap.extents().values()
-        last = max((_pages(span.end) for span in extents), default=self._extents_at)
+        last = max((round_up(span.end, PAGE) for span in extents), default=self._extents_at)
         size = max(last + length, self.heap.region_bytes)
         self.medium.resize(size)
         self.heap.grow_to(size)
 
 
 def format_region(medium: Medium, twin_bytes: int) -> None:
-    """Write an empty region to a medium of zeros. The magic goes last, fenced by itself."""
+    """Write an empty region to a medium of zeros. The magic is stored last, after a fence.
+
+    Raises ValueError if `twin_bytes` is not a multiple of 4096 from 16 KiB to 64 MiB.
+    """
     if not MIN_TWIN_BYTES <= twin_bytes <= MAX_TWIN_BYTES or twin_bytes % PAGE:
-        raise ValueError("twin bytes must be whole pages within bounds")
+        raise ValueError("twin_bytes must be a multiple of 4096 from 16 KiB to 64 MiB")
     heap = Heap.formatted(twin_bytes, medium.size)
     for at in (_MAIN_AT, _MAIN_AT + twin_bytes):
         medium.store(at, heap)
         medium.flush(at, len(heap))
-    head = _HEADER.pack(MAGIC, VERSION, fresh(16), twin_bytes)
+    head = _HEADER.pack(MAGIC, VERSION, os.urandom(16), twin_bytes)
     head += hashlib.sha256(head).digest()[:_DIGEST_BYTES] + TwinState.IDLE.value
     medium.store(8, head[8:])
     medium.flush(0, len(head))
@@ -249,16 +264,16 @@ def _read_header(medium: Medium, name: str) -> tuple[bytes, int]:
     page = bytes(medium.read(0, PAGE))
     magic, version, region_id, twin_bytes = _HEADER.unpack_from(page)
     if magic != MAGIC:
-        raise _foreign(name)
+        raise _no_region(name)
     if version != VERSION:
         raise FormatError(
             f"{name} is a region of version {version}, and this program reads version {VERSION}",
             "Use the release of plinius that made it",
         )
     digest = hashlib.sha256(page[: _HEADER.size]).digest()[:_DIGEST_BYTES]
-    whole = page[_HEADER.size : _STATE_AT] == digest and not any(page[12:16] + page[72:])
+    intact = page[_HEADER.size : _STATE_AT] == digest and not any(page[12:16] + page[72:])
     fits = MIN_TWIN_BYTES <= twin_bytes <= MAX_TWIN_BYTES and twin_bytes % PAGE == 0
-    if not (whole and fits and _MAIN_AT + 2 * twin_bytes <= medium.size):
+    if not (intact and fits and _MAIN_AT + 2 * twin_bytes <= medium.size):
         raise RegionError(
             f"The header of {name} is damaged, or the file is cut short",
             "Restore a whole copy of it, or start a new region",
@@ -266,28 +281,25 @@ def _read_header(medium: Medium, name: str) -> tuple[bytes, int]:
     return region_id, twin_bytes
 
 
-def _foreign(name: str) -> FormatError:
+def _no_region(name: str) -> FormatError:
     return FormatError(
         f"{name} is not a Plinius region", "Name a region, or a file that is not there yet"
     )
 
 
-def _opened(path: Path, region: Path, flags: int) -> tuple[int, FileLock]:
-    """A file, open and locked: to write, or to read if that is all the flags say."""
-    fd = -1
-    try:
-        fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)  # a FIFO would wait
-        return fd, FileLock(fd, region, exclusive=bool(flags & os.O_RDWR))
-    except (OSError, RegionBusyError) as error:
-        if fd >= 0:
-            os.close(fd)
-        if isinstance(error, OSError):
-            raise _storage(error, region) from None
-        raise
+def _exists(path: Path) -> RegionError:
+    return RegionError(f"{path} exists already", "Open it, or name another file (--region)")
 
 
-def _created(start: Path, path: Path) -> tuple[int, FileLock]:
-    """A new file, or the one that a killed creation left, open and locked; never a link."""
+def _open_locked(path: Path, region: Path, flags: int, undo: ExitStack) -> tuple[int, FileLock]:
+    """Open and lock a file, to write or to read as the flags say; `undo` closes and unlocks it."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would wait
+    undo.callback(os.close, fd)
+    return fd, _lock(fd, region, undo, exclusive=bool(flags & os.O_RDWR))
+
+
+def _create_locked(start: Path, path: Path, undo: ExitStack) -> tuple[int, FileLock]:
+    """As _open_locked: a new file, or the one that a killed creation left; never a link."""
     try:
         fd = create_new(start)
     except FileExistsError:
@@ -296,28 +308,38 @@ def _created(start: Path, path: Path) -> tuple[int, FileLock]:
                 f"{start} is in the way of a new region, and is no file",
                 "Remove it, or name another region (--region)",
             ) from None
-        return _opened(start, path, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError as error:
-        raise _storage(error, path) from None
-    try:
-        return fd, FileLock(fd, path, exclusive=True)
-    except BaseException:
-        os.close(fd)
-        raise
+        return _open_locked(start, path, os.O_RDWR | os.O_NOFOLLOW, undo)
+    undo.callback(os.close, fd)
+    return fd, _lock(fd, path, undo, exclusive=True)
 
 
-def _first_name(path: Path) -> Path:
-    """What a region is called until it is whole."""
+def _lock(fd: int, region: Path, undo: ExitStack, *, exclusive: bool) -> FileLock:
+    lock = FileLock(fd, region, exclusive=exclusive)
+    undo.callback(lock.release)
+    return lock
+
+
+def _temporary_name(path: Path) -> Path:
+    """The name of a region's file until it is complete."""
     return path.with_name(path.name + ".creating")
 
 
-def _discard(start: Path, path: Path) -> None:
-    """Remove the unfinished file, unless it is the published one under its first name."""
+def _remove_temporary(start: Path, path: Path) -> None:
+    """Remove an incomplete file, but not a second name of the complete one."""
     if start.exists() and not (path.exists() and path.samefile(start)):
         start.unlink()
 
 
-def _storage(error: OSError, path: Path) -> StorageError:
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Raise StorageError in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(error, path) from None
+
+
+def _storage_error(error: OSError, path: Path) -> StorageError:
     if isinstance(error, FileNotFoundError) and path.parent.exists():
         return StorageError(f"There is no region {path}", "Name a region made by plinius train")
     if isinstance(error, FileNotFoundError):
@@ -329,7 +351,3 @@ def _storage(error: OSError, path: Path) -> StorageError:
         f"Cannot use {path} as a region: {error.strerror}",
         "Name a file in a folder that you can write to (--region)",
     )
-
-
-def _pages(length: int) -> int:
-    return -(-length // PAGE) * PAGE

@@ -1,15 +1,15 @@
 """Twin-copy transactions (Correia, Felber, Ramalhete: Romulus, SPAA 2018).
 
-MAIN is stored to in place, BACK holds the last committed copy, and a state word says which of the
-two is whole. Invariants:
+Stores change MAIN in place, BACK holds the last committed copy, and a state word says which of the
+two is consistent. Invariants:
 
 - IDLE:      MAIN and BACK are equal.
-- MUTATING:  BACK is whole (the state before). MAIN may be anything.
-- COPYING:   MAIN is whole (the state after). BACK may be anything.
+- MUTATING:  BACK is consistent (the state before). MAIN may hold anything.
+- COPYING:   MAIN is consistent (the state after). BACK may hold anything.
 
 A transaction costs 4 fences whatever its size:
-state=MUTATING | 1 | stores, flushed | 2 | state=COPYING | 3, now durable | MAIN to BACK | 4 | IDLE.
-The last state word needs no fence: recovery from COPYING only copies again.
+MUTATING | 1 | stores, flushed | 2 | COPYING | 3: it is durable | MAIN copied to BACK | 4 | IDLE.
+The last state word needs no fence: if COPYING is found instead, recovery copies the same again.
 """
 
 import enum
@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from plinius.errors import RegionError, StorageError
-from plinius.pm.medium import LINE, WORD, Int64s, Medium, merge_ranges
-from plinius.pm.vectored import lists_of, read_words
+from plinius.pm.medium import LINE, WORD, Int64s, Medium, merge_ranges, round_up
+from plinius.pm.vectored import list_operations, read_words
 
 _NO_LINES = np.empty(0, np.int64)
 
 
 class TwinState(enum.Enum):
-    """The state word: 8 bytes of text, so that a hex dump can be read."""
+    """The state word: 8 bytes of text, readable in a hex dump."""
 
     IDLE = b"IDLE\0\0\0\0"
     MUTATING = b"MUTATING"
@@ -41,22 +41,22 @@ class TwinState(enum.Enum):
 
 
 class _Transaction:
-    """One that is open: whose it is, how many have joined it, and whether one of them failed."""
+    """An open one: its thread, how many have joined it, whether one of them raised an error."""
 
     def __init__(self, owner: int) -> None:
-        self.owner, self.depth, self.doomed = owner, 0, False
+        self.owner, self.depth, self.must_roll_back = owner, 0, False
 
 
 class Twins:
     """Two copies of `length` bytes in a medium, changed only by transactions.
 
-    Offsets are relative to the copy. The whole copy is read wherever it is, and nothing is
-    written before `recover`.
+    Offsets are in bytes from the start of a copy. Reads use the consistent copy. Nothing is written
+    before `recover`, so without it the twins are read-only.
     """
 
     def __init__(self, medium: Medium, state_at: int, main: int, back: int, length: int) -> None:
         self._medium = medium
-        self._lists = lists_of(medium)
+        self._lists = list_operations(medium)
         self._state_at = state_at
         self._main = main
         self._back = back
@@ -70,7 +70,7 @@ class Twins:
         self._read_from = back if self.state() is TwinState.MUTATING else main
 
     def state(self) -> TwinState:
-        """The state word. Raises RegionError if it is none of the three."""
+        """The state in the medium. Raises RegionError if its word is none of the three."""
         raw = bytes(self._medium.read(self._state_at, 8))
         try:
             return TwinState(raw)
@@ -81,7 +81,7 @@ class Twins:
             ) from None
 
     def read(self, offset: int, length: int) -> bytes:
-        """A copy of bytes of the readable twin (a copy, so that what is checked is what is used).
+        """A copy of `length` bytes, so that what is checked is also what is used.
 
         Raises RegionError outside the twin.
         """
@@ -89,24 +89,26 @@ class Twins:
         return bytes(self._medium.read(self._read_from + offset, length))
 
     def read_words(self, offsets: npt.ArrayLike) -> Int64s:
-        """The 8-byte words at many offsets of the readable twin, as fresh int64.
+        """A copy of the 8-byte words at many offsets: an int64 array of their shape, (n,).
 
-        Raises ValueError for an offset that is no multiple of 8, RegionError outside the twin.
+        Raises ValueError if an offset is not a multiple of 8, RegionError outside the twin.
         """
         at = self._words_at(offsets)
         return read_words(self._medium.view(self._read_from, self.length), at)
 
     def reading(self) -> AbstractContextManager[object]:
-        """What is read inside is not changed by another thread meanwhile."""
+        """A context in which no other thread changes what is read."""
         return self._lock
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All stores inside happen, or none.
+        """A context: all stores inside it happen, or none. They are durable when it is left.
 
-        Nested transactions join the outer one. An exception rolls back; if it left an inner
-        transaction and was caught inside the outer one, the outer one cannot commit and raises
-        RuntimeError after rolling back.
+        A nested transaction joins the outer one. An exception rolls everything back. If it is
+        raised in a nested transaction and caught in the outer one, the outer one still cannot
+        commit: it rolls back and raises RuntimeError. RuntimeError (a programming error) is also
+        raised if the region was opened read-only; StorageError if the disk reports an error now,
+        or did before and `recover` has not been called since.
         """
         with self._lock:
             mine = self._open if self._open and self._open.depth else self._begun()
@@ -114,30 +116,35 @@ class Twins:
             try:
                 yield
             except BaseException:
-                mine.doomed = True
+                mine.must_roll_back = True
                 raise
             finally:
                 mine.depth -= 1
-                if mine.depth == 0 and self._open is mine:  # or else it was ended by recovery
-                    self._end(commit=not mine.doomed)
-            if mine.depth == 0 and mine.doomed:
+                if mine.depth == 0 and self._open is mine:  # or else recovery has ended it
+                    self._end(commit=not mine.must_roll_back)
+            if mine.depth == 0 and mine.must_roll_back:
                 raise RuntimeError("rolled back: an inner transaction failed")
 
     def store(self, offset: int, data: bytes) -> None:
-        """Write to MAIN inside a transaction; the lines touched join its log."""
+        """Write bytes, inside a transaction.
+
+        Raises RegionError outside the twin, RuntimeError (a programming error) outside a
+        transaction of this thread.
+        """
         self._check_inside()
         self._check(offset, len(data))
-        end = -(-(offset + len(data)) // LINE) * LINE
-        # Logged first: an interrupt in between rolls back a line too many, never one too few.
+        end = round_up(offset + len(data), LINE)
+        # Logged first: after an interrupt in between, roll-back copies a line too many at worst.
         self._log.append((offset // LINE * LINE, min(end, self.length)))
         self._medium.store(self._main + offset, data)
 
     def store_words(self, offsets: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Write many 8-byte integers to MAIN inside a transaction, in order: the last one stays.
+        """Write many 8-byte integers in order, inside a transaction: of several at one offset the
+        last one stays.
 
-        Offsets are in bytes. Raises ValueError for an offset that is no multiple of 8 or has no
-        value, TypeError for values that are not int64 or uint64, RegionError outside the twin;
-        then nothing is stored.
+        `offsets` has shape (n,) and is in bytes; `values` has the same shape. Raises ValueError if
+        an offset is not a multiple of 8 or the shapes differ, TypeError for values that are not
+        int64 or uint64, and what `store` raises; then nothing is stored.
         """
         self._check_inside()
         at = self._words_at(offsets)
@@ -150,8 +157,8 @@ class Twins:
         self._lists.store_words(self._main, self.length, at, words.view(np.uint64))
 
     def swap_words(self, first: npt.ArrayLike, second: npt.ArrayLike) -> None:
-        """Exchange the 8-byte words at first[i] and second[i] of MAIN, for each i in turn, so that
-        an offset may come more than once. For the rest see store_words.
+        """Exchange the 8-byte words at the offsets first[i] and second[i], for each i in order, so
+        an offset may occur more than once. Both have shape (n,). Raises what store_words raises.
         """
         self._check_inside()
         one, other = self._words_at(first), self._words_at(second)
@@ -161,7 +168,7 @@ class Twins:
         self._lists.swap_words(self._main, self.length, one, other)
 
     def equal(self) -> bool:
-        """Whether MAIN and BACK hold the same bytes, as they must when IDLE."""
+        """Whether MAIN and BACK hold the same bytes, as they must when the state is IDLE."""
         with self._lock:
             main = self._medium.read(self._main, self.length)
             return main == self._medium.read(self._back, self.length)
@@ -181,7 +188,7 @@ class Twins:
         return self._open
 
     def _end(self, *, commit: bool) -> None:
-        self._failed, self._open = True, None  # until the end is reached: recovery is left to do
+        self._failed, self._open = True, None  # after an error, recovery has to finish this
         if commit:
             self._commit()
         else:
@@ -221,10 +228,10 @@ class Twins:
             self._lists.copy_lines(to, source, self.length, lines)
 
     def _logged_lines(self) -> Int64s:
-        """The lines that store_words touched. Of one call, a line may come more than once."""
+        """The lines that store_words touched. Within one call a line may occur more than once."""
         if len(self._lines) < 2:
             return self._lines[0] if self._lines else _NO_LINES
-        return _without_runs(np.sort(np.concatenate(self._lines)))
+        return _without_repeats(np.sort(np.concatenate(self._lines)))
 
     def _finish(self) -> None:
         self._log.clear()
@@ -233,9 +240,11 @@ class Twins:
         self._set(TwinState.IDLE)
 
     def recover(self) -> None:
-        """Make both twins the whole one. Until then it can be read and checked, not stored to.
+        """Bring an interrupted transaction to an end, and allow new ones.
 
-        A transaction that an interrupt left open is rolled back, or ended if it was committed.
+        Copies the consistent twin over the other one. A transaction that an interrupt left open is
+        rolled back, or finished if it was committed. Raises StorageError if the disk reports an
+        error.
         """
         found = self.state()
         self._recovered, self._open = True, None
@@ -244,8 +253,9 @@ class Twins:
         if found is TwinState.IDLE:
             self._failed = False
             return
-        # A killed process leaves its stores in the caches: the word found may still be on its way
-        # to the medium. It must last before the copy that it calls whole is the only whole one.
+        # The word found may only be in the caches, left there by a process that was killed. It
+        # must be durable before the other twin is overwritten: the twin that it calls consistent
+        # is the only one from then on.
         self._set(found)
         self._medium.fence()
         if found is TwinState.MUTATING:
@@ -263,17 +273,17 @@ class Twins:
 
     def _check_inside(self) -> None:
         if not self.in_transaction:
-            raise RuntimeError("twins are stored to only inside a transaction")
+            raise RuntimeError("a region is stored to only inside a transaction")
 
     def _log_words(self, offsets: Int64s) -> None:
-        self._lines.append(_without_runs(offsets // LINE))
+        self._lines.append(_without_repeats(offsets // LINE))
         if sum(map(len, self._lines)) > self.length // WORD:
-            self._lines = [self._logged_lines()]  # so the log never outgrows the twin
+            self._lines = [self._logged_lines()]  # so the log is never larger than the twin
 
     def _words_at(self, offsets: npt.ArrayLike) -> Int64s:
         at = np.ascontiguousarray(offsets, np.int64)
         if at.ndim != 1 or int(np.bitwise_or.reduce(at)) % WORD:
-            raise ValueError("words lie at multiples of 8, given as a list of offsets")
+            raise ValueError("the offsets of words are a list of multiples of 8")
         if at.size and at.view(np.uint64).max() > self.length - WORD:  # a negative one is huge
             self._check(int(at.min()), WORD)
             self._check(int(at.max()), WORD)
@@ -287,8 +297,8 @@ class Twins:
             )
 
 
-def _without_runs(lines: Int64s) -> Int64s:
-    """Equal neighbours made one."""
+def _without_repeats(lines: Int64s) -> Int64s:
+    """The lines without repetitions of the one before."""
     if lines.size < 2:
         return lines
     new = np.empty(lines.size, np.bool_)

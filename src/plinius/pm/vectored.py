@@ -1,7 +1,7 @@
-"""Lists: thousands of words or lines in one call, so that Python's cost per store does not rule.
+"""List operations: thousands of words or lines in one call, since a Python call for each is slow.
 
-A list operation means exactly the single ones of Medium, one after another. A medium that lacks
-them (one that records or counts, say) is used through OneByOne, which spells that out.
+A list operation does exactly what the single operations of Medium do, called in order. A medium
+that has none (the simulated one, for example) is used through OneByOne, which calls those.
 """
 
 from typing import Protocol, runtime_checkable
@@ -9,19 +9,19 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from plinius.pm._persist import ffi, lib
-from plinius.pm.medium import LINE, WORD, Int64s, Medium, Uint64s, done
+from plinius.pm.medium import LINE, WORD, Int64s, Medium, Uint64s, check_native
 
 
 @runtime_checkable
 class ListMedium(Medium, Protocol):
-    """A medium with list operations on the `length` bytes at `base`.
+    """A medium with list operations on the `length` bytes at `base`, a multiple of 64.
 
-    Offsets are of bytes, multiples of 8; lines count 64 bytes; both are relative to `base`, which
-    lies on a whole line. Raise RegionError for one outside those bytes.
+    Offsets are in bytes from `base`, multiples of 8; lines are numbered from `base`, 64 bytes each.
+    Lists have shape (n,). Raises RegionError for an item outside those bytes.
     """
 
     def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
-        """store_word for each, in order: of several to one place the last one stays."""
+        """Store each word in order: of several at one offset the last one stays."""
 
     def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
         """Exchange the words at first[i] and second[i], in order."""
@@ -30,11 +30,11 @@ class ListMedium(Medium, Protocol):
         """Flush each line."""
 
     def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """Copy each line from `source` to the same place after `to`, and flush what was written."""
+        """Copy each line from `source` to the line of the same number at `to`, and flush it."""
 
 
 class OneByOne:
-    """The list operations by the single ones of any medium."""
+    """The list operations, made of the single operations of any medium."""
 
     def __init__(self, medium: Medium) -> None:
         self._medium = medium
@@ -47,9 +47,9 @@ class OneByOne:
     def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
         """See ListMedium."""
         for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            kept, moved = self._word(base + one), self._word(base + other)
-            self._medium.store_word(base + one, moved)
-            self._medium.store_word(base + other, kept)
+            first_word, second_word = self._word(base + one), self._word(base + other)
+            self._medium.store_word(base + one, second_word)
+            self._medium.store_word(base + other, first_word)
 
     def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
         """See ListMedium."""
@@ -65,21 +65,22 @@ class OneByOne:
         return int.from_bytes(self._medium.read(offset, WORD), "little")
 
 
-def lists_of(medium: Medium) -> ListMedium | OneByOne:
-    """The medium's own list operations, or the same by its single ones."""
+def list_operations(medium: Medium) -> ListMedium | OneByOne:
+    """The medium's own list operations, or the same made of its single operations."""
     return medium if isinstance(medium, ListMedium) else OneByOne(medium)
 
 
 def read_words(view: memoryview, offsets: Int64s) -> Int64s:
-    """Copies of the words at many offsets of a view, whose start is aligned to 8.
+    """A copy of the words at many offsets of a view whose address is a multiple of 8.
 
-    The offsets, multiples of 8, are checked again, as C follows them without looking: raises
-    IndexError.
+    The offsets, multiples of 8 in bytes, have shape (n,), and so has the result. Raises IndexError
+    if one lies outside the view: C follows them without any checks.
     """
     at = np.ascontiguousarray(offsets, np.int64)
     if at.size and at.view(np.uint64).max() > len(view) - WORD:  # a negative one is huge
         raise IndexError("a word outside the view")
     words = np.empty(at.size, np.int64)
+    found = ffi.from_buffer("uint64_t[]", words)
     source, offsets_at = ffi.from_buffer(view), ffi.from_buffer("int64_t[]", at)
-    done(lib.pl_read_words(source, offsets_at, ffi.from_buffer("uint64_t[]", words), at.size))
+    check_native(lib.pl_read_words(source, offsets_at, found, at.size))
     return words

@@ -1,6 +1,7 @@
-"""A persistent array of numbers, found again by its root's name after any stop.
+"""A persistent array of numbers, which its root's name finds again after any stop.
 
-Its elements, 8 bytes each, follow the header (see docs/formats/structures.md).
+0   48  header (see header.py); its three numbers are zero
+48  8n  n elements, int64 or float64, little-endian
 """
 
 import operator
@@ -11,34 +12,36 @@ import numpy.typing as npt
 
 from plinius.pm.medium import WORD, Int64s
 from plinius.pm.region import Region
-from plinius.structures.header import HEADER, Rooted
+from plinius.structures.header import HEADER, Structure
 
 Index = int | slice | npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
-class PersistentArray(Rooted):
-    """A fixed number of int64 or float64. Indexed by an integer, a slice, or an array of indices;
-    whatever is read is a copy.
+class PersistentArray(Structure):
+    """An array of a fixed number of int64 or float64, of shape (n,).
+
+    It is indexed by an integer, a slice, or an array of indices of shape (k,). What is read is a
+    copy. Reading and writing raise IndexError for an index out of bounds, TypeError for an index or
+    a value of an unsuitable type, RegionError if the array was dropped or is damaged; writing
+    raises what Twins.transaction does.
     """
 
     MAGIC, WHAT, KINDS = b"PLNSARR\n", "array", ("int64", "float64")
 
     @classmethod
     def create(cls, region: Region, name: str, length: int, kind: str = "int64") -> Self:
-        """Make one of `length` zeros. Raises ValueError if the name is taken, RegionFullError."""
-        if length < 0:
-            raise ValueError("an array has no negative length")
-        return cls._make(region, name, kind, length, length * WORD)
+        """Make an array of `length` zeros; `kind` is "int64" or "float64".
 
-    @classmethod
-    def open(cls, region: Region, name: str) -> Self:
-        """Find it by name. Raises RegionError if it is not there or is damaged."""
-        return cls(region, name)
+        Raises ValueError if the name is taken or an argument is unsuitable, RegionFullError.
+        """
+        if length < 0:
+            raise ValueError("the length of an array is not negative")
+        return cls._make(region, name, kind, length, length * WORD)
 
     @property
     def offset(self) -> int:
-        """Where its elements start in the heap, in bytes: for `Twins.store_words`."""
+        """The offset of its first element in the heap, in bytes: for `Twins.store_words`."""
         return self._at + HEADER.size
 
     @overload
@@ -54,7 +57,7 @@ class PersistentArray(Rooted):
     def __setitem__(self, index: Index, values: npt.ArrayLike) -> None:
         given = np.asarray(values)
         if given.size and not np.can_cast(given.dtype, self.kind, "same_kind"):
-            raise TypeError(f"the array {self.name} holds {self.kind}")
+            raise TypeError(f"the elements of array {self.name} are {self.kind}")
         with self._twins.transaction():
             places = self._places(index)
             words = np.broadcast_to(given.astype(self.kind), places.shape)
@@ -63,9 +66,10 @@ class PersistentArray(Rooted):
             )
 
     def swap(self, first: Int64s | int, second: Int64s | int) -> None:
-        """Exchange elements first[i] and second[i], for each i in turn.
+        """Exchange the elements first[i] and second[i], for each i in order.
 
-        Raises IndexError, and ValueError if the two are not of one length.
+        Both are integers, or arrays of shape (k,). Raises IndexError, and ValueError if their
+        shapes differ.
         """
         one, other = np.atleast_1d(first), np.atleast_1d(second)
         if one.shape != other.shape:
@@ -82,10 +86,12 @@ class PersistentArray(Rooted):
             at = operator.index(index)
             index = np.array([at + length if at < 0 else at])
         if index.dtype.kind not in "iu" or index.ndim != 1:
-            raise TypeError("an array is indexed by integers, in a list of one dimension")
+            raise TypeError("an array is indexed by an integer, a slice or a list of integers")
         places = np.ascontiguousarray(index, np.int64)
-        if places.size and places.view(np.uint64).max() >= length:  # a negative one is huge
-            raise IndexError(f"an element beyond the {length:,} of array {self.name}")
+        if (
+            places.size and places.view(np.uint64).max() >= length
+        ):  # as uint64 a negative one is huge
+            raise IndexError(f"array {self.name} has {length:,} elements")
         return places
 
     def _offsets(self, places: Int64s) -> Int64s:

@@ -1,24 +1,31 @@
 """What the persistent structures share: a header in the heap that a root names.
 
-0   8   magic, of the structure
-8   8   kind of element: "int64", "float64" or "bytes", padded with zeros
-16  8   count of elements
-24  24  three words of the structure's own
-48  ..  its body
+    0   8   magic of the structure: "PLNSARR\\n", "PLNSSTK\\n" or "PLNSQUE\\n"
+    8   8   kind of element: "int64", "float64" or "bytes", padded with zeros
+    16  8   count of elements
+    24  24  three numbers of the structure, zero in an array
+    48  ..  elements of an array
+
+Numbers are little-endian. docs/formats/structures.md specifies the format.
+
+Each operation is one transaction, or joins the open one. Threads of one process may share a region:
+each operation sees the others complete. An object that was made in a transaction that was rolled
+back must not be used any more.
 """
 
 import struct
 from typing import NoReturn, Self
 
 from plinius.errors import RegionError
+from plinius.pm.medium import WORD
 from plinius.pm.region import Region
 
 HEADER = struct.Struct("<8s8sQQQQ")
 _CLEAR_BYTES = 1 << 20
 
 
-class Rooted:
-    """What the structures share: a header that a root names."""
+class Structure:
+    """A structure in the heap of a region, found by the name of its root."""
 
     MAGIC = b""
     WHAT = ""
@@ -38,18 +45,24 @@ class Rooted:
                 self._refuse("its header is cut short")
             self._kind = HEADER.unpack(self._twins.read(self._at, HEADER.size))[1]
             if self._kind not in map(_kind_bytes, self.KINDS):
-                self._refuse("its elements are of no kind it could hold")
+                self._refuse("the kind of its elements is unknown")
             self._check()
 
     @property
     def kind(self) -> str:
-        """What its elements are."""
+        """The kind of its elements: "int64", "float64" or "bytes"."""
         return str(self._kind.rstrip(b"\0").decode())
 
     @classmethod
+    def open(cls, region: Region, name: str) -> Self:
+        """Find it by name. Raises RegionError if it is not there or is damaged."""
+        return cls(region, name)
+
+    @classmethod
     def _make(cls, region: Region, name: str, kind: str, count: int, body: int) -> Self:
+        """Create a structure whose header is followed by `body` zero bytes."""
         if kind not in cls.KINDS:
-            raise ValueError(f"a {cls.WHAT} holds {' or '.join(cls.KINDS)}")
+            raise ValueError(f"the kind of a {cls.WHAT} is {' or '.join(cls.KINDS)}")
         with region.twins.transaction():
             if name in region.heap.roots():
                 raise ValueError(f"root {name} exists already")
@@ -67,14 +80,14 @@ class Rooted:
             return self._header()[0]
 
     def blocks(self) -> list[int]:
-        """The offsets of the heap's blocks that it owns."""
+        """The offsets of the heap blocks that it owns."""
         return [self._at]
 
     def drop(self) -> None:
-        """Give all its space back, and its name."""
+        """Free its heap blocks and forget its name."""
         with self._twins.transaction():
             blocks = self.blocks()
-            self._twins.store(self._at, bytes(HEADER.size))  # other handles find it gone
+            self._twins.store(self._at, bytes(HEADER.size))  # so other objects notice it
             self._heap.drop_root(self.name)
             for block in blocks:
                 self._free(block)
@@ -83,16 +96,16 @@ class Rooted:
         try:
             self._heap.free(block)
         except ValueError:
-            self._refuse("a block of it is not its own")
+            self._refuse("one of its blocks does not belong to it")
 
     def _header(self) -> tuple[int, int, int, int]:
-        """Count, first, position, last. Raises RegionError if it is no longer this structure."""
-        magic, kind, *rest = HEADER.unpack(self._twins.read(self._at, HEADER.size))
+        """The count and the three numbers. Raises RegionError if it is no longer this structure."""
+        magic, kind, *numbers = HEADER.unpack(self._twins.read(self._at, HEADER.size))
         if magic != self.MAGIC or kind != self._kind:
             self._refuse(f"it is no {self.WHAT}, or was dropped")
-        if rest[0] > self._twins.length // 8:  # an element takes 8 bytes at the least
-            self._refuse("it counts more elements than there can be")
-        return rest[0], rest[1], rest[2], rest[3]
+        if numbers[0] > self._twins.length // WORD:  # each element takes at least 8 bytes
+            self._refuse("its count is larger than the heap")
+        return numbers[0], numbers[1], numbers[2], numbers[3]
 
     def _check(self) -> None:
         """Raise RegionError unless every invariant holds."""

@@ -87,9 +87,7 @@ class Run:
         if not region.exists():
             self._check_before_create(region, key, settings)
         with ExitStack() as opened:
-            self.region = opened.enter_context(
-                Region.open(region) if region.exists() else Region.create(region, 0)
-            )
+            self.region = opened.enter_context(Region.open_or_create(region))
             dataset = load_dataset(
                 self.region, settings.data, key, progress, wanted=settings.dataset_id
             )

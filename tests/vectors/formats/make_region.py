@@ -40,7 +40,7 @@ def main() -> None:
     FOLDER.mkdir()
     numbers = itertools.count(1)
     with mock.patch("plinius.sealing.fresh", lambda length: bytes([next(numbers)]) * length):
-        with mock.patch("plinius.pm.region.fresh", lambda length: bytes([99]) * length):
+        with mock.patch("plinius.pm.region.os.urandom", lambda length: bytes([99]) * length):
             region = Region.create(FOLDER / "good.region", 0, TWIN)
         with region:
             with region.twins.transaction():
@@ -74,7 +74,7 @@ def _cases(mirror: int, slot: int) -> Iterator[dict[str, Any]]:
     yield case("bad-state", "is no state", (64, b"MUTATE\0\0"))
     yield case("bad-heap-magic", "its heap's header", (main, b"X"))
     yield case("bad-block-size", "a block of impossible size", (main + 4160, b"\1"))
-    yield case("bad-root", "a root that is no block", (main + 64 + 40, b"\1\0\0\0\0\0\0\1"))
+    yield case("bad-root", "a root that names no block", (main + 64 + 40, b"\1\0\0\0\0\0\0\1"))
     yield case("bad-extent-off-page", "an extent that overlaps", (main + 2112 + 40, b"\1"))
     yield case("bad-extent-outside", "an extent outside", (main + 2112 + 48, b"\0" * 7 + b"\1"))
     yield case("bad-entry-name", "that cannot be read", (main + 2112, b"\xff"))
