@@ -1,4 +1,4 @@
-"""A stop at every operation of commits that skip unchanged chunks, that grow, that failed before."""
+"""A stop at every operation of commits that skip chunks, that grow, that failed before."""
 
 from collections.abc import Callable
 
