@@ -151,8 +151,8 @@ def _dropping(number: int, field: str, i: int) -> Change:
 
 
 def _forgets(statement: ast.stmt) -> bool:
-    """Whether it tells the planner to rely on nothing in a slot, or in both."""
-    return ast.unparse(statement).startswith(("self._planner.forget()", "self._planner.begin("))
+    """Whether it tells the planner to rely on nothing in the slots."""
+    return ast.unparse(statement) == "self._planner.forget()"
 
 
 def _call_changes(call: ast.Call) -> Iterator[tuple[str, ast.expr]]:

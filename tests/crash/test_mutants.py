@@ -65,8 +65,6 @@ EQUIVALENT = {
     "...`": _NO_ORDER,
     "slots.protocol.Slots._finish_interrupted: `self._put_word(layout, counter, counter)` after "
     "`self._put_word(layout, counter + 1, max(0, counter - 1))`": _NO_ORDER,
-    "slots.protocol.Slots._finish_interrupted: drop `self._planner.forget()`": "the planner relies "
-    "on nothing in the slot of a write that has begun, and the other slot is as it was",
     "slots.protocol.Slots._fill: drop `self._medium.fence()`": "what is discarded need not be "
     "durable: the fence waits until the writers' memory is free",
 }

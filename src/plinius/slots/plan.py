@@ -139,10 +139,6 @@ class Planner:
             dirty.append(chunk)
         return Plan(number, salt, dirty, fingerprinted, unchanged)
 
-    def begin(self, number: int) -> None:
-        """Rely on nothing in the slot of a commit that is about to be written, until `done`."""
-        self._stored[number % 2] = {}
-
     def done(self, plan: Plan, taken: dict[int, bytes]) -> None:
         """A commit is written; `taken` are the fingerprints of what it sealed."""
         sealed = {

@@ -11,7 +11,7 @@ Invariants (proofs: tests/crash/test_mirror_stops.py, test_slot_stops.py, test_w
    before (the old slots, or no mirror), or the new slots with commit N.
 5. What a commit seals is under a key that no other commit has: its salt is random.
 6. A dirty chunk is sealed; an unchanged one stays in its slot under the commit that sealed it,
-   which the manifest names. Before a slot is written to, the planner relies on nothing in it.
+   which the manifest names. After a write that ended early the planner relies on no chunk.
 7. Slots are sealed from, and opened into, private memory (slots/workers.py).
 8. Where the slots are, the counter and the digests are read from the region once and authenticated.
    From then on `_Pinned` is what counts, not what the host shows.
@@ -240,7 +240,6 @@ class Slots:
 
     def _write_here(self, commit: Commit, must_discard: MustDiscard) -> None:
         pinned, number = self._pinned, commit.plan.number
-        self._planner.begin(number)
         digest, taken = self._fill(pinned.layout, commit, must_discard)
         self._medium.fence()
         self._next = pinned._replace(counter=number, digest=digest, previous=pinned.digest)
