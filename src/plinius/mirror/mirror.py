@@ -12,7 +12,6 @@ import sys
 import threading
 import weakref
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, cast
 
@@ -36,6 +35,7 @@ from plinius.mirror.identity import (
     require_run_id,
     require_same_run,
 )
+from plinius.mirror.options import MirrorOptions
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
@@ -45,18 +45,6 @@ from plinius.state.run_state import CapturedState, RunState
 
 _log = logging.getLogger("plinius")
 _INEXACT = "inexact_since"
-
-
-@dataclass(frozen=True)
-class MirrorOptions:
-    """The choices of a mirror, which `Mirror.open` describes."""
-
-    overlap: bool = False
-    trust_versions: bool = False
-    only_steps_write: bool = False
-    threads: int | None = None
-    identity: dict[str, Json] | None = None
-    run_id: str | None = None
 
 
 class Mirror:
@@ -82,8 +70,6 @@ class Mirror:
         """Use `open`."""
         require_key(key)
         require_names(state)
-        if options.only_steps_write and not options.overlap:
-            raise ValueError("only_steps_write is a choice for overlap=True")
         self._region, self._owns_region = region, False
         self._lock, self._closing, self._closed = threading.RLock(), False, False
         self._identity = plain_identity(options.identity)
