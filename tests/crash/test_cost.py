@@ -61,7 +61,7 @@ def costs(folder: Path) -> dict[str, tuple[int, int, int]]:
         "transaction, 64 words on 64 lines": one.words(64, 64),
         "transaction, 64 words on 8 lines": one.words(64, 8),
         "transaction of 1 word, rolled back": one.words(1, 8, undo=True),
-        "opening after an orderly end": one.of(lambda: Region(one.medium, "r")),
+        "opening a region that is IDLE": one.of(lambda: Region(one.medium, "r")),
     }
     cut = Counted()
     cut.medium = SimulatedMedium(image=fresh_image())

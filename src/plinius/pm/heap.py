@@ -156,13 +156,13 @@ class Heap:
         need = _BLOCK.size + round_up(length, _ALIGN)
         with self._twins.transaction():
             for body, size, state in self._blocks():
-                at, whole = body - _BLOCK.size, size + _BLOCK.size
-                if state == _FREE and whole >= need:
-                    rest = whole - need
+                at, block_bytes = body - _BLOCK.size, size + _BLOCK.size
+                if state == _FREE and block_bytes >= need:
+                    rest = block_bytes - need
                     if rest >= _BLOCK.size + _ALIGN:
                         self._twins.store(at + need, _BLOCK.pack(rest, _FREE))
-                        whole = need
-                    self._twins.store(at, _BLOCK.pack(whole, _USED))
+                        block_bytes = need
+                    self._twins.store(at, _BLOCK.pack(block_bytes, _USED))
                     return body
         raise RegionFullError(
             f"The region's heap has no room for {length:,} bytes more",

@@ -314,7 +314,7 @@ class SimulatedMedium(PlainMedium):
         seen = np.zeros(len(self._units), np.int64)
         for flush in self._flushed:
             if thread in (_ANYONE, flush.thread):
-                units = seen[flush.start // self._unit : -(-flush.end // self._unit)]
+                units = seen[flush.start // self._unit : flush.end // self._unit]
                 # msync writes what a page holds when it runs; the processor may write at the flush.
                 np.maximum(units, len(makers) if thread == _ANYONE else flush.made, out=units)
         if thread != _ANYONE:
