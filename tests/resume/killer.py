@@ -66,7 +66,7 @@ class Killed:
 
 
 def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
-    """A whole start of the trainer, as `plinius train` makes it; `tell` follows each commit."""
+    """A start of the trainer, as of `plinius train`; `tell` follows its begin and each commit."""
     settings = Settings(Path(job.cfg), Path(job.data), threads=1)
     with Run(region, job.owner, settings) as run:
         tell(run)
@@ -106,8 +106,13 @@ def killed_run(job: Job, number: int, started: float, ended: float, digests: lis
     told = Shared()  # the last iteration told, plus 1
     wanted, result, attempt = random.randint(LEAST_KILLS, MOST_KILLS), Killed(), 0
     region = Path(job.folder) / f"run-{number}.region"
+
+    def tell(run: Run) -> None:
+        committed = run.mirror.committed  # None before the first iteration of a new run
+        told[0] = 0 if committed is None else committed + 1
+
     while True:
-        pid = forked(lambda: train(job, region, lambda run: told.__setitem__(0, run.iteration + 1)))
+        pid = forked(lambda: train(job, region, tell))
         kill = len(result.kills)
         if kill >= wanted:
             pass  # to its end

@@ -208,7 +208,8 @@ def allocate(fd: int, size: int, start: int = 0) -> None:
     """
     before = os.fstat(fd).st_size
     try:
-        os.posix_fallocate(fd, start, size - start)
+        if size > start:
+            os.posix_fallocate(fd, start, size - start)
         os.fsync(fd)
     except OSError as error:
         os.ftruncate(fd, before)
