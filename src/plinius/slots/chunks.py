@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from plinius.pm.medium import PAGE
+from plinius.pm.medium import PAGE, round_up
 from plinius.sealing import TAG_BYTES
 
 CHUNK_BYTES = 2 << 20
@@ -70,11 +70,6 @@ def blocks_of(chunks: Sequence[Chunk], block_bytes: int) -> Iterator[list[Chunk]
         block.append(chunk)
     if block:
         yield block
-
-
-def round_up(length: int, unit: int) -> int:
-    """The least multiple of `unit` that is at least `length`."""
-    return -(-length // unit) * unit
 
 
 def _large(sizes: Sequence[int]) -> Iterator[list[Segment]]:

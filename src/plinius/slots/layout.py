@@ -33,9 +33,9 @@ from typing import NamedTuple
 from plinius.errors import FormatError, RegionError
 from plinius.jsonvalue import Json
 from plinius.pm.heap import Span
-from plinius.pm.medium import PAGE
+from plinius.pm.medium import PAGE, round_up
 from plinius.pm.region import Region
-from plinius.slots.chunks import Chunk, cut, room_for, round_up
+from plinius.slots.chunks import Chunk, cut, room_for
 from plinius.snapshot import TensorSpec
 
 EXTENT = "mirror"
