@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -94,7 +93,7 @@ def train(
     as_json: bool,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes the run."""
-    stop = _stop_on_signals()  # before torch is imported, which takes seconds
+    stop = _Stop()  # before torch is imported, which takes seconds
     for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):
         # With fewer threads than torch expects, gradients would be wrong.
         os.environ.pop(name, None)
@@ -119,7 +118,7 @@ def train(
                 write(iteration)
                 plot(iteration)
 
-            last = run.train(until, mirror_every, report, stop.is_set)
+            last = run.train(until, mirror_every, report, lambda: stop.wanted)
         done = run.iteration >= until
         say(
             f"Done: iteration {run.iteration}, mirrored."
@@ -140,12 +139,19 @@ def train(
         )
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set: training then stops after the current iteration."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+class _Stop:
+    """Set by SIGINT and SIGTERM: training then stops after the current iteration.
+
+    A plain attribute: the lock in threading.Event is not safe in a handler of two signals.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self.wanted = True
 
 
 def _report_start(run: "Run") -> None:

@@ -9,8 +9,10 @@ past the page cache (O_DIRECT) where the file system supports it.
 import mmap
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
+
+from plinius.threads import Job, JobThread
 
 SYSTEM_PAGE = mmap.PAGESIZE
 """The machine's page size in bytes, which may be larger than PAGE, the page of the formats."""
@@ -60,7 +62,7 @@ class RingWriter:
     def __init__(self, file: "BackgroundFile", check: Callable[[int, int], None]) -> None:
         """`check(offset, length)` raises an error if a block must not be written there."""
         self._file, self._check = file, check
-        self._ring: list[tuple[memoryview, Future[None] | None]] = []
+        self._ring: list[tuple[memoryview, Job | None]] = []
 
     def room(self, length: int) -> memoryview:
         """See Writer."""
@@ -69,7 +71,7 @@ class RingWriter:
             return self._ring[-1][0][:length]
         buffer, writing = self._ring.pop(0)
         if writing:
-            writing.exception()  # wait for it; the fence raises its error
+            writing.wait()  # the fence raises its error
         if length > len(buffer):
             buffer = private_memory(length)
         self._ring.append((buffer, None))
@@ -88,39 +90,38 @@ class BackgroundFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._direct_fd = _reopen_direct(fd)
-        self._writing: list[Future[None]] = []
+        self._writing: list[Job] = []
         self.dirty = False
         """Whether a block was written since the last `sync`."""
-        self._start()
+        self._thread = JobThread("plinius-write")
 
-    def _start(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "plinius-write")
-
-    def begin(self, offset: int, block: memoryview) -> Future[None]:
-        """Write a block in the background; its memory is free again when the future is done."""
+    def begin(self, offset: int, block: memoryview) -> Job:
+        """Write a block in the background; its memory is free again when the job is done."""
         self.dirty = True
-        writing = self._pool.submit(self._write_block, offset, block)
+        writing = Job(partial(self._write_block, offset, block))
+        self._thread.submit(writing)
         self._writing.append(writing)
         return writing
 
     def sync(self) -> None:
         """Wait for all blocks, then make them and everything else in the file durable."""
         writing, self._writing = self._writing, []
-        errors = [error for error in (block.exception() for block in writing) if error]
-        if errors:
-            raise errors[0]
+        for block in writing:
+            block.wait()
+        for block in writing:
+            if block.error is not None:
+                raise block.error
         os.fdatasync(self._fd)
         self.dirty = False
 
     def quiesce(self) -> None:
         """Wait until no block is being written any more; errors are discarded."""
-        self._pool.shutdown(wait=True)
+        self._thread.wait()
         self._writing.clear()
-        self._start()
 
     def close(self) -> None:
         """End the thread, and close the descriptor that this object opened."""
-        self._pool.shutdown()
+        self._thread.close()
         if self._direct_fd is not None:
             fd, self._direct_fd = self._direct_fd, None
             os.close(fd)

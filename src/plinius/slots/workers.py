@@ -6,7 +6,6 @@ in memory that the host can write, the host could choose what is authenticated.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 
 import xxhash
@@ -15,6 +14,7 @@ from plinius.pm.block_writer import private_memory
 from plinius.pm.medium import Medium
 from plinius.sealing import TAG_BYTES, Sealer, fresh
 from plinius.slots.chunks import CHUNK_BYTES, Chunk, blocks_of
+from plinius.threads import Job, JobThread
 
 _SHARE_BYTES = 2 << 20  # less than this is not worth another thread
 
@@ -28,13 +28,13 @@ class Workers:
     def __init__(self, medium: Medium, threads: int) -> None:
         if threads < 1:
             raise ValueError("threads must be at least 1")
-        self._medium, self._threads = medium, threads
+        self._medium, self._count = medium, threads
         self._seed = int.from_bytes(fresh(8), "little")  # secret: nobody can make data collide
-        self._start()
+        self._workers = self._new_workers()
+        self._threads = [JobThread("plinius-worker") for _ in range(threads - 1)]
 
-    def _start(self) -> None:
-        self._workers = [_Worker(self._medium, self._seed) for _ in range(self._threads)]
-        self._pool = ThreadPoolExecutor(self._threads, "plinius-worker")
+    def _new_workers(self) -> "list[_Worker]":
+        return [_Worker(self._medium, self._seed) for _ in range(self._count)]
 
     def fingerprints(self, chunks: Sequence[Chunk], tensors: Sequence[memoryview]) -> Fingerprints:
         """The fingerprints (XXH3, 16 bytes) of chunks as they are now, by number."""
@@ -87,14 +87,16 @@ class Workers:
         )
 
     def quiesce(self) -> None:
-        """After an exception: wait until no thread writes any more, and start new ones."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """After an exception: wait until no thread writes any more, and take new buffers."""
+        for thread in self._threads:
+            thread.wait()
         self._medium.quiesce()
-        self._start()
+        self._workers = self._new_workers()
 
     def close(self) -> None:
         """End the threads."""
-        self._pool.shutdown()
+        for thread in self._threads:
+            thread.close()
 
     def _shares(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
         """The chunks in order, in parts of about the same size: at most one a worker."""
@@ -107,16 +109,23 @@ class Workers:
             before += chunk.room
         return [share for share in shares if share]
 
-    def _run(self, jobs: Iterable[Callable[[], None]]) -> None:
-        """Run jobs at the same time, the first in this thread; all have ended when it returns."""
-        first, *others = [*jobs] or [lambda: None]
-        waiting = [self._pool.submit(job) for job in others]
+    def _run(self, calls: Iterable[Callable[[], None]]) -> None:
+        """Make calls at the same time, the first in this thread; all have ended when it returns.
+
+        After an interrupt some may still run: `quiesce` waits for them.
+        """
+        first, *others = [*calls] or [lambda: None]
+        jobs = [Job(other) for other in others]
+        for thread, job in zip(self._threads, jobs, strict=False):
+            thread.submit(job)
         try:
             first()
         finally:
-            wait(waiting)
-        for job in waiting:
-            job.result()
+            for job in jobs:
+                job.wait()
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
 
 
 class _Worker:
