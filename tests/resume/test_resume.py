@@ -130,7 +130,7 @@ def test_a_stop_between_mirrors_costs_what_was_not_mirrored(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_mirror(world: World, tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM: exit 0 with a sentence, all mirrored though it was due seldom."""
+    """Ctrl-C and SIGTERM: exit 75 with a sentence, all mirrored though it was due seldom."""
     cfg, metrics = tmp_path / "long.cfg", tmp_path / "m.jsonl"
     cfg.write_text(CFG.replace("max_batches=24", "max_batches=1000000"))
     region, whole = tmp_path / "run.region", tmp_path / "whole.region"
@@ -145,7 +145,7 @@ def test_a_signal_finishes_the_mirror(world: World, tmp_path: Path, number: sign
         time.sleep(0.01)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    assert process.returncode == 75, stderr
     told = json.loads(stdout)
     at = told["iteration"]
     assert (told["done"], told["resumed_at"]) == (False, 0)
@@ -181,7 +181,7 @@ def test_a_signal_at_the_very_start_is_a_stop_too(
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 75, done.stderr
     assert "Stopped at iteration 0, mirrored; the same command resumes it." in done.stderr
     assert json.loads(done.stdout)["iteration"] == 0
 

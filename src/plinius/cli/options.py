@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 PATH = click.Path(path_type=Path)
+STOPPED = 75
+"""Exit code of a command that a signal stopped with everything mirrored (EX_TEMPFAIL)."""
 
 key_option = click.option(
     "--key", "key_path", type=PATH, required=True, help="The owner's key file."

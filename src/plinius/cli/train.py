@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +11,7 @@ import click
 from plinius.cli.console import answer, counting, live_line, say
 from plinius.cli.options import (
     PATH,
+    STOPPED,
     cfg_argument,
     data_option,
     json_option,
@@ -137,6 +139,8 @@ def train(
             },
             as_json,
         )
+    if not done:
+        sys.exit(STOPPED)
 
 
 class _Stop:
