@@ -9,7 +9,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from plinius.errors import StateError
-from plinius.integrations.lightning_state import Progress, base_of, is_lightning
+from plinius.integrations.lightning.states import Progress, base_of, is_lightning
 from plinius.training.loader import ResumableLoader
 
 _EXACT = {

@@ -12,9 +12,13 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from plinius.integrations.trainer_batches import Batches
-from plinius.integrations.trainer_support import identity_of, require_best_model, require_covered
-from plinius.integrations.trainer_values import TrainerValues, find_trainer
+from plinius.integrations.transformers.batches import Batches
+from plinius.integrations.transformers.coverage import (
+    identity_of,
+    require_best_model,
+    require_covered,
+)
+from plinius.integrations.transformers.values import TrainerValues, find_trainer
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 

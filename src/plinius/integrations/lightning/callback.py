@@ -14,18 +14,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from plinius.errors import StateError
-from plinius.integrations.lightning_state import (
-    CallbackStates,
-    MetricStates,
-    Progress,
-    stateful_data,
-)
-from plinius.integrations.lightning_support import (
+from plinius.integrations.lightning.coverage import (
     refused,
     require_can_go_on,
     require_covered,
     require_ended_as_a_longer_one,
     require_loaders,
+)
+from plinius.integrations.lightning.states import (
+    CallbackStates,
+    MetricStates,
+    Progress,
+    stateful_data,
 )
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
