@@ -1,47 +1,43 @@
-"""Lightning: a callback that mirrors a Trainer's run, and resumes it.
+"""The callback, and the mirrored run of one call of fit."""
 
-trainer = Trainer(callbacks=[MirrorCallback("run.region", key, state={"loader": loader})])
-trainer.fit(module, loader)
-"""
-
-import logging
 from collections.abc import Callable, MutableMapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 
-from plinius.errors import StateError
 from plinius.integrations.lightning.coverage import (
-    refused,
-    require_can_go_on,
+    not_covered,
     require_covered,
-    require_ended_as_a_longer_one,
+    require_extendable,
     require_loaders,
+    require_same_limits_or_whole_epoch,
+    require_tested_version,
 )
 from plinius.integrations.lightning.states import (
     CallbackStates,
+    LoopState,
     MetricStates,
-    Progress,
-    stateful_data,
+    data_module_part,
 )
+from plinius.integrations.shared import RunMirror, replace_method, require_one_process
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 
-_log = logging.getLogger("plinius")
-
 
 class MirrorCallback(Callback):
-    """Mirrors module, optimizers, schedulers and Lightning's own progress every `every` steps.
+    """Mirrors a run of `Trainer.fit`: commits every `every` steps, and resumes from the newest.
 
-    A commit is made before a batch is read, when all that followed the batch before is done: other
-    callbacks, validation, the end of an epoch and the begin of the next. A last one is made after
-    every on_train_end. A killed script, run again, goes on from there: what came after is done
-    again. The batches come from a `plinius.ResumableLoader` that is in `state`, which holds
-    whatever else belongs to the run. What a resumed run would lose is refused by name when fitting
-    starts: see docs/mirror.md. `options` are those of `Mirror.open`.
+    The state is the module, its optimizers and schedulers, what Lightning counts and logs, the
+    other callbacks, and what `state` holds. A commit is made before a batch is read. Everything
+    that follows the batch before it has been done then: the hooks of all callbacks, validation, the
+    end of the epoch and the start of the next one. The last commit is made after all on_train_end
+    hooks. If the script is killed and started again, the run resumes from the newest commit and
+    repeats what came after it.
+
+    The batches must come from a `plinius.ResumableLoader` that is in `state`. What cannot be
+    resumed exactly is refused by name when fitting starts: see docs/mirror.md. `options` are those
+    of `Mirror.open`.
     """
 
     def __init__(
@@ -54,143 +50,138 @@ class MirrorCallback(Callback):
         **options: Any,
     ) -> None:
         self._region, self._key, self._every = region, key, every
-        self._extra, self._options = state or {}, options
+        self._given: MutableMapping[str, Any] = {} if state is None else state
+        self._options = options
         self._run: _Run | None = None
 
     @property
     def mirror(self) -> Mirror | None:
-        """The mirror of the run that is fitted; None before and after."""
-        return self._run.mirror if self._run else None
+        """The mirror of the run; None before and after fitting."""
+        return self._run.run.mirror if self._run else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the mirror and go on from it. Raises what `Mirror.open` and `mirror_in` raise."""
-        if trainer.world_size > 1:
-            raise StateError(
-                f"A region is written by one process, not by a group of {trainer.world_size}",
-                "Train with Trainer(devices=1)",
-            )
+        """Open the mirror and resume from it.
+
+        Raises StateError for what is not covered, and what `Mirror.open` and `mirror_in` raise.
+        """
+        require_tested_version(trainer)
+        require_one_process(trainer.world_size, "Train with Trainer(devices=1)")
         require_covered(trainer, pl_module, self)
         others: list[Callback] = [it for it in trainer.callbacks if it is not self]  # type: ignore[attr-defined]
-        progress = Progress(trainer)
-        state: dict[str, Any] = {
+        loops = LoopState(trainer)
+        parts: dict[str, Any] = {
             "model": pl_module,
             "optimizers": [*trainer.optimizers],
             "schedulers": [config.scheduler for config in trainer.lr_scheduler_configs],
-            "lightning": progress,
+            "lightning": loops,
             "metrics": MetricStates(pl_module),
             "callbacks": CallbackStates(others, trainer, pl_module),
-            "averages": [it._average_model for it in others if isinstance(it, WeightAveraging)],
-            **stateful_data(trainer),
-            **self._extra,
+            "averages": [
+                it._average_model for it in others if isinstance(it, callbacks.WeightAveraging)
+            ],
+            **data_module_part(trainer),
         }
-        mirror = Mirror.open(self._region, self._key, state, **self._options)
-        self._run = _Run(trainer, mirror, progress, self._every, [*self._extra.values()])
-        self._run.begin()
+        run = RunMirror(self._region, self._key, parts, self._given, self._options)
+        self._run = _Run(trainer, run, loops, self._every, [*self._given.values()])
+        self._run.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the region. Raises StorageError if the last step is not mirrored."""
-        run, self._run = self._run, None
-        if run:
-            run.release()
-            run.mirror.close()
+        """Close the region. Raises StorageError if the last step is not mirrored."""
+        self._close(None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let go of the region; what happened first is what is told."""
+        """Close the region; the exception of the training is the one that is raised."""
+        self._close(exception)
+
+    def _close(self, error: BaseException | None) -> None:
         run, self._run = self._run, None
         if run:
-            run.release()
-            run.mirror.__exit__(type(exception), exception, None)
+            run.close(error)
 
 
 class _Run:
-    """One call of fit, mirrored between the parts of Lightning's loops.
+    """One call of fit: commits and restores between the phases of Lightning's loops.
 
-    These places are no hooks: within a hook, some callbacks are done and others are not.
+    The hooks of a callback would be the wrong places: when one is called, the same hook of some
+    callbacks has been called, and that of others has not. So methods of the loops are replaced.
     """
 
     def __init__(
-        self, trainer: Trainer, mirror: Mirror, progress: Progress, every: int, given: list[object]
+        self, trainer: Trainer, run: RunMirror, loops: LoopState, every: int, given: list[object]
     ) -> None:
-        self.mirror = mirror
-        self._trainer, self._progress, self._every = trainer, progress, every
-        self._given, self._mirrored = given, 0
-        self._trained = False
+        self.run = run
+        self._trainer, self._loops, self._every = trainer, loops, every
+        self._given = given
+        self._committed_step = 0
+        self._training_started = False
         fit: Any = trainer.fit_loop
         self._undo = [
-            _replace(fit, "run", self._run),
-            _replace(fit, "on_run_start", self._on_run_start),
-            _replace(fit.epoch_loop, "advance", self._advance),
-            _replace(fit, "on_run_end", self._on_run_end),
+            replace_method(fit, "run", self._fit),
+            replace_method(fit, "on_run_start", self._on_run_start),
+            replace_method(fit.epoch_loop, "advance", self._advance),
+            replace_method(fit, "on_run_end", self._on_run_end),
         ]
 
-    def begin(self) -> None:
-        """Put back what Lightning needs to find its place, and all the rest."""
+    def start(self) -> None:
+        """Restore the newest commit: Lightning reads from its counters how much is done."""
         configured = self._trainer.accumulate_grad_batches
-        self._mirrored = self.mirror.mirror_in()
-        self._resumed = self.mirror.committed is not None
-        if self.mirror.not_bit_exact:
-            _log.warning("The run does not go on bit by bit: %s", self.mirror.not_bit_exact)
-        # GradientAccumulationScheduler wants to find it as configured
+        self._committed_step = self.run.start()
+        # GradientAccumulationScheduler requires the configured value when training starts
         self._trainer.accumulate_grad_batches = configured
 
-    def release(self) -> None:
-        """Leave Lightning's loops as they were."""
+    def close(self, error: BaseException | None) -> None:
+        """Undo the replacements, and close the mirror."""
         for undo in self._undo:
             undo()
+        self.run.close(error)
 
-    def _run(self, theirs: Callable[[], None]) -> None:
-        """All of fitting; a run that had ended before is left as it was then."""
-        theirs()
-        if self._resumed and not self._trained:
-            self.mirror.mirror_in()
-            self._not_restarting()
-            require_ended_as_a_longer_one(self._trainer, self._progress)
+    def _fit(self, original: Callable[[], None]) -> None:
+        """The whole loop. If the run has ended before, only its final state is restored."""
+        original()
+        if self.run.resumed and not self._training_started:
+            self.run.restore()
+            self._clear_restarting()
+            require_same_limits_or_whole_epoch(self._trainer, self._loops)
 
-    def _on_run_start(self, theirs: Callable[[], None]) -> None:
-        """Every on_train_start, and then the state once more."""
-        theirs()
-        self._trained = True
+    def _on_run_start(self, original: Callable[[], None]) -> None:
+        """All on_train_start hooks; then restore again what they and the sanity check changed."""
+        original()
+        self._training_started = True
         require_loaders(self._trainer, self._given)
-        if not self._resumed:
+        if not self.run.resumed:
             return
-        self.mirror.mirror_in()  # again: zero_grad, hooks and a sanity check came in between
-        if self._progress.ended:
-            require_can_go_on(self._trainer, self._progress)
-            self._progress.go_on()
-            self._not_restarting()
+        self.run.restore()
+        if self._loops.ended:
+            require_extendable(self._trainer, self._loops)
+            self._loops.extend()
+            self._clear_restarting()
 
-    def _advance(self, theirs: Callable[[Any], None], fetcher: Any) -> None:
-        """One batch, when all that followed the batch before is done."""
-        self._not_restarting()
-        if self._trainer.global_step >= self._mirrored + self._every:
-            self._mirror_out()
+    def _advance(self, original: Callable[[Any], None], fetcher: Any) -> None:
+        """Commit if a commit is due, then train on one batch."""
+        self._clear_restarting()
+        if self._trainer.global_step >= self._committed_step + self._every:
+            self._commit()
         try:
-            theirs(fetcher)
+            original(fetcher)
         except StopIteration:
-            raise refused(
+            raise not_covered(
                 "an epoch that ends before its last batch (on_train_batch_start returned -1)",
                 "Leave out batches in training_step (return None)",
             ) from None
 
-    def _on_run_end(self, theirs: Callable[[], None]) -> None:
-        """Every on_train_end, and then the last commit."""
-        theirs()
-        self._progress.ended = True
-        self._mirror_out()
+    def _on_run_end(self, original: Callable[[], None]) -> None:
+        """All on_train_end hooks, and then the last commit."""
+        original()
+        self._loops.ended = True
+        self._commit()
 
-    def _not_restarting(self) -> None:
-        """Lightning leaves things out where it restarts; here, nothing of them is done yet."""
+    def _clear_restarting(self) -> None:
+        """Have Lightning leave nothing out: a restarting loop skips hooks and counts."""
         fit: Any = self._trainer.fit_loop
         fit._restarting = fit.epoch_loop.restarting = False
 
-    def _mirror_out(self) -> None:
-        self.mirror.mirror_out(self._trainer.global_step)
-        self._mirrored = self._trainer.global_step
-
-
-def _replace(loop: Any, name: str, ours: Callable[..., None]) -> Callable[[], None]:
-    """Put ours, which calls theirs, in the place of a loop's method; returns what undoes it."""
-    setattr(loop, name, partial(ours, getattr(loop, name)))
-    return lambda: delattr(loop, name)
+    def _commit(self) -> None:
+        self._committed_step = self._trainer.global_step
+        self.run.commit(self._committed_step)

@@ -1,18 +1,27 @@
-"""What of Lightning a resumed run goes on with exactly; the rest is refused by name."""
+"""Which configurations of Lightning are resumed exactly; all others are refused by name."""
 
 from collections.abc import Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from lightning.pytorch.trainer.connectors.logger_connector import result
 from torchmetrics import MetricCollection
 from torchmetrics.wrappers.abstract import WrapperMetric
 
 from plinius.errors import StateError
-from plinius.integrations.lightning.states import Progress, base_of, is_lightning
+from plinius.integrations import shared
+from plinius.integrations.lightning.states import (
+    LOGGED,
+    LOGGING,
+    METADATA,
+    LoopState,
+    lightning_class,
+)
 from plinius.training.loader import ResumableLoader
 
-_EXACT = {
+_COVERED_CALLBACKS = {
     "Callback",
     "Checkpoint",
     "DeviceStatsMonitor",
@@ -29,101 +38,129 @@ _EXACT = {
     "ThroughputMonitor",
     "TQDMProgressBar",
     "WeightAveraging",
-}  # fmt: skip
-"""The callbacks of Lightning whose state is empty, or comes back."""
+}
+"""Lightning's callbacks without a state or with a restored one; Callback is for the user's own."""
+_USED = (
+    "fit_loop.run", "fit_loop.on_run_start", "fit_loop.on_run_end", "fit_loop._restarting",
+    "fit_loop._combined_loader", "fit_loop._data_fetcher", "fit_loop.load_state_dict",
+    "fit_loop.epoch_loop.advance", "fit_loop.epoch_loop.restarting",
+    "fit_loop.epoch_loop._results", "fit_loop.epoch_loop.batch_progress.current.ready",
+    "fit_loop.epoch_loop.val_loop._combined_loader", "_val_check_time_interval",
+    *(f"_logger_connector.{name}" for name in (*LOGGED, *LOGGING)),
+)  # fmt: skip
+"""Attributes of a Trainer that Lightning does not document, and that the callback uses."""
+
+
+def require_tested_version(trainer: Trainer) -> None:
+    """Raise StateError if Lightning lacks something undocumented that the callback uses."""
+    try:
+        for path in _USED:
+            attrgetter(path)(trainer)
+        known = {field.name for field in fields(result._Metadata)} >= {*METADATA, "reduce_fx"}
+        known = known and hasattr(result, "_ResultMetric") and hasattr(result, "_Sync")
+    except AttributeError:
+        known = False
+    if not known:
+        raise shared.other_version("Lightning", "2.6")
 
 
 def require_covered(trainer: Trainer, module: LightningModule, own: Callback) -> None:
-    """Raise StateError, naming it, for the first thing that a resumed run would lose."""
+    """Raise StateError, with its name, for the first thing that cannot be resumed exactly."""
     _require_callbacks(trainer.callbacks, own)  # type: ignore[attr-defined]
-    for name, part in module.named_modules():
-        if isinstance(part, MetricCollection | WrapperMetric):
-            raise refused(
-                f"{name}, a {type(part).__name__}, whose metrics share their counts",
+    for name, submodule in module.named_modules():
+        if isinstance(submodule, MetricCollection | WrapperMetric):
+            raise not_covered(
+                f"{name}, a {type(submodule).__name__}, whose metrics share their counts",
                 "Keep the metrics as attributes of the module, each by itself",
             )
     for hook in ("on_save_checkpoint", "on_load_checkpoint"):
         if getattr(type(module), hook) is not getattr(LightningModule, hook):
-            raise refused(f"{hook} of {type(module).__name__}", "Give what it keeps in state")
+            raise not_covered(
+                f"{hook} of {type(module).__name__}",
+                "Give what it saves in MirrorCallback(state=...)",
+            )
     settings: Any = trainer
-    if getattr(settings.precision_plugin, "scaler", None) is not None:
-        raise refused("a gradient scaler (fp16)", "Train in bf16-mixed or 32-true")
-    if settings.ckpt_path is not None:
-        raise refused("fit(ckpt_path=...)", "Leave it out: the mirror resumes the run")
-    if settings.reload_dataloaders_every_n_epochs:
-        raise refused("reload_dataloaders_every_n_epochs", "Leave it out")
-    if settings.overfit_batches:
-        raise refused("overfit_batches", "Leave it out")
-    if trainer.limit_train_batches not in (None, 1.0):
-        raise refused("limit_train_batches", "Make the dataset smaller (torch Subset)")
-    if settings._val_check_time_interval is not None:
-        raise refused("val_check_interval as a time", "Give it as a number of batches")
+    for found, what, solution in (
+        (getattr(settings.precision_plugin, "scaler", None) is not None,
+         "a gradient scaler (fp16)", "Train in bf16-mixed or 32-true"),
+        (settings.ckpt_path is not None,
+         "fit(ckpt_path=...)", "Leave it out: the mirror resumes the run"),
+        (settings.reload_dataloaders_every_n_epochs,
+         "reload_dataloaders_every_n_epochs", "Leave it out"),
+        (settings.overfit_batches, "overfit_batches", "Leave it out"),
+        (settings.limit_train_batches not in (None, 1.0),
+         "limit_train_batches", "Make the dataset smaller (torch Subset)"),
+        (settings._val_check_time_interval is not None,
+         "val_check_interval as a time", "Give it as a number of batches"),
+    ):  # fmt: skip
+        if found:
+            raise not_covered(what, solution)
 
 
-def require_loaders(trainer: Trainer, state: Sequence[object]) -> None:
-    """Raise StateError unless every loader of training batches is one that can go on exactly."""
+def require_loaders(trainer: Trainer, given: Sequence[object]) -> None:
+    """Raise StateError unless training and validation loaders can be resumed exactly."""
     loop: Any = trainer.fit_loop
-    todo = "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}"
+    solution = "Train from a plinius.ResumableLoader, and give it in state={'loader': loader}"
     loaders = loop._combined_loader.flattened
     if len(loaders) > 1:
-        raise refused("several loaders of training batches", "Read both from one dataset")
+        raise not_covered("several loaders of training batches", "Read both from one dataset")
     for loader in loaders:
         batches = f"batches from a {type(loader).__name__}"
         if not isinstance(loader, ResumableLoader):
-            raise refused(batches, todo)
-        if not any(loader is part for part in state):
-            raise refused(f"{batches} that is not in the state", todo)
+            raise not_covered(batches, solution)
+        if not any(loader is it for it in given):
+            raise not_covered(f"{batches} that is not in the state", solution)
     if type(loop._data_fetcher).__name__ != "_PrefetchDataFetcher":
-        raise refused("training_step(dataloader_iter)", "Let it take a batch")
-    validated = loop.epoch_loop.val_loop._combined_loader
-    for loader in validated.flattened if validated is not None else []:
+        raise not_covered("training_step(dataloader_iter)", "Let it take a batch")
+    validation = loop.epoch_loop.val_loop._combined_loader
+    for loader in validation.flattened if validation is not None else []:
         generator = getattr(loader, "generator", None)
-        if generator is not None and not any(generator is part for part in state):
-            raise refused(
+        if generator is not None and not any(generator is it for it in given):
+            raise not_covered(
                 "a generator of a validation loader that is not in the state",
                 "Give it in state={'generator': generator}",
             )
 
 
-def require_can_go_on(trainer: Trainer, progress: Progress) -> None:
-    """Raise StateError if a run that has ended cannot go on as a longer one would have."""
-    require_ended_as_a_longer_one(trainer, progress)
-    if progress.began["schedules"] != progress.settings["schedules"]:
+def require_extendable(trainer: Trainer, loops: LoopState) -> None:
+    """Raise StateError if a run that has ended cannot continue as a longer run would have."""
+    require_same_limits_or_whole_epoch(trainer, loops)
+    if loops.initial_limits["schedules"] != loops.limits["schedules"]:
         raise _ended("a schedule was made for other limits")
     module = trainer.lightning_module
-    for part in (module, *trainer.callbacks):  # type: ignore[attr-defined]
-        theirs = LightningModule if part is module else base_of(part)
-        averaging = isinstance(part, WeightAveraging)
-        if averaging or type(part).on_train_end is not theirs.on_train_end:  # type: ignore[attr-defined]
-            raise _ended(f"on_train_end of {type(part).__name__} has run")
+    for it in (module, *trainer.callbacks):  # type: ignore[attr-defined]
+        base = LightningModule if it is module else lightning_class(it)
+        averaging = isinstance(it, callbacks.WeightAveraging)
+        if averaging or type(it).on_train_end is not base.on_train_end:  # type: ignore[attr-defined]
+            raise _ended(f"on_train_end of {type(it).__name__} has run")
 
 
-def require_ended_as_a_longer_one(trainer: Trainer, progress: Progress) -> None:
-    """Raise StateError if the limits are others now, and the old ones cut an epoch short."""
+def require_same_limits_or_whole_epoch(trainer: Trainer, loops: LoopState) -> None:
+    """Raise StateError if the limits changed, and the run ended within an epoch."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     whole = done == trainer.num_training_batches
-    if progress.began["limits"] != progress.settings["limits"] and not whole:
+    if loops.initial_limits["limits"] != loops.limits["limits"] and not whole:
         raise _ended("it ended within an epoch")
 
 
-def _require_callbacks(callbacks: Sequence[Callback], own: Callback) -> None:
-    for callback in callbacks:
+def not_covered(what: str, solution: str) -> StateError:
+    """The error for what the Lightning callback cannot resume exactly."""
+    return shared.not_covered("Lightning", what, solution)
+
+
+def _require_callbacks(all_callbacks: Sequence[Callback], own: Callback) -> None:
+    for callback in all_callbacks:
         name = type(callback).__name__
-        if is_lightning(callback) and base_of(callback).__name__ not in _EXACT:
-            raise refused(f"the callback {name}", "Train without it")
+        if lightning_class(callback).__name__ not in _COVERED_CALLBACKS:
+            raise not_covered(f"the callback {name}", "Train without it")
         if isinstance(callback, type(own)) and callback is not own:
-            raise refused(f"a second {name}", "Mirror the run into one region")
+            raise not_covered(f"a second {name}", "Mirror the run into one region")
         if getattr(callback, "_train_time_interval", None) is not None:
-            raise refused(f"the {name} that saves by time", "Let it save by steps or epochs")
+            raise not_covered(f"the {name} that saves by time", "Let it save by steps or epochs")
 
 
-def _ended(why: str) -> StateError:
+def _ended(reason: str) -> StateError:
     return StateError(
-        f"The run in this region has ended, and cannot go on as a longer one: {why}",
+        f"The run in this region has ended, and cannot continue as a longer one: {reason}",
         "Give the limits (max_steps, max_epochs) that it began with, or another region",
     )
-
-
-def refused(what: str, todo: str) -> StateError:
-    """The error that names what is not covered, and the way out."""
-    return StateError(f"The Lightning mirror does not cover {what}", todo)
