@@ -49,18 +49,28 @@ _USED = (
     *(f"_logger_connector.{name}" for name in (*LOGGED, *LOGGING)),
 )  # fmt: skip
 """Attributes of a Trainer that Lightning does not document, and that the callback uses."""
+_USED_OF_CALLBACKS = {
+    "ModelCheckpoint": ("_train_time_interval", "_last_global_step_saved", "_last_checkpoint_saved",
+                        "_defer_save_until_validation", "current_score"),
+    "WeightAveraging": ("_average_model", "_latest_update_epoch"),
+    "EMAWeightAveraging": ("_average_model", "_latest_update_epoch"),
+    "LearningRateMonitor": ("lrs", "last_momentum_values", "last_weight_decay_values"),
+}  # fmt: skip
+"""Those of Lightning's callbacks."""
 
 
 def require_tested_version(trainer: Trainer) -> None:
     """Raise StateError if Lightning lacks something undocumented that the callback uses."""
     try:
-        for path in _USED:
-            attrgetter(path)(trainer)
-        known = {field.name for field in fields(result._Metadata)} >= {*METADATA, "reduce_fx"}
-        known = known and hasattr(result, "_ResultMetric") and hasattr(result, "_Sync")
+        attrgetter(*_USED)(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            for name in _USED_OF_CALLBACKS.get(lightning_class(callback).__name__, ()):
+                attrgetter(name)(callback)
+        attrgetter("_ResultMetric", "_Sync")(result)
+        tested = {field.name for field in fields(result._Metadata)} >= {*METADATA, "reduce_fx"}
     except AttributeError:
-        known = False
-    if not known:
+        tested = False
+    if not tested:
         raise shared.other_version("Lightning", "2.6")
 
 
