@@ -12,30 +12,30 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 
 class KilledError(BaseException):
-    """What no handler of the run takes for its own."""
+    """No handler in the run catches this."""
 
 
 class Killer(Callback):
-    """Ends the run at the n-th time that it comes to a place."""
+    """Ends the run at the n-th call of one hook."""
 
     def __init__(self, place: str, at: int) -> None:
-        self.left = at
+        self.remaining = at
 
-        def come(*_: Any, **__: Any) -> None:
-            self.left -= 1
-            if self.left == 0:
+        def hook(*_: Any, **__: Any) -> None:
+            self.remaining -= 1
+            if self.remaining == 0:
                 raise KilledError
 
         if place:
-            setattr(self, place, come)
+            setattr(self, place, hook)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: how often it came is no part of the run."""
+        """Empty: how often it was called is no part of the run."""
         return {}
 
 
 class Net(lightning.LightningModule):
-    """A module with all that has a state, stepped by one optimizer."""
+    """A module with batch norm and dropout, and one optimizer."""
 
     def __init__(self, make: Callable[[Any], Any], **settings: Any) -> None:
         super().__init__()
@@ -51,23 +51,23 @@ class Net(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-        """What it is worth."""
+        """Log a value."""
         self.log("worth", self.body(batch[0]).square().mean())
 
     def configure_optimizers(self) -> Any:
-        """As the configuration says."""
+        """What the configuration makes."""
         return self._make(self.body.parameters())
 
 
 class Manual(Net):
-    """Two optimizers in turn, by hand."""
+    """Two optimizers that take turns, with manual optimization."""
 
     def __init__(self) -> None:
         super().__init__(lambda parameters: None)
         self.automatic_optimization = False
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> None:  # type: ignore[override]
-        """One of the two steps."""
+        """A step of one of the two."""
         optimizers: Any = self.optimizers()
         chosen = optimizers[index % 2]
         loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
@@ -76,7 +76,7 @@ class Manual(Net):
         chosen.zero_grad()
 
     def configure_optimizers(self) -> Any:
-        """One for each end of the body."""
+        """One for the first layer, one for the last."""
         return [
             torch.optim.Adam(self.body[0].parameters()),
             torch.optim.SGD(self.body[4].parameters(), 0.1, momentum=0.9),
@@ -94,27 +94,27 @@ class Counting(Callback):
         self.seen += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
+        """The count."""
         return {"seen": self.seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the count."""
         self.seen = state_dict["seen"]
 
 
-class Bare(Callback):
-    """A callback without a state_dict, which writes and draws before and after the mirror."""
+class WithoutStateDict(Callback):
+    """A callback without a state_dict that changes the weights at random in many hooks."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        """Count after the step; change the rate."""
+        """Count the step; change the learning rate."""
         self.seen.append(trainer.global_step)
         trainer.optimizers[0].param_groups[0]["lr"] *= 0.99
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Shake the weights."""
+        """Change weights at random."""
         self.seen.append(-1)
         with torch.no_grad():
             pl_module.body[0].bias.add_(torch.randn(8) * 0.01)
@@ -126,28 +126,28 @@ class Bare(Callback):
         self.seen.append(-2)
 
 
-class Hooks(Net):
-    """Draws and writes wherever Lightning asks, and in validation."""
+class RandomHooks(Net):
+    """Changes a weight at random in every hook, and in validation."""
 
-    def shake(self) -> None:
+    def change_weight(self) -> None:
         """Change a weight at random."""
         with torch.no_grad():
             self.body[4].bias.add_(torch.randn(3) * 0.01)
 
-    on_fit_start = on_train_start = on_train_epoch_start = on_train_epoch_end = shake
-    on_validation_start = on_validation_end = on_train_end = shake
+    on_fit_start = on_train_start = on_train_epoch_start = on_train_epoch_end = change_weight
+    on_validation_start = on_validation_end = on_train_end = change_weight
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-        """Write into a buffer."""
+        """Log a value, and change a weight."""
         super().validation_step(batch, index)
-        self.shake()
+        self.change_weight()
 
 
-class Means(Net):
-    """Logs what is summed over an epoch; one of the values at its first batch only."""
+class LoggedMeans(Net):
+    """Logs values that are summed over an epoch; one of them at the first batch only."""
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
-        """The loss of a batch, logged in every way."""
+        """The loss of a batch, logged with every reduction."""
         loss = nn.functional.cross_entropy(self.body(batch[0]), batch[1])
         self.log("loss", loss, on_step=True, on_epoch=True, prog_bar=True)
         self.log("most", loss, on_step=False, on_epoch=True, reduce_fx="max")
@@ -158,8 +158,8 @@ class Means(Net):
         return loss
 
 
-class Metrics(Net):
-    """Counts in metrics, which are logged as objects or by their values."""
+class WithMetrics(Net):
+    """Counts in metrics that are logged as objects or by their values."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         super().__init__(make)
@@ -183,19 +183,19 @@ class Metrics(Net):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """What a list of scores comes to."""
+        """Compute a metric from all scores of the epoch."""
         self.log("area", self.parts["area"].compute())
         self.parts["area"].reset()
 
     def validation_step(self, batch: list[torch.Tensor], index: int) -> None:
-        """Count what is right."""
+        """Count the right answers."""
         super().validation_step(batch, index)
         self.validated.update(self.body(batch[0]), batch[1])
         self.log("validated", self.validated)
 
 
-class Data(lightning.LightningDataModule):
-    """A data module that counts what was read."""
+class CountingData(lightning.LightningDataModule):
+    """A data module that counts the batches it has read."""
 
     def __init__(self, train: Any, validation: Any) -> None:
         super().__init__()
@@ -206,33 +206,33 @@ class Data(lightning.LightningDataModule):
         return self.train
 
     def val_dataloader(self) -> Any:
-        """Those that are judged."""
+        """The batches of the validation."""
         return self.validation
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Count, and let it change the batch."""
+        """Count, and change the batch by the count."""
         self.read += 1
         return [batch[0] * (1 + 0.01 * self.read), batch[1]]
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
+        """The count."""
         return {"read": self.read}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the count."""
         self.read = state_dict["read"]
 
 
-class Sometimes(Net):
-    """Leaves out some steps."""
+class SkipsBatches(Net):
+    """Leaves out some batches."""
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> Any:
-        """Nothing, or the loss."""
+        """None or the loss of a batch."""
         return None if index == 2 else super().training_step(batch, index)
 
 
-class Augmented(torch.utils.data.Dataset[Any]):
-    """Draws when it is read."""
+class NoisyDataset(torch.utils.data.Dataset[Any]):
+    """Adds random noise to a record when it is read."""
 
     def __init__(self, data: Any) -> None:
         self.data = data

@@ -1,4 +1,4 @@
-"""Lightning configurations, killed at many places and compared with a run that was not."""
+"""Lightning configurations, killed at chosen places and compared with a run that was not."""
 
 import re
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from lightning.pytorch.callbacks import (
 )
 
 from integrations.lightning_modules import (
-    Augmented,
-    Bare,
     Counting,
-    Data,
-    Hooks,
+    CountingData,
     KilledError,
     Killer,
+    LoggedMeans,
     Manual,
-    Means,
-    Metrics,
     Net,
-    Sometimes,
+    NoisyDataset,
+    RandomHooks,
+    SkipsBatches,
+    WithMetrics,
+    WithoutStateDict,
 )
 from plinius.integrations.lightning import MirrorCallback
 from plinius.training.loader import ResumableLoader
@@ -46,7 +46,7 @@ schedules = torch.optim.lr_scheduler
 
 
 def sgd(parameters: Any) -> Any:
-    """The plainest optimizer with a state."""
+    """The simplest optimizer that has a state."""
     return torch.optim.SGD(parameters, 0.1, momentum=0.9)
 
 
@@ -64,11 +64,11 @@ def scheduled(
     return configure
 
 
-class Planned(Net):
-    """Has a schedule that ends with the run."""
+class ScheduledToEnd(Net):
+    """A module whose schedule ends with the run."""
 
     def configure_optimizers(self) -> Any:
-        """As long as the Trainer says."""
+        """With the number of steps that the Trainer estimates."""
         optimizer = sgd(self.body.parameters())
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = schedules.CosineAnnealingLR(optimizer, steps)
@@ -76,7 +76,7 @@ class Planned(Net):
 
 
 Configuration = tuple[Callable[[], Net], dict[str, Any], dict[str, Any]]
-"""The module, what the Trainer and what the mirror are given."""
+"""The module, the settings of the Trainer, the options of the callback."""
 
 
 def _net(make: Callable[[Any], Any], cls: type[Net] = Net) -> Callable[[], Net]:
@@ -118,7 +118,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "lambda by epoch": (
         _net(scheduled(lambda o: schedules.LambdaLR(o, lambda n: 0.9**n), "epoch")), {}, {},
     ),
-    "until the end": (_net(sgd, Planned), {}, {}),
+    "until the end": (_net(sgd, ScheduledToEnd), {}, {}),
     "accumulate 2": (_net(sgd), {"accumulate_grad_batches": 2}, {}),
     "accumulate 3": (_net(sgd), {"accumulate_grad_batches": 3}, {}),
     "accumulate, schedule": (
@@ -140,18 +140,18 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "checkpoints of Lightning": (_net(sgd), {"enable_checkpointing": True}, {}),
     "anomalies": (_net(sgd), {"detect_anomaly": True}, {}),
     "inference mode off": (_net(sgd), {"inference_mode": False}, {}),
-    "a callback without a state_dict": (_net(sgd), {"callbacks": Bare}, {}),
-    "hooks that draw": (_net(sgd, Hooks), {}, {}),
-    "hooks that draw, every 3": (_net(sgd, Hooks), {}, {"every": 3, "overlap": True}),
-    "no steps at times": (_net(sgd, Sometimes), {}, {}),
-    "augmentation": (_net(sgd), {"data": Augmented}, {}),
+    "a callback without a state_dict": (_net(sgd), {"callbacks": WithoutStateDict}, {}),
+    "hooks that draw": (_net(sgd, RandomHooks), {}, {}),
+    "hooks that draw, every 3": (_net(sgd, RandomHooks), {}, {"every": 3, "overlap": True}),
+    "no steps at times": (_net(sgd, SkipsBatches), {}, {}),
+    "augmentation": (_net(sgd), {"data": NoisyDataset}, {}),
     "shuffled validation": (_net(sgd), {"shuffle": True}, {}),
     "early stopping": (
         _net(sgd), {"callbacks": _stopping(monitor="worth", patience=1, mode="max"),
                     "max_steps": 60}, {},
     ),
     "early stopping by a mean": (
-        _net(sgd, Means), {"callbacks": _stopping(monitor="loss", patience=1, min_delta=0.1,
+        _net(sgd, LoggedMeans), {"callbacks": _stopping(monitor="loss", patience=1, min_delta=0.1,
                                                   check_on_train_epoch_end=True),
                            "max_epochs": 9, "max_steps": -1}, {},
     ),
@@ -161,21 +161,21 @@ CONFIGURATIONS: dict[str, Configuration] = {
     ),
     "plateau": (_plateau("epoch", "worth"), {"max_steps": 23}, {}),
     "plateau, epochs": (_plateau("epoch", "worth"), {"max_epochs": 4, "max_steps": -1}, {}),
-    "plateau of a mean": (_plateau("epoch", "loss_epoch", Means), {}, {}),
+    "plateau of a mean": (_plateau("epoch", "loss_epoch", LoggedMeans), {}, {}),
     "plateau by step": (_plateau("step", "worth"), {}, {}),
-    "means": (_net(sgd, Means), {}, {}),
-    "means, every 3": (_net(sgd, Means), {"max_epochs": 3, "max_steps": -1}, {"every": 3}),
-    "means, accumulate": (_net(sgd, Means), {"accumulate_grad_batches": 2}, {}),
-    "metrics": (_net(sgd, Metrics), {}, {}),
-    "metrics, within an epoch": (_net(sgd, Metrics), {"val_check_interval": 2}, {"every": 2}),
+    "means": (_net(sgd, LoggedMeans), {}, {}),
+    "means, every 3": (_net(sgd, LoggedMeans), {"max_epochs": 3, "max_steps": -1}, {"every": 3}),
+    "means, accumulate": (_net(sgd, LoggedMeans), {"accumulate_grad_batches": 2}, {}),
+    "metrics": (_net(sgd, WithMetrics), {}, {}),
+    "metrics, within an epoch": (_net(sgd, WithMetrics), {"val_check_interval": 2}, {"every": 2}),
     "a data module": (_net(sgd), {"module": True}, {}),
     "every other epoch": (_plateau("epoch", "worth"), {"check_val_every_n_epoch": 2}, {}),
     "within an epoch": (_plateau("step", "worth"), {"val_check_interval": 2}, {}),
-    "a part of an epoch": (_net(sgd, Hooks), {"val_check_interval": 0.5}, {}),
+    "a part of an epoch": (_net(sgd, RandomHooks), {"val_check_interval": 0.5}, {}),
     "across epochs": (
         _net(sgd), {"check_val_every_n_epoch": None, "val_check_interval": 7}, {},
     ),
-    "means, within an epoch": (_net(sgd, Means), {"val_check_interval": 2}, {}),
+    "means, within an epoch": (_net(sgd, LoggedMeans), {"val_check_interval": 2}, {}),
     "the best checkpoint": (
         _net(sgd), {"callbacks": lambda: ModelCheckpoint(monitor="worth", save_top_k=2),
                     "enable_checkpointing": True}, {},
@@ -198,7 +198,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
 
 
 def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) -> list[str]:
-    """Train a configuration, killed at a place if one is given; what it has come to."""
+    """Train a configuration, killed at a place if one is given; returns the final state as text."""
     make, settings, options = CONFIGURATIONS[name]
     settings = {**settings, **limits}
     lightning.seed_everything(3, verbose=False)
@@ -219,12 +219,12 @@ def fit(name: str, region: Path, place: str = "", at: int = 0, **limits: Any) ->
     )  # fmt: skip
     module = make()
     if as_module:
-        trainer.fit(module, datamodule=Data(loader, validation))
+        trainer.fit(module, datamodule=CountingData(loader, validation))
     else:
         trainer.fit(module, loader, validation)
-    parts: list[object] = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
-    parts += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
-    parts += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]
-    parts += [trainer.callback_metrics, [it.state_dict() or vars(it) for it in given]]
+    final: list[object] = [module.state_dict(), [it.state_dict() for it in trainer.optimizers]]
+    final += [[it.scheduler.state_dict() for it in trainer.lr_scheduler_configs]]
+    final += [trainer.global_step, trainer.current_epoch, loader.iteration, torch.rand(3)]
+    final += [trainer.callback_metrics, [it.state_dict() or vars(it) for it in given]]
     torch.set_printoptions(profile="full", precision=17)
-    return [re.sub(r"-v\d+(?=\.ckpt)", "", repr(part)) for part in parts]
+    return [re.sub(r"-v\d+(?=\.ckpt)", "", repr(it)) for it in final]

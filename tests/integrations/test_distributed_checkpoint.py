@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint over a region, against the real library."""
+"""torch.distributed.checkpoint with a region as its storage, with the real library."""
 
 import warnings
 from concurrent.futures import Future
@@ -30,7 +30,7 @@ def load(storage: RegionStorage, state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def taken(loop: Loop) -> dict[str, Any]:
+def state_of(loop: Loop) -> dict[str, Any]:
     model, optimizer = get_state_dict(loop.model, loop.optimizer)
     return {"model": model, "optimizer": optimizer, "scheduler": loop.scheduler.state_dict()}
 
@@ -43,23 +43,23 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and type(one) is type(other)
 
 
-def test_a_model_and_its_optimizer_come_back(tmp_path: Path) -> None:
-    """Saved, loaded into fresh objects by another process' storage: equal, and trained on alike."""
+def test_a_model_and_its_optimizer_are_restored(tmp_path: Path) -> None:
+    """Saved, and loaded into other objects by another storage: equal."""
     loop, other = Loop(), Loop()
     for _ in range(3):
         loop.step()
     with RegionStorage(tmp_path / "r", KEY) as storage:
-        save(storage, taken(loop), 3)
+        save(storage, state_of(loop), 3)
     other.step()  # so that its optimizer has a state to load into
     with RegionStorage(tmp_path / "r", KEY) as storage:
         assert storage.iteration == 3
-        state = load(storage, taken(other))
+        state = load(storage, state_of(other))
     set_state_dict(
         other.model, other.optimizer,
         model_state_dict=state["model"], optim_state_dict=state["optimizer"],
     )  # fmt: skip
     other.scheduler.load_state_dict(state["scheduler"])
-    assert same(taken(other), taken(loop))
+    assert same(state_of(other), state_of(loop))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,9 @@ def test_a_model_and_its_optimizer_come_back(tmp_path: Path) -> None:
     [1, 2.5, "text", None, True, [1, "two", [3.0]], {"deep": {"er": (1, 2)}}, b"bytes", 1e300],
     ids=repr,
 )
-def test_what_is_no_tensor_comes_back_without_pickle(value: object, tmp_path: Path) -> None:
+def test_a_value_that_is_no_tensor_is_restored_without_pickle(
+    value: object, tmp_path: Path
+) -> None:
     """As JSON, sealed with the rest."""
     empty = {"value": {"deep": {"er": ()}} if isinstance(value, dict) else 0}
     with RegionStorage(tmp_path / "r", KEY) as storage:
@@ -88,8 +90,8 @@ def test_what_is_no_tensor_comes_back_without_pickle(value: object, tmp_path: Pa
     ],
     ids=lambda tensor: f"{tensor.dtype}{list(tensor.stride())}",
 )
-def test_a_tensor_of_any_layout_comes_back(tensor: torch.Tensor, tmp_path: Path) -> None:
-    """Into one laid out alike, and into one that is contiguous."""
+def test_a_tensor_with_any_strides_is_restored(tensor: torch.Tensor, tmp_path: Path) -> None:
+    """Into one with the same strides, and into one that is contiguous."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, {"t": tensor})
         for target in (torch.empty_like(tensor), torch.empty(tensor.shape, dtype=tensor.dtype)):
@@ -100,7 +102,7 @@ def test_a_tensor_of_any_layout_comes_back(tensor: torch.Tensor, tmp_path: Path)
 
 
 def test_an_asynchronous_save_is_committed(tmp_path: Path) -> None:
-    """async_save copies first, so the state may change meanwhile."""
+    """async_save copies first, so that the state may change while it saves."""
     state = {"t": torch.ones(1000)}
     with RegionStorage(tmp_path / "r", KEY) as storage:
         with warnings.catch_warnings():
@@ -122,8 +124,8 @@ def test_an_asynchronous_save_is_committed(tmp_path: Path) -> None:
         assert load(storage, {"t": torch.zeros(1000)})["t"].sum() == 1000
 
 
-def test_checkpoints_are_counted_where_they_have_no_name(tmp_path: Path) -> None:
-    """1, 2, 3, and on from a name that was given."""
+def test_checkpoints_without_a_name_are_counted(tmp_path: Path) -> None:
+    """From 1, or from the last number that was given."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         seen: list[int | None] = []
         for name in (None, None, 9, None):
@@ -133,7 +135,7 @@ def test_checkpoints_are_counted_where_they_have_no_name(tmp_path: Path) -> None
         assert load(storage, {"n": 0})["n"] == 3
 
 
-def test_nothing_lies_in_clear(tmp_path: Path) -> None:
+def test_nothing_is_stored_in_clear(tmp_path: Path) -> None:
     """Neither the names nor the numbers."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, {"secret_name": torch.full((64,), 3.25), "word": "secret_word"})
@@ -153,7 +155,7 @@ def test_a_planner_that_pickles_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
-    """With its name; and the checkpoint before stays."""
+    """With its name; the checkpoint before is still the newest."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, {"n": 1})
         with pytest.raises(CheckpointException, match="n is a object"):
@@ -162,21 +164,21 @@ def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    """The number of the iteration is what a commit has."""
+    """A commit has the number of an iteration."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         with pytest.raises(MismatchError, match="best is not the number of an iteration"):
             dcp.save({"n": 1}, storage_writer=storage, planner=SavePlanner(), checkpoint_id="best")
 
 
 def test_a_region_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    """An empty one, and one that a Mirror made."""
+    """An empty region."""
     with RegionStorage(tmp_path / "r", KEY) as storage:
         with pytest.raises(CheckpointException, match="holds no checkpoint"):
             load(storage, {"n": 0})
 
 
 def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:
-    """A flipped bit in what was sealed, and the wrong key."""
+    """A flipped bit in the sealed bytes; another key is refused as well."""
     state = {"t": torch.arange(100_000.0)}
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, state)

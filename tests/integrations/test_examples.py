@@ -1,4 +1,4 @@
-"""Every example, killed and run again, ends as one that nobody stopped."""
+"""Every example, killed and started again, ends like one that was not killed."""
 
 import os
 import shutil
@@ -40,11 +40,11 @@ def start(example: str, work: Path) -> subprocess.Popen[str]:
 
 
 def commits(region: Path) -> int:
-    """How many commits the mirror in a region has that a running process holds."""
-    seen = region.with_suffix(".seen")
+    """How many commits the mirror has; a running process holds the region, so a copy is read."""
+    copied = region.with_suffix(".copy")
     try:
-        shutil.copy(region, seen)
-        with Region.open(seen, writable=False) as opened:
+        shutil.copy(region, copied)
+        with Region.open(copied, writable=False) as opened:
             mirror = describe_mirror(opened)
     except (PliniusError, FileNotFoundError):
         return 0
@@ -58,24 +58,24 @@ def finished(process: subprocess.Popen[str]) -> str:
 
 
 def digest(example: str, work: Path) -> str:
-    """Of all but the generators that nothing seeded: no two processes have them alike."""
+    """The digest without the generators that are not seeded: they differ between processes."""
     region = work / f"{REGIONS.get(example, example)}.region"
     snapshot = newest_snapshot(region, load_key(work / "owner.key"))
     assert snapshot.iteration == ITERATIONS
-    kept = [t for t in snapshot.tensors if not t.name.startswith(("~rng/python", "~rng/numpy"))]
+    tensors = [t for t in snapshot.tensors if not t.name.startswith(("~rng/python", "~rng/numpy"))]
     values = {name: value for name, value in snapshot.values.items() if name != "~rng"}
-    return replace(snapshot, tensors=tuple(kept), values=values).digest()
+    return replace(snapshot, tensors=tuple(tensors), values=values).digest()
 
 
-def test_every_example_is_tried() -> None:
-    """A script in the folder is an example, or a part that the examples share."""
+def test_every_example_is_tested() -> None:
+    """A script in the folder is an example, or a module that the examples share."""
     scripts = {path.stem for path in EXAMPLES.glob("*.py")}
     assert scripts - set(NEEDS) == {"place", "model", "text"}
 
 
 @pytest.mark.parametrize("example", NEEDS)
-def test_an_example_that_is_killed_ends_as_one_that_is_not(example: str, tmp_path: Path) -> None:
-    """SIGKILL after some commits; run again it goes on, and the digests are equal."""
+def test_an_example_that_is_killed_ends_like_one_that_is_not(example: str, tmp_path: Path) -> None:
+    """SIGKILL after some commits; started again it resumes, and the digests are equal."""
     pytest.importorskip(NEEDS[example], reason=f"{NEEDS[example]} is not installed")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     running = start(example, whole)

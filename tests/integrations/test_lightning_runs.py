@@ -1,4 +1,4 @@
-"""The Lightning callback: whatever is configured, a killed run ends as one that was not."""
+"""The Lightning callback: with every configuration, a killed run ends like one that was not."""
 
 import contextlib
 import random
@@ -25,16 +25,16 @@ LONGER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_a_killed_run_ends_like_one_that_was_not_killed(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Model, optimizers, schedules, counts, metrics, callbacks, random numbers: equal."""
     trials, kills = (20, 3) if request.config.getoption("--soak") else (1, 3)
-    chance = random.Random(zlib.crc32(name.encode()))
+    drawn = random.Random(zlib.crc32(name.encode()))
     wanted = fit(name, tmp_path / "whole.region")
     for trial in range(trials):
         region = tmp_path / f"{trial}.region"
-        plan = [(chance.choice(PLACES), chance.randint(1, 8)) for _ in range(kills)]
+        plan = [(drawn.choice(PLACES), drawn.randint(1, 8)) for _ in range(kills)]
         for place, at in plan:
             with contextlib.suppress(KilledError):
                 assert fit(name, region, place, at) == wanted, plan
@@ -42,8 +42,8 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 
 @pytest.mark.parametrize("name", LONGER)
-def test_a_run_that_has_ended_goes_on_as_a_longer_one(name: str, tmp_path: Path) -> None:
-    """It ended with an epoch; then the limits were raised, and it was killed once more."""
+def test_a_run_that_has_ended_continues_as_a_longer_one(name: str, tmp_path: Path) -> None:
+    """It ended with an epoch; then the limits are raised, and it is killed once."""
     short, long = LONGER[name]
     wanted = fit(name, tmp_path / "whole.region", **long)
     region = tmp_path / "run.region"
@@ -58,17 +58,22 @@ def test_a_run_that_has_ended_goes_on_as_a_longer_one(name: str, tmp_path: Path)
     [
         ("SGD", {"max_steps": 12}, {"max_steps": 20}, "it ended within an epoch"),
         ("epochs", {"max_steps": 12}, {"max_steps": 20}, "it ended within an epoch"),
-        ("hooks that draw", {"max_steps": 10}, {"max_steps": 20}, "on_train_end of Hooks has run"),
+        (
+            "hooks that draw",
+            {"max_steps": 10},
+            {"max_steps": 20},
+            "on_train_end of RandomHooks has run",
+        ),
         ("averaged weights", {"max_steps": 10}, {"max_steps": 20}, "on_train_end of Weight"),
         ("until the end", {"max_steps": 10}, {"max_steps": 20}, "a schedule was made for other"),
     ],
 )
-def test_a_run_that_cannot_go_on_as_a_longer_one_is_refused(
+def test_a_run_that_cannot_continue_as_a_longer_one_is_refused(
     name: str, short: dict[str, Any], long: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    """The reason is named; and with the limits that it began with it is what it was."""
+    """The error names the reason; with the first limits the final state is restored."""
     region = tmp_path / "run.region"
     wanted = fit(name, region, **short)
-    with pytest.raises(StateError, match=f"cannot go on as a longer one: {reason}"):
+    with pytest.raises(StateError, match=f"cannot continue as a longer one: {reason}"):
         fit(name, region, **long)
     assert fit(name, region, **short) == wanted

@@ -1,4 +1,4 @@
-"""What the Hugging Face callback refuses by name, before or instead of going on otherwise."""
+"""What the Hugging Face callback refuses by name."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,16 +17,17 @@ from transformers import Trainer, TrainerCallback  # noqa: E402
 from integrations.trainer_configurations import BEST, Sentences, classifier, make  # noqa: E402
 from integrations.trainer_runs import Killed, Killer, run  # noqa: E402
 from plinius.integrations.transformers import MirrorCallback  # noqa: E402
+from plinius.integrations.transformers.coverage import require_covered  # noqa: E402
 
 
-class Holding(TrainerCallback):
-    """A callback that holds what it is given."""
+class HoldsObject(TrainerCallback):
+    """A callback with an object in an attribute."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
 
 
-class Teaching(Trainer):
+class HasTeacher(Trainer):
     """A Trainer with a second model."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -34,8 +35,8 @@ class Teaching(Trainer):
         self.teacher = torch.nn.Linear(2, 2)
 
 
-class Endless(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """A stream that goes on where the last epoch stopped."""
+class ContinuedStream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """A stream: an epoch starts where the one before stopped."""
 
     def __init__(self) -> None:
         sentences = Sentences()
@@ -58,18 +59,18 @@ def train(folder: Path, killer: Killer | None = None, **settings: Any) -> None:
             {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
             "Persistent workers draw",
         ),
-        ({"trainer": Teaching}, "Teaching holds a Linear in its attribute teacher"),
+        ({"trainer": HasTeacher}, "HasTeacher, which holds a Linear in its attribute teacher"),
         (
-            {"own": lambda: [Holding([torch.nn.Linear(2, 2)])]},
-            r"Holding 1 holds a list in its attribute held.*state=",
+            {"own": lambda: [HoldsObject([torch.nn.Linear(2, 2)])]},
+            r"HoldsObject 1, which holds a list in its attribute held.*state=",
         ),
     ],
     ids=lambda it: next(iter(it)) if isinstance(it, dict) else "",
 )
-def test_what_is_not_covered_is_refused_by_name_before_the_first_step(
+def test_a_configuration_that_is_not_covered_is_refused_before_the_first_step(
     settings: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
-    """Nothing is trained, and no region is made."""
+    """With its name. Nothing is trained, and no region is created."""
     killer = Killer()
     with pytest.raises(StateError, match=match):
         train(tmp_path, killer, **settings)
@@ -78,7 +79,7 @@ def test_what_is_not_covered_is_refused_by_name_before_the_first_step(
 
 
 def test_a_checkpoint_to_resume_from_and_a_second_mirror_are_refused(tmp_path: Path) -> None:
-    """Two that resume a run would each put another state in place."""
+    """The run cannot be resumed from two states."""
     train(tmp_path / "saved", save_strategy="steps", save_steps=4)
     checkpoint = str(tmp_path / "saved" / "out" / "checkpoint-4")
     mirror = MirrorCallback(tmp_path / "run.region", KEY)
@@ -89,15 +90,15 @@ def test_a_checkpoint_to_resume_from_and_a_second_mirror_are_refused(tmp_path: P
         make()(tmp_path / "out", [mirror, second]).train()
 
 
-def test_what_a_callback_holds_is_mirrored_if_it_is_in_the_state(tmp_path: Path) -> None:
-    """The way out that the refusal names."""
+def test_an_object_that_a_callback_holds_is_mirrored_if_it_is_in_the_state(tmp_path: Path) -> None:
+    """That is the solution that the error names."""
     held = torch.nn.Linear(2, 2)
     before = held.weight.detach().clone()
     for width, at in ((1.0, ("on_step_end", 3)), (2.0, None)):
         held.weight.data.copy_(before * width)
         mirror = MirrorCallback(tmp_path / "run.region", KEY, state={"held": held})
         killer = Killer(at)
-        trainer = make(own=lambda: [Holding(held)])(tmp_path / "out", [mirror, killer])
+        trainer = make(own=lambda: [HoldsObject(held)])(tmp_path / "out", [mirror, killer])
         try:
             trainer.train()
         except Killed:
@@ -107,8 +108,8 @@ def test_what_a_callback_holds_is_mirrored_if_it_is_in_the_state(tmp_path: Path)
 
 
 @pytest.mark.parametrize("setting", ["learning_rate", "max_steps", "gradient_accumulation_steps"])
-def test_a_run_goes_on_with_the_settings_it_began_with(setting: str, tmp_path: Path) -> None:
-    """Others are refused, before anything is changed."""
+def test_other_settings_than_the_run_began_with_are_refused(setting: str, tmp_path: Path) -> None:
+    """Before anything is restored."""
     with pytest.raises(Killed):
         train(tmp_path, Killer(("on_step_begin", 4)))
     with pytest.raises(MismatchError, match=setting):
@@ -120,20 +121,22 @@ def _shorter() -> Sentences:
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [(Endless, Endless), (Sentences, _shorter)], ids=["a stream", "other data"]
+    ("first", "then"),
+    [(ContinuedStream, ContinuedStream), (Sentences, _shorter)],
+    ids=["a stream", "other data"],
 )
-def test_data_that_does_not_come_back_is_refused(
+def test_data_that_is_not_the_same_again_is_refused(
     first: Callable[[], Any], then: Callable[[], Any], tmp_path: Path
 ) -> None:
-    """The next batches are compared with those that the run was about to train on."""
+    """The next batches are compared with those that the stopped run had read."""
     with pytest.raises(Killed):
         train(tmp_path, Killer(("on_step_begin", 5)), data=first, max_steps=8)
-    with pytest.raises((StateError, MismatchError), match="does not come back as it was|epochs"):
+    with pytest.raises((StateError, MismatchError), match="is not the same as before|epochs"):
         train(tmp_path, data=then, max_steps=8)
 
 
-def test_a_best_model_that_is_gone_is_refused(tmp_path: Path) -> None:
-    """The Trainer itself would only warn, and end with another model."""
+def test_a_missing_checkpoint_of_the_best_model_is_refused(tmp_path: Path) -> None:
+    """The Trainer would only warn, and the run would end with another model."""
     with pytest.raises(Killed):
         train(tmp_path, Killer(("on_epoch_end", 2)), **BEST)
     shutil.rmtree(tmp_path / "out")
@@ -142,15 +145,15 @@ def test_a_best_model_that_is_gone_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_callback_outside_of_a_trainer_is_refused(tmp_path: Path) -> None:
-    """There is nothing that it could mirror."""
+    """It has no Trainer to mirror."""
     with pytest.raises(StateError, match="was not called by a transformers.Trainer"):
         MirrorCallback(tmp_path / "run.region", KEY).on_train_begin(
             None, None, None, train_dataloader=None
         )
 
 
-def test_the_trainer_is_as_it_was_when_the_run_is_over(tmp_path: Path) -> None:
-    """The callback leaves nothing of its own in the Trainer or its callbacks."""
+def test_the_methods_of_the_trainer_are_restored(tmp_path: Path) -> None:
+    """After training, the callback has left nothing in the Trainer or its callbacks."""
     mirror = MirrorCallback(tmp_path / "run.region", KEY)
     trainer = make(classifier)(tmp_path / "out", [mirror])
     known = {*vars(trainer)}
@@ -158,3 +161,37 @@ def test_the_trainer_is_as_it_was_when_the_run_is_over(tmp_path: Path) -> None:
     names = {"_run_epoch", "get_batch_samples", "_finalize_training", "_evaluate"}
     assert not names & ({*vars(trainer)} - known)
     assert not {"on_epoch_begin", "on_step_begin"} & {*vars(trainer.callback_handler)}
+
+
+def test_another_version_of_transformers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One where a method that the callback replaces has other parameters."""
+
+    def run_epoch(self: Trainer, epoch: int) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(Trainer, "_run_epoch", run_epoch)
+    with pytest.raises(StateError, match="This version of transformers has another training loop"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "value", "match"),
+    [
+        (Trainer, "is_fsdp_enabled", True, "does not cover DeepSpeed and FSDP"),
+        (transformers.TrainingArguments, "world_size", 2, "by one process, not by a group of 2"),
+        (transformers.TrainingArguments, "n_gpu", 3, "by one process, not by a group of 3"),
+    ],
+    ids=["FSDP", "processes", "devices"],
+)
+def test_a_group_of_processes_or_devices_is_refused(
+    target: type, name: str, value: Any, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A region has one writer."""
+    mirror = MirrorCallback(tmp_path / "run.region", KEY)
+    trainer = make()(tmp_path / "out", [mirror])
+    fixed = property(lambda _: value, lambda *_: None)
+    monkeypatch.setattr(target, name, fixed, raising=False)
+    with pytest.raises(StateError, match=match):
+        require_covered(trainer, mirror)

@@ -1,4 +1,4 @@
-"""The Hugging Face callback: whatever is configured, a killed run ends as one that was not."""
+"""The Hugging Face callback: a killed run ends like one that was not, however it is configured."""
 
 import random
 import zlib
@@ -13,21 +13,21 @@ from integrations.trainer_runs import Build, Killed, Killer, run
 
 OPTIONS: list[dict[str, Any]] = [{}, {"overlap": True}, {"every": 3}, {"overlap": True, "every": 2}]
 
-ALIKE = ("schedule ", "optimizer ")
-"""Configurations that differ in one class of torch's: most are run with --soak only."""
+SIMILAR = ("schedule ", "optimizer ")
+"""Configurations that differ only in a class of torch: most are run with --soak only."""
 
 
 def kill_and_compare(build: Build, folder: Path, seed: int, *, kills: int, trials: int) -> None:
-    """Run without a mirror; then with one, killed at random places, and compare."""
-    chance, watch = random.Random(seed), Killer()
-    wanted = run(build, folder / "bare", before=Killer(), after=watch, options=None)
-    counts = watch.counted()
+    """Run without a mirror; then run with one, kill that at random places, and compare."""
+    drawn, counter = random.Random(seed), Killer()
+    wanted = run(build, folder / "bare", before=Killer(), after=counter, options=None)
+    counts = counter.counted()
     for trial in range(trials):
-        options, plan = chance.choice(OPTIONS), []
+        options, plan = drawn.choice(OPTIONS), []
         for _ in range(kills):
-            event = chance.choice([*counts])
-            at = event, chance.randint(1, counts[event])
-            first, second = chance.choice([(at, None), (None, at)])
+            event = drawn.choice([*counts])
+            at = event, drawn.randint(1, counts[event])
+            first, second = drawn.choice([(at, None), (None, at)])
             plan.append((first, second))
             try:
                 run(
@@ -44,14 +44,14 @@ def kill_and_compare(build: Build, folder: Path, seed: int, *, kills: int, trial
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_a_killed_run_ends_like_one_that_was_not_killed(
     name: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Model, optimizer, scheduler, the Trainer's state, callbacks, loss, random numbers: equal."""
     if name == "schedule-free":
         pytest.importorskip("schedulefree", reason="schedulefree is not installed")
     soak = request.config.getoption("--soak")
-    if not soak and name.startswith(ALIKE) and not name.endswith(("cosine", "adafactor", "sgd")):
+    if not soak and name.startswith(SIMILAR) and not name.endswith(("cosine", "adafactor", "sgd")):
         pytest.skip("like the others, and run with --soak")
     kills, trials = (3, 8) if soak else (1, 1)
     seed = zlib.crc32(name.encode())

@@ -1,4 +1,4 @@
-"""The Hugging Face callback: stopped anywhere in an epoch, it goes on as if nothing had been."""
+"""The Hugging Face callback: a run that is stopped anywhere in an epoch resumes exactly."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Model(torch.nn.Module):
 def train(
     region: Path, stop: int | None = None, *, accumulate: int = 1, width: int = 4, **options: object
 ) -> Model:
-    """Train a small model for STEPS steps, in epochs of 5 batches; raise before one."""
+    """Train a small model for STEPS steps, in epochs of 5 batches; raise at forward pass `stop`."""
     arguments = transformers.TrainingArguments(
         output_dir=str(region.parent / "out"), max_steps=STEPS, per_device_train_batch_size=2,
         gradient_accumulation_steps=accumulate, use_cpu=True, save_strategy="no",
@@ -64,10 +64,10 @@ def train(
 
 @pytest.mark.parametrize("options", [{}, {"overlap": True}, {"every": 3}], ids=str)
 @pytest.mark.parametrize("stop", [1, 4, 5, 6, 10])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+def test_a_stopped_run_ends_like_one_that_was_not_stopped(
     stop: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    """In the midst of an epoch, at its last batch, at the first of the next: equal tensors."""
+    """Stopped within an epoch, at its last batch, at the first of the next: equal tensors."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
     assert train(whole, **options).calls == STEPS
     with pytest.raises(StoppedError):
@@ -80,8 +80,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     ]
 
 
-def test_gradients_that_were_accumulated_are_stepped_over_as_well(tmp_path: Path) -> None:
-    """A step of five batches is what is counted."""
+def test_a_stop_between_accumulated_batches_repeats_the_whole_step(tmp_path: Path) -> None:
+    """Five batches make a step: the three of the stopped step are trained on again."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
     train(whole, accumulate=5)
     with pytest.raises(StoppedError):
@@ -91,8 +91,8 @@ def test_gradients_that_were_accumulated_are_stepped_over_as_well(tmp_path: Path
     assert [bytes(t.data) for t in ended.tensors] == [bytes(t.data) for t in wanted.tensors]
 
 
-def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
-    """The same script again: no step is made, and the state is what it was."""
+def test_a_run_that_has_ended_makes_no_more_steps(tmp_path: Path) -> None:
+    """The same script started again: no step is made, and the state is unchanged."""
     region = tmp_path / "run.region"
     train(region)
     before = [bytes(t.data) for t in newest_snapshot(region, KEY).tensors]
@@ -101,7 +101,7 @@ def test_a_run_that_is_done_does_nothing_more(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    """Its names and shapes are compared before anything is changed."""
+    """Its names and shapes are compared before anything is restored."""
     train(tmp_path / "run.region")
     with pytest.raises(MismatchError, match=r"model/layer.0.weight is float32\[4, 4\] there"):
         train(tmp_path / "run.region", width=3)
@@ -109,7 +109,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [3, 4, 5, 6, 11])
 def test_the_last_step_of_an_epoch_may_have_fewer_batches(stop: int, tmp_path: Path) -> None:
-    """Five batches in steps of two: the third step has one, also when it is resumed."""
+    """Five batches in steps of two: the third step has one batch, also when it is resumed."""
     whole, region = tmp_path / "whole.region", tmp_path / "run.region"
     train(whole, accumulate=2)
     with pytest.raises(StoppedError):
@@ -117,3 +117,39 @@ def test_the_last_step_of_an_epoch_may_have_fewer_batches(stop: int, tmp_path: P
     train(region, accumulate=2)
     ended, wanted = newest_snapshot(region, KEY), newest_snapshot(whole, KEY)
     assert [bytes(t.data) for t in ended.tensors] == [bytes(t.data) for t in wanted.tensors]
+
+
+def test_a_number_in_the_state_is_restored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is written into the mapping; the run is bit-identical, so there is no warning."""
+    region, state = tmp_path / "run.region", {"number": 5}
+    with pytest.raises(StoppedError):
+        train(region, 4, state=state)
+    state["number"] = 6
+    train(region, state=state)
+    assert state["number"] == 5
+    assert "not bit-identical" not in caplog.text
+
+
+class DoesNotLoad:
+    """Has a state_dict that counts how often it was called."""
+
+    calls = 0
+
+    def state_dict(self) -> dict[str, int]:
+        self.calls += 1
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        pass
+
+
+def test_a_value_that_is_not_restored_makes_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An object whose load_state_dict does nothing."""
+    with pytest.raises(StoppedError):
+        train(tmp_path / "run.region", 4, state={"other": DoesNotLoad()})
+    train(tmp_path / "run.region", state={"other": DoesNotLoad()})
+    assert "The resumed run is not bit-identical: " in caplog.text

@@ -19,9 +19,9 @@ class Sentences(torch.utils.data.Dataset[dict[str, Any]]):
     """Sequences of 3 to 7 tokens with a class."""
 
     def __init__(self, count: int = RECORDS, *, noise: bool = False, own: bool = False) -> None:
-        made = torch.Generator().manual_seed(count)
-        lengths = torch.randint(3, 8, (count,), generator=made).tolist()
-        self.ids = [torch.randint(3, 20, (n,), generator=made).tolist() for n in lengths]
+        generator = torch.Generator().manual_seed(count)
+        lengths = torch.randint(3, 8, (count,), generator=generator).tolist()
+        self.ids = [torch.randint(3, 20, (n,), generator=generator).tolist() for n in lengths]
         self.noise = noise
         self.generator = torch.Generator().manual_seed(5) if own else None
 
@@ -99,22 +99,22 @@ def translator() -> transformers.T5ForConditionalGeneration:
 
 
 def frozen() -> transformers.BertForSequenceClassification:
-    """A classifier whose base does not learn."""
+    """A classifier whose base is not trained."""
     model = classifier()
     model.bert.requires_grad_(False)
     return model
 
 
 class ShuffledStream(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Shuffled by Python's random numbers as each epoch begins."""
+    """Shuffled by Python's random numbers when an epoch begins."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         sentences = Sentences()
         return (sentences[index] for index in random.sample(range(RECORDS), RECORDS))
 
 
-class Counting(Sentences):
-    """Each epoch gives other tokens: it counts what callbacks say."""
+class LevelledSentences(Sentences):
+    """Its tokens depend on a level that a callback raises each epoch."""
 
     level = 0
 
@@ -123,21 +123,21 @@ class Counting(Sentences):
         return {**it, "input_ids": [*it["input_ids"][1:], 3 + self.level % 9]}
 
 
-class Harder(transformers.TrainerCallback):
-    """Makes the data harder, and the model less sure, as each epoch begins."""
+class RaisesLevel(transformers.TrainerCallback):
+    """Raises the level of the data, and changes weights, when an epoch begins."""
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Another level."""
-        about["train_dataloader"].dataset.level += 2
-        about["model"].classifier.weight.data.mul_(0.9)
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Raise the level; scale the weights."""
+        kwargs["train_dataloader"].dataset.level += 2
+        kwargs["model"].classifier.weight.data.mul_(0.9)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Decay."""
-        about["model"].classifier.weight.data.mul_(0.99)
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Scale the weights."""
+        kwargs["model"].classifier.weight.data.mul_(0.99)
 
 
-class Favouring(transformers.Trainer):
-    """Draws records by weight, with a generator of its own that goes on from epoch to epoch."""
+class WeightedSampling(transformers.Trainer):
+    """Draws records by weight, with a generator that it uses for all epochs."""
 
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.WeightedRandomSampler(
@@ -145,29 +145,29 @@ class Favouring(transformers.Trainer):
         )
 
 
-class Bare(transformers.Trainer):
+class UnpreparedLoader(transformers.Trainer):
     """Trains from a DataLoader that accelerate did not prepare."""
 
     def get_train_dataloader(self) -> Any:
-        """A shuffling one of torch."""
+        """A shuffling DataLoader of torch."""
         return torch.utils.data.DataLoader(
             cast(Any, self.train_dataset), 4, shuffle=True, collate_fn=self.data_collator
         )
 
 
 class Criterion:
-    """A loss that counts how often it was asked."""
+    """A loss that counts its calls."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
 
     def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        """Cross entropy, which weighs more and more."""
-        self.asked += 1
-        return torch.nn.functional.cross_entropy(outputs.logits, labels) * (1 + self.asked / 50)
+        """Cross entropy with a growing weight."""
+        self.calls += 1
+        return torch.nn.functional.cross_entropy(outputs.logits, labels) * (1 + self.calls / 50)
 
 
-class Weighing(transformers.Trainer):
+class WeightedLoss(transformers.Trainer):
     """A Trainer whose loss depends on a count of its own."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -177,7 +177,7 @@ class Weighing(transformers.Trainer):
     def compute_loss(  # type: ignore[override]
         self, model: Any, inputs: Any, **named: Any
     ) -> Any:
-        """The loss, weighed in training."""
+        """The loss, with a weight in training."""
         if not model.training:
             return super().compute_loss(model, inputs, **named)
         self.step += 1
@@ -185,8 +185,8 @@ class Weighing(transformers.Trainer):
         return super().compute_loss(model, inputs, **named) * self.weights[0]
 
 
-class Decaying(transformers.TrainerCallback):
-    """Changes what is learned by what it counted in all kinds of events."""
+class CountsEvents(transformers.TrainerCallback):
+    """Changes the weights by its counts of events."""
 
     def __init__(self) -> None:
         self.counts = {"epochs": 0, "steps": 0, "evaluations": 0}
@@ -204,15 +204,15 @@ class Decaying(transformers.TrainerCallback):
         """Count."""
         self.counts["evaluations"] += 1
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **about: Any) -> None:
-        """Pull the head towards its own average, by the counts; read the epoch."""
-        weight = about["model"].classifier.weight.data
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the head towards its average, by the counts and the epoch."""
+        weight = kwargs["model"].classifier.weight.data
         self.average = weight.clone() if self.average is None else (self.average + weight) / 2
         weight.lerp_(self.average, min(0.9, sum(self.counts.values()) / 100 + state.epoch / 50))
 
 
 class ShortEpochs(transformers.TrainerCallback):
-    """Ends epochs early, and logs and evaluates when it likes."""
+    """Ends epochs early, and decides when to log and evaluate."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Every fourth step ends its epoch; every third is evaluated."""
@@ -222,7 +222,7 @@ class ShortEpochs(transformers.TrainerCallback):
 
 
 def accuracy(prediction: Any) -> dict[str, float]:
-    """How often the larger logit is right."""
+    """The share of right answers."""
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
@@ -239,7 +239,7 @@ def make(
 ) -> Build:
     """A configuration: a small one with these settings of its TrainingArguments.
 
-    `given` goes to the Trainer as it is, what `made` builds for each run anew.
+    `given` goes to the Trainer unchanged; `made` has functions that build a new object each run.
     """
     generates = trainer is transformers.Seq2SeqTrainer
     arguments = (
@@ -317,9 +317,9 @@ CONFIGURATIONS: dict[str, Build] = {
     "stream": make(data=Stream, max_steps=13),
     "stream, accumulated": make(data=Stream, max_steps=7, gradient_accumulation_steps=4),
     "stream, shuffled": make(data=ShuffledStream, max_steps=13),
-    "harder epochs": make(data=Counting, own=lambda: [Harder()]),
-    "weighted sampler": make(trainer=Favouring),
-    "bare loader": make(trainer=Bare),
+    "harder epochs": make(data=LevelledSentences, own=lambda: [RaisesLevel()]),
+    "weighted sampler": make(trainer=WeightedSampling),
+    "bare loader": make(trainer=UnpreparedLoader),
     "loss with a count": make(made={"compute_loss_func": Criterion}),
     "progress shown": make(disable_tqdm=False, **EVALUATED),
     "greedy schedule": make(
@@ -354,8 +354,8 @@ CONFIGURATIONS: dict[str, Build] = {
         for name in ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop")
     },
     "frozen": make(frozen),
-    "own loss": make(trainer=Weighing, **EVALUATED),
-    "own callback": make(own=lambda: [Decaying()], **EVALUATED),
+    "own loss": make(trainer=WeightedLoss, **EVALUATED),
+    "own callback": make(own=lambda: [CountsEvents()], **EVALUATED),
     "own callback with a plan": make(own=lambda: [ShortEpochs()], num_train_epochs=4),
     "masked at random": make(collate=mask),
     "masked at random, accumulated": make(collate=mask, gradient_accumulation_steps=3),

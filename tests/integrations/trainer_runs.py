@@ -1,4 +1,4 @@
-"""Runs of the Hugging Face Trainer that are killed, built anew, and compared with whole ones."""
+"""Runs of the Hugging Face Trainer: killed, started again, compared with uninterrupted runs."""
 
 import dataclasses
 import random
@@ -26,18 +26,18 @@ Build = Callable[[Path, list[transformers.TrainerCallback]], transformers.Traine
 
 
 class Killed(BaseException):
-    """The process is gone: nothing catches this."""
+    """Stands for the end of the process: nothing catches it."""
 
 
 def _event(name: str) -> Callable[..., None]:
-    def happen(self: "Killer", *_: Any, **__: Any) -> None:
+    def event(self: "Killer", *_: Any, **__: Any) -> None:
         self.happened(name)
 
-    return happen
+    return event
 
 
 class Killer(transformers.TrainerCallback):
-    """Counts the events of a run, and raises at one; its count is no state of the run."""
+    """Counts the events of a run, and raises at one. The counts are no state of the run."""
 
     def __init__(self, at: tuple[str, int] | None = None) -> None:
         counts: dict[str, int] = {}
@@ -58,9 +58,9 @@ for _name in EVENTS:
 def run(
     build: Build, folder: Path, *, before: Killer, after: Killer, options: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Train in a fresh world; returns all that the run ended with. None: without a mirror."""
-    for shared in (AcceleratorState, GradientState, PartialState):
-        shared._reset_state()
+    """Train like a new process; returns the final state. `options` None: without a mirror."""
+    for singleton in (AcceleratorState, GradientState, PartialState):
+        singleton._reset_state()
     transformers.set_seed(7)
     mirrors = [MirrorCallback(folder / "run.region", KEY, **options)] if options is not None else []
     trainer = build(folder / "out", [before, *mirrors, after])
@@ -73,14 +73,14 @@ def run(
 
 
 def outcome(trainer: transformers.Trainer, loss: float, folder: Path) -> dict[str, Any]:
-    """What a run ended with, to be compared: times and the folder's name are left out."""
+    """The final state of a run, without times and the name of the folder."""
     others = [
         it for it in trainer.callback_handler.callbacks
         if not isinstance(it, MirrorCallback | Killer | transformers.PrinterCallback
         | transformers.ProgressCallback)
     ]  # fmt: skip
     assert trainer.model and trainer.optimizer and trainer.lr_scheduler
-    found = {
+    final = {
         "model": dict(trainer.model.state_dict()),
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.lr_scheduler.state_dict(),
@@ -90,7 +90,7 @@ def outcome(trainer: transformers.Trainer, loss: float, folder: Path) -> dict[st
         "loss": loss,
         "random": [random.getstate(), np.random.get_state(), torch.get_rng_state()],
     }
-    return {name: _comparable(it, str(folder)) for name, it in found.items()}
+    return {name: _comparable(it, str(folder)) for name, it in final.items()}
 
 
 def _comparable(value: Any, folder: str) -> Any:

@@ -1,1 +1,1 @@
-"""What ties the mirror to other people's training loops; each needs its extra installed."""
+"""The mirror for the training loops of other libraries. Each needs the extra of that name."""

@@ -1,4 +1,4 @@
-"""Which configurations of a Trainer a mirror covers, and what must be equal to resume a run."""
+"""Which configurations of a Trainer are resumed exactly, and which settings must be equal then."""
 
 import inspect
 import os
@@ -7,6 +7,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from plinius.errors import StateError
+from plinius.integrations.shared import not_covered, other_version, require_one_process
 from plinius.jsonvalue import Json
 
 _SETTINGS = (
@@ -18,7 +19,9 @@ _SETTINGS = (
     "metric_for_best_model", "greater_is_better", "dataloader_drop_last",
     "dataloader_num_workers", "train_sampling_strategy",
 )  # fmt: skip
+"""Settings of TrainingArguments that must be equal when a run is resumed."""
 _STEPS = ("max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps")
+"""Settings in the TrainerState that must be equal, too."""
 _PARAMETERS = {
     "_run_epoch": {"epoch", "resume_from_checkpoint", "epochs_trained", "train_dataloader",
                    "steps_trained_in_current_epoch"},
@@ -26,21 +29,23 @@ _PARAMETERS = {
     "_finalize_training": set(),
     "_evaluate": set(),
 }  # fmt: skip
+"""Methods of a Trainer that the callback replaces, and the parameters that it needs of them."""
 
 
 def require_covered(trainer: Trainer, own: TrainerCallback) -> None:
-    """Raise StateError, with the way out, for what could not be resumed exactly."""
+    """Raise StateError, with its name, for the first thing that cannot be resumed exactly."""
+    if not _is_tested_version(trainer):
+        raise other_version("transformers", "5.23")
     args = trainer.args
+    require_one_process(max(args.world_size, args.n_gpu), "Train in one process on one device")
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise not_covered(
+            "Hugging Face", "DeepSpeed and FSDP", "Train in one process on one device"
+        )
     optim = str(getattr(args.optim, "value", args.optim))
-    others = [it for it in trainer.callback_handler.callbacks if type(it) is type(own)]
-    sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    for found, what, todo in (
-        (args.world_size > 1 or args.n_gpu > 1 or sharded,
-         f"A region is written by one process, not by a group of {args.world_size}",
-         "Train in one process on one device"),
-        (_differs_from_known(trainer),
-         "This version of transformers has another training loop", "Install transformers 5.23"),
-        (len(others) > 1, "There are two MirrorCallbacks", "Give one"),
+    own_class = [it for it in trainer.callback_handler.callbacks if type(it) is type(own)]
+    for found, what, solution in (
+        (len(own_class) > 1, "There are two MirrorCallbacks", "Give one"),
         (trainer.state.global_step > 0,
          "train() was given a checkpoint to resume from (resume_from_checkpoint)",
          "Call train() without: the mirror resumes the run"),
@@ -59,11 +64,11 @@ def require_covered(trainer: Trainer, own: TrainerCallback) -> None:
          f"The optimizer {optim} steps within the backward pass", "Choose another optimizer"),
     ):  # fmt: skip
         if found:
-            raise StateError(what, todo)
+            raise StateError(what, solution)
 
 
 def require_best_model(trainer: Trainer) -> None:
-    """Raise StateError if the best model is to be loaded, and its checkpoint is gone."""
+    """Raise StateError if the best model is to be loaded, and its checkpoint is missing."""
     best = trainer.state.best_model_checkpoint
     if trainer.args.load_best_model_at_end and best is not None and not os.path.isdir(best):
         raise StateError(
@@ -73,20 +78,20 @@ def require_best_model(trainer: Trainer) -> None:
 
 
 def identity_of(trainer: Trainer) -> dict[str, Json]:
-    """The settings that must be equal for a run to go on as it began, by name."""
-    settings = {name: _plain(getattr(trainer.args, name, None)) for name in _SETTINGS}
+    """The settings that must be equal when the run is resumed, by name."""
+    settings = {name: _json(getattr(trainer.args, name, None)) for name in _SETTINGS}
     steps = {name: getattr(trainer.state, name) for name in _STEPS}
     return {f"trainer.{name}": it for name, it in {**settings, **steps}.items()}
 
 
-def _differs_from_known(trainer: Trainer) -> bool:
-    return any(
-        not names <= set(inspect.signature(getattr(trainer, method)).parameters)
-        for method, names in _PARAMETERS.items()
-        if hasattr(trainer, method)
-    ) or not all(hasattr(trainer, method) for method in _PARAMETERS)
+def _is_tested_version(trainer: Trainer) -> bool:
+    methods = {name: getattr(trainer, name, None) for name in _PARAMETERS}
+    return all(
+        method is not None and _PARAMETERS[name] <= inspect.signature(method).parameters.keys()
+        for name, method in methods.items()
+    )
 
 
-def _plain(value: Any) -> Json:
+def _json(value: Any) -> Json:
     value = getattr(value, "value", value)
     return value if isinstance(value, bool | int | float | str | None) else str(value)
