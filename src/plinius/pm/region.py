@@ -145,8 +145,8 @@ class Region:
 
         Raises what `open` and `create` raise.
         """
-        path = Path(path)
-        return cls.open(path) if path.exists() else cls.create(path)
+        # Path.exists raises an error for a name that is too long; `create` refuses it.
+        return cls.open(path) if os.path.exists(path) else cls.create(path)
 
     @property
     def granularity(self) -> Granularity:
