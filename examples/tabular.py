@@ -8,7 +8,7 @@ from torch import nn
 
 import plinius
 from plinius.data.sampler import Sampler
-from plinius.data.sealed import SealedDataset, seal_dataset
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.sources.npz import npz_source
 from plinius.training.batches import Batches
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import OwnerKey
 from plinius.sources.idx import idx_source
 from plinius_benchmarks.commands import bench

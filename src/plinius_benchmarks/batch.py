@@ -14,7 +14,7 @@ import torch
 
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer
-from plinius.data.sealed import SealedDataset, seal_dataset
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.keys import OwnerKey
 from plinius.sources.npz import npz_source
 from plinius.training.batches import Batches

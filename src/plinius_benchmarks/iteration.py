@@ -24,12 +24,12 @@ from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import StorageError
 from plinius.keys import OwnerKey, load_key
 from plinius.pm.medium import Granularity
 from plinius.training.batches import Batches
-from plinius.training.telemetry import IterationMetrics
+from plinius.training.metrics import IterationMetrics
 from plinius.training.trainer import Run, Settings
 from plinius_benchmarks.machine import describe_with_torch
 from plinius_benchmarks.networks import mnist_by_hand

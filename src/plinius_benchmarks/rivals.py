@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 
 from plinius import sealing
-from plinius.state.tensors import Memory
+from plinius.state.tensor_memory import Memory
 
 Tensors = dict[str, torch.Tensor]
 Act = Callable[[], object]

@@ -24,9 +24,9 @@ import numpy as np
 
 from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import WORD, Granularity
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.pm.region import Region
-from plinius.structures.array import PersistentArray
+from plinius.structures.persistent_array import PersistentArray
 from plinius_benchmarks.counting import CountingMedium
 from plinius_benchmarks.machine import describe_machine
 from plinius_benchmarks.paper import FIG_6_SWAPS

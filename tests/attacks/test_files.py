@@ -12,7 +12,7 @@ from plinius.files import publish
 from plinius.keys import OwnerKey, load_key
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
-from plinius.training.telemetry import tensorboard
+from plinius.training.metrics import tensorboard
 from unit.mirroring import KEY
 
 

@@ -22,8 +22,8 @@ from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import describe_mirror, newest_snapshot
 from plinius.slots.layout import commit_word
-from plinius.structures.array import PersistentArray
-from plinius.structures.chain import PersistentQueue, PersistentStack
+from plinius.structures.persistent_array import PersistentArray
+from plinius.structures.stack_and_queue import PersistentQueue, PersistentStack
 from unit.mirroring import KEY
 
 MEMORY = Path("/dev/shm")

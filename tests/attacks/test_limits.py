@@ -16,7 +16,7 @@ from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
 from plinius.state.codec import MAX_DEPTH
-from plinius.structures.array import PersistentArray
+from plinius.structures.persistent_array import PersistentArray
 from unit.mirroring import KEY
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plinius.data.header import HEADER_BYTES
+from plinius.data.dataset_header import HEADER_BYTES
 from plinius.data.records import ArraySpec, Source
-from plinius.data.sealed import SealedDataset, read_header, seal_dataset
+from plinius.data.sealed_dataset import SealedDataset, read_header, seal_dataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError
 from plinius.keys import OwnerKey
 

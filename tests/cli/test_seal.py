@@ -15,7 +15,7 @@ from cli.world import (
     call,
     textures,
 )
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.keys import load_key
 
 

@@ -22,7 +22,7 @@ import torch
 from click.testing import CliRunner
 
 from plinius.cli.main import main
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import OwnerKey
 from plinius.slots import newest_snapshot
 from plinius.sources.idx import idx_source

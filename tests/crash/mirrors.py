@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from crash.regions import owned_once
-from plinius.data.extent import EXTENT, open_dataset
+from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Array, ArraySpec, Source
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.errors import SealError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey

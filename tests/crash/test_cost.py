@@ -11,7 +11,7 @@ import numpy as np
 from crash.mirrors import KEY, sealed_numbers
 from crash.regions import fresh_image
 from crash.test_full_size import state
-from plinius.data.extent import load_dataset
+from plinius.data.dataset_extent import load_dataset
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots

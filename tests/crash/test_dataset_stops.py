@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-import plinius.data.extent
+import plinius.data.dataset_extent
 from crash.mirrors import KEY, empty_region, loaded, sealed_numbers
 from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywhere
-from plinius.data.extent import load_dataset
+from plinius.data.dataset_extent import load_dataset
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region
 from plinius.testing import PlainMedium, SimulatedMedium
@@ -18,7 +18,7 @@ each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 1000 bytes, so that a small dataset is written in several."""
-    monkeypatch.setattr(plinius.data.extent, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(plinius.data.dataset_extent, "_BLOCK_BYTES", 1000)
 
 
 @each_granularity

@@ -9,7 +9,7 @@ import pytest
 from crash.stops import BOTH
 from plinius.pm.medium import LINE, PAGE, Granularity
 from plinius.testing import SimulatedMedium
-from plinius.testing.simulated import SECTOR
+from plinius.testing.simulated_medium import SECTOR
 
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import plinius.data.extent
+import plinius.data.dataset_extent
 import plinius.pm.region
 import plinius.pm.romulus
 import plinius.slots.chunks
@@ -117,7 +117,7 @@ MODULES = (
     plinius.pm.region,
     plinius.slots.protocol,
     plinius.slots.workers,
-    plinius.data.extent,
+    plinius.data.dataset_extent,
 )
 ALL = [mutant for module in MODULES for mutant in mutants_of(module)]
 
@@ -140,7 +140,7 @@ def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plinius.slots.chunks, "CHUNK_BYTES", 256)
     monkeypatch.setattr(plinius.slots.chunks, "SMALL_BYTES", 64)
     monkeypatch.setattr(plinius.slots.workers, "_SHARE_BYTES", PAGE)
-    monkeypatch.setattr(plinius.data.extent, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(plinius.data.dataset_extent, "_BLOCK_BYTES", 1000)
     for change in regions.CHANGES:
         regions.states_of(change)
     for commits in (0, 1, 2):

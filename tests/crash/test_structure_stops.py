@@ -10,8 +10,8 @@ from crash.regions import SIZE, TWIN, check_structure
 from crash.stops import BOTH, cut_everywhere
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
-from plinius.structures.array import PersistentArray
-from plinius.structures.chain import PersistentQueue, PersistentStack
+from plinius.structures.persistent_array import PersistentArray
+from plinius.structures.stack_and_queue import PersistentQueue, PersistentStack
 from plinius.testing import PlainMedium, SimulatedMedium
 
 KINDS = {"array": PersistentArray, "stack": PersistentStack, "queue": PersistentQueue}

@@ -17,7 +17,7 @@ from crash.test_slot_stops import LARGER, refuse_at
 from plinius.errors import StorageError
 from plinius.pm import cacheline
 from plinius.pm.medium import PAGE, Granularity
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.testing import SimulatedMedium

@@ -11,7 +11,7 @@ from dax.guest import evolved, mapped_sync, snapshot
 from plinius.keys import OwnerKey
 from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import Granularity
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.pm.region import Region
 from plinius.slots import Slots
 

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback  # noqa: E402
 from integrations.trainer_configurations import BEST, Sentences, classifier, make  # noqa: E402
 from integrations.trainer_runs import Killed, Killer, run  # noqa: E402
 from plinius.integrations.transformers import MirrorCallback  # noqa: E402
-from plinius.integrations.transformers.coverage import require_covered  # noqa: E402
+from plinius.integrations.transformers.refusals import require_covered  # noqa: E402
 
 
 class HoldsObject(TrainerCallback):

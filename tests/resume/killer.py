@@ -22,7 +22,7 @@ from random import Random
 import torch
 import torch._dynamo  # else every child would import it: the first optimizer does
 
-from plinius.data.extent import open_dataset
+from plinius.data.dataset_extent import open_dataset
 from plinius.errors import PliniusError
 from plinius.keys import OwnerKey, load_key
 from plinius.pm.region import Region

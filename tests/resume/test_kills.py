@@ -31,7 +31,7 @@ from cli.world import (
     textures,
     write_idx,
 )
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
 from plinius.sources.idx import idx_source

@@ -9,9 +9,9 @@ from random import Random
 import numpy as np
 
 from crash.mirrors import newest
-from plinius.data.extent import EXTENT, load_dataset, open_dataset
+from plinius.data.dataset_extent import EXTENT, load_dataset, open_dataset
 from plinius.data.records import ArraySpec, Source
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Slots

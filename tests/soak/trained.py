@@ -14,7 +14,7 @@ import plinius.mirror
 import plinius.training.evaluation
 from cli.world import CFG, CLASSES, World, make_world, textures, write_idx
 from plinius.cli.main import main
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
 from plinius.pm.region import Region
 from plinius.slots import read_snapshot

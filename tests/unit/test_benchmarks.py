@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from cli.world import CFG, World
 from plinius.cli.main import main
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.errors import StorageError
 from plinius.keys import OwnerKey
 from plinius.sources.npz import npz_source

@@ -15,7 +15,7 @@ from plinius.mirror import Mirror
 from plinius.pm.block_writer import BackgroundFile, CopyWriter, RingWriter, private_memory
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import PAGE, Granularity
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.slots import newest_snapshot
 from unit.mirroring import KEY
 

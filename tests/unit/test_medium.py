@@ -16,7 +16,7 @@ from plinius.pm.cacheline import pwb_name
 from plinius.pm.file import FileMedium
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import PAGE, Granularity, merge_ranges, round_up
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}

@@ -10,7 +10,7 @@ from plinius.errors import FormatError, MismatchError, StateError, StorageError
 from plinius.mirror import Mirror
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
-from plinius.training.parameters import export_safetensors, import_safetensors
+from plinius.training.safetensors_files import export_safetensors, import_safetensors
 from unit.mirroring import KEY, Loop, Net
 
 

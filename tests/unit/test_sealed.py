@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from plinius.data.records import ABSENT, DTYPES, ArraySpec, Record, Source
-from plinius.data.sealed import SealedDataset, file_reader, read_header, seal_dataset
+from plinius.data.sealed_dataset import SealedDataset, file_reader, read_header, seal_dataset
 from plinius.errors import FormatError, SourceError, StorageError
 from plinius.keys import OwnerKey
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from plinius.errors import StorageError
 from plinius.pm.cacheline import pwb_names
 from plinius.pm.medium import Granularity
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.pm.region import Region
-from plinius.structures.array import PersistentArray
+from plinius.structures.persistent_array import PersistentArray
 from plinius_benchmarks import sps
 from plinius_benchmarks.counting import CountingMedium
 from plinius_benchmarks.paper import FIG_6

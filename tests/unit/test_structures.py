@@ -14,8 +14,8 @@ from crash.stops import BOTH, cut_image_everywhere, kill_everywhere
 from plinius.errors import PliniusError, RegionError, RegionFullError
 from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import Region
-from plinius.structures.array import PersistentArray
-from plinius.structures.chain import Item, PersistentQueue, PersistentStack
+from plinius.structures.persistent_array import PersistentArray
+from plinius.structures.stack_and_queue import Item, PersistentQueue, PersistentStack
 from plinius.testing import PlainMedium
 from unit.regions import TWIN, plain
 

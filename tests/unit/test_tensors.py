@@ -8,7 +8,7 @@ import torch
 
 from plinius.mirror import Mirror
 from plinius.slots import newest_snapshot
-from plinius.state.tensors import DTYPES, Memory, empty, order_of
+from plinius.state.tensor_memory import DTYPES, Memory, empty, order_of
 from unit.mirroring import KEY
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from plinius.darknet.cfg import Cfg, read_cfg
+from plinius.darknet.cfg_options import ALIASES
 from plinius.darknet.losses import Cost
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
-from plinius.darknet.options import ALIASES
 from plinius.darknet.schedule import rate
 from plinius.darknet.weights import load_weights, save_weights
 from plinius.errors import CfgError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SealError
 from plinius.keys import OwnerKey, load_key
 from plinius.sealing import Sealer

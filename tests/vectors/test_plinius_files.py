@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plinius.data.sealed import SealedDataset, seal_dataset
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import KeyFileError, SealError, SourceError
 from plinius.keys import OwnerKey
-from plinius.sources.legacy import legacy_source
+from plinius.sources.original_plinius import legacy_source
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "vectors" / "plinius"
 LABELS, IMAGES = FOLDER / "enc_mnist_labels.data", FOLDER / "img.ae"

@@ -14,7 +14,7 @@ from rich.progress import Progress as Live
 from plinius.data.records import Progress
 from plinius.errors import PliniusError, StorageError
 from plinius.jsonvalue import Json
-from plinius.training.telemetry import IterationMetrics, Listener
+from plinius.training.metrics import IterationMetrics, Listener
 
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 

@@ -6,15 +6,15 @@ from typing import Any
 import click
 
 from plinius.cli.console import answer, counting
-from plinius.cli.inspection import inspect_file
-from plinius.cli.options import PATH, json_option, key_option
+from plinius.cli.inspect_files import inspect_file
+from plinius.cli.shared_options import PATH, json_option, key_option
 from plinius.data.records import Source
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
 from plinius.sources.folder import folder_source
 from plinius.sources.idx import idx_source
-from plinius.sources.legacy import legacy_source
 from plinius.sources.npz import npz_source
+from plinius.sources.original_plinius import legacy_source
 
 
 @click.command()

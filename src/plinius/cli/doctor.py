@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.console import answer
-from plinius.cli.options import PATH, json_option
+from plinius.cli.shared_options import PATH, json_option
 from plinius.errors import PliniusError
 from plinius.pm.cacheline import pwb_name
 from plinius.pm.region import Region

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.console import answer
-from plinius.cli.options import PATH, json_option
+from plinius.cli.shared_options import PATH, json_option
 from plinius.keys import OwnerKey
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import click
 
 from plinius.cli.console import answer, counting
-from plinius.cli.inspection import describe_region
-from plinius.cli.options import PATH, json_option
-from plinius.data.extent import EXTENT as DATASET_EXTENT
-from plinius.data.extent import open_dataset
+from plinius.cli.inspect_files import describe_region
+from plinius.cli.shared_options import PATH, json_option
+from plinius.data.dataset_extent import EXTENT as DATASET_EXTENT
+from plinius.data.dataset_extent import open_dataset
 from plinius.keys import load_key
 from plinius.pm.region import Region
 from plinius.slots import read_snapshot

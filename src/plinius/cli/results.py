@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.console import answer, counting, say
-from plinius.cli.options import (
+from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
@@ -14,7 +14,7 @@ from plinius.cli.options import (
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
@@ -63,7 +63,7 @@ def export(
     cfg: Path | None, region: Path, key_path: Path, output: Path, part: str, as_json: bool
 ) -> None:
     """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
-    from plinius.training.parameters import export_safetensors
+    from plinius.training.safetensors_files import export_safetensors
 
     if output.suffix not in (".weights", ".safetensors"):
         raise click.UsageError("-o ends in .weights or .safetensors")

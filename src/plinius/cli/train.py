@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from plinius.cli.console import answer, counting, live_line, say
-from plinius.cli.options import (
+from plinius.cli.shared_options import (
     PATH,
     STOPPED,
     cfg_argument,
@@ -20,7 +20,7 @@ from plinius.cli.options import (
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.keys import load_key
-from plinius.training.telemetry import IterationMetrics, metrics_file, tensorboard
+from plinius.training.metrics import IterationMetrics, metrics_file, tensorboard
 
 if TYPE_CHECKING:
     from plinius.training.trainer import Run

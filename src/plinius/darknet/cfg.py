@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from plinius.darknet.options import (
+from plinius.darknet.cfg_options import (
     ALIASES,
     COMMON_KEYS,
     LAYER_KEYS,

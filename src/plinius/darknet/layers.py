@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from plinius.darknet.activations import ACTIVATIONS
 from plinius.darknet.cfg import Section
+from plinius.darknet.cfg_options import MAX_VALUES
 from plinius.darknet.norm import MOMENTUM, darknet_norm
-from plinius.darknet.options import MAX_VALUES
 
 Shape = tuple[int, ...]
 

@@ -28,10 +28,10 @@ from plinius.keys import OwnerKey, require_key
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot, TensorBytes
-from plinius.state.classes import Classes
+from plinius.state.class_lookup import Classes
 from plinius.state.codec import Decoder, Encoder
-from plinius.state.environment import environment
-from plinius.state.tensors import DTYPES, NAMES, Memory, copy_items, empty
+from plinius.state.exactness import environment
+from plinius.state.tensor_memory import DTYPES, NAMES, Memory, copy_items, empty
 
 _METADATA, _OBJECTS = "metadata", "objects"
 

@@ -27,21 +27,21 @@ from plinius.errors import (
 )
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, require_key
-from plinius.mirror import registry
+from plinius.mirror import open_mirrors
 from plinius.mirror.background import Background
-from plinius.mirror.identity import (
+from plinius.mirror.options import MirrorOptions
+from plinius.mirror.run_identity import (
     plain_identity,
     require_names,
     require_run_id,
     require_same_run,
 )
-from plinius.mirror.options import MirrorOptions
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
-from plinius.state.environment import environment, not_bit_exact
+from plinius.state.capture import CapturedState, RunState
+from plinius.state.exactness import environment, not_bit_exact
 from plinius.state.restore import restore
-from plinius.state.run_state import CapturedState, RunState
 
 _log = logging.getLogger("plinius")
 _INEXACT = "inexact_since"
@@ -139,7 +139,7 @@ class Mirror:
         if isinstance(region, Region):
             return cls(region, key, state, options)
         path = Path(region)
-        registry.close_earlier(path)
+        open_mirrors.close_earlier(path)
         made = Region.open_or_create(path)
         try:
             mirror = cls(made, key, state, options)
@@ -149,7 +149,7 @@ class Mirror:
         mirror._owns_region = True
         mirror._abandoned = weakref.finalize(mirror, made.close)  # if nobody closes it
         mirror._abandoned.atexit = False
-        registry.register(path, mirror)
+        open_mirrors.register(path, mirror)
         return mirror
 
     def __enter__(self) -> Self:

@@ -32,7 +32,7 @@ from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.lock import FileLock
 from plinius.pm.mapped import allocate
 from plinius.pm.medium import PAGE, Granularity, Medium, round_up
-from plinius.pm.opening import open_medium
+from plinius.pm.open_medium import open_medium
 from plinius.pm.romulus import Twins, TwinState
 
 MAGIC = b"PLNSRGN\n"

@@ -2,7 +2,7 @@
 
 from plinius.slots.layout import describe_mirror
 from plinius.slots.manifest import Manifest
+from plinius.slots.newest_commit import newest_snapshot, read_snapshot
 from plinius.slots.protocol import Slots
-from plinius.slots.reader import newest_snapshot, read_snapshot
 
 __all__ = ["Slots", "Manifest", "newest_snapshot", "read_snapshot", "describe_mirror"]

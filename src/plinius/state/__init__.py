@@ -1,5 +1,5 @@
 """The run state: live objects as JSON and named tensors, and back."""
 
-from plinius.state import arrays, containers, objects, subclasses, values
+from plinius.state import codecs
 
-__all__ = ["arrays", "containers", "objects", "subclasses", "values"]  # each adds its codecs
+__all__ = ["codecs"]  # importing it fills the table of codecs

@@ -18,8 +18,8 @@ import torch
 
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json
-from plinius.state.classes import Classes
-from plinius.state.tensors import NAMES, Place, has_storage, place_of
+from plinius.state.class_lookup import Classes
+from plinius.state.tensor_memory import NAMES, Place, has_storage, place_of
 
 MAX_DEPTH = 64
 ABSENT: Any = object()

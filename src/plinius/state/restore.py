@@ -11,11 +11,7 @@ from torch import nn
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json, to_json
 from plinius.slots import Manifest
-from plinius.state.classes import Classes
-from plinius.state.codec import Decoder, Encoder, pointer
-from plinius.state.environment import show
-from plinius.state.objects import loads_later
-from plinius.state.run_state import (
+from plinius.state.capture import (
     OBJECTS,
     RNG,
     STATE,
@@ -24,7 +20,11 @@ from plinius.state.run_state import (
     first_difference,
     generators,
 )
-from plinius.state.tensors import Memory, copy_items, empty, place_of, show_type, tensor_type
+from plinius.state.class_lookup import Classes
+from plinius.state.codec import Decoder, Encoder, pointer
+from plinius.state.codecs.stateful_objects import loads_later
+from plinius.state.exactness import show
+from plinius.state.tensor_memory import Memory, copy_items, empty, place_of, show_type, tensor_type
 
 Read = Callable[[Sequence[memoryview]], None]
 """Fills memory with the tensors of a commit, one buffer for each, in the manifest's order."""

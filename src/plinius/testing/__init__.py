@@ -34,8 +34,8 @@ AssertionError...
 one, durable or not. `PlainMedium` records nothing; use it to recover from an image quickly.
 """
 
-from plinius.testing.simulated import PlainMedium, SimulatedMedium
-from plinius.testing.stops import Check, Protocol, Tally, check_every_stop, kill_everywhere
+from plinius.testing.every_stop import Check, Protocol, Tally, check_every_stop, kill_everywhere
+from plinius.testing.simulated_medium import PlainMedium, SimulatedMedium
 
 __all__ = [
     "SimulatedMedium",

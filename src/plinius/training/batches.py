@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SourceError
 
 

@@ -8,11 +8,11 @@ import torch
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.data.records import Progress
-from plinius.data.sealed import SealedDataset
-from plinius.mirror.identity import require_same_run
+from plinius.data.sealed_dataset import SealedDataset
+from plinius.mirror.run_identity import require_same_run
 from plinius.snapshot import Snapshot
 from plinius.state.restore import load_tensors
-from plinius.state.tensors import tensor_of
+from plinius.state.tensor_memory import tensor_of
 from plinius.training.batches import Batches
 
 _BATCH = 256

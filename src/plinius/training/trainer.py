@@ -19,18 +19,18 @@ from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
 from plinius.darknet.weights import load_weights_bytes, read_parameters
-from plinius.data.extent import load_dataset, require_dataset
+from plinius.data.dataset_extent import load_dataset, require_dataset
 from plinius.data.records import Progress
 from plinius.data.sampler import Sampler
-from plinius.data.sealed import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.training.batches import Batches
-from plinius.training.parameters import load_safetensors
-from plinius.training.telemetry import IterationMetrics, Listener
+from plinius.training.metrics import IterationMetrics, Listener
+from plinius.training.safetensors_files import load_safetensors
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 

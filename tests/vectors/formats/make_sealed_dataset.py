@@ -10,9 +10,9 @@ from unittest import mock
 
 import numpy as np
 
-from plinius.data.header import HEADER_BYTES
+from plinius.data.dataset_header import HEADER_BYTES
 from plinius.data.records import ABSENT, ArraySpec, Source
-from plinius.data.sealed import seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import OwnerKey
 
 FOLDER = Path(__file__).parent / "sealed-dataset"

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 
-from plinius.integrations.lightning.coverage import (
+from plinius.integrations.lightning.refusals import (
     not_covered,
     require_covered,
     require_extendable,
@@ -14,7 +14,7 @@ from plinius.integrations.lightning.coverage import (
     require_same_limits_or_whole_epoch,
     require_tested_version,
 )
-from plinius.integrations.lightning.states import (
+from plinius.integrations.lightning.trainer_state import (
     CallbackStates,
     LoopState,
     MetricStates,

@@ -8,8 +8,8 @@ import torch
 import xxhash
 
 from plinius.errors import StateError
-from plinius.state.arrays import Generator, generator_state, set_generator_state
-from plinius.state.run_state import generators
+from plinius.state.capture import generators
+from plinius.state.codecs.generators import Generator, generator_state, set_generator_state
 
 _MAX_DEPTH, _MAX_ITEMS = 6, 100
 GeneratorStates = dict[str, Any]

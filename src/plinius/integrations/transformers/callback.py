@@ -9,12 +9,12 @@ from transformers import Trainer, TrainerCallback
 
 from plinius.integrations.shared import RunMirror, replace_method
 from plinius.integrations.transformers.batches import Batches
-from plinius.integrations.transformers.coverage import (
+from plinius.integrations.transformers.refusals import (
     identity_of,
     require_best_model,
     require_covered,
 )
-from plinius.integrations.transformers.values import TrainerValues, find_trainer
+from plinius.integrations.transformers.trainer_state import TrainerValues, find_trainer
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 

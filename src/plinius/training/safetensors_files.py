@@ -11,7 +11,7 @@ from plinius.errors import FormatError, MismatchError, StateError
 from plinius.files import publish, read_file
 from plinius.snapshot import Snapshot
 from plinius.state.restore import is_outside_state_dict, load_tensors
-from plinius.state.tensors import tensor_of
+from plinius.state.tensor_memory import tensor_of
 
 
 def export_safetensors(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from plinius.pm.medium import WORD, Int64s
 from plinius.pm.region import Region
-from plinius.structures.header import HEADER, Structure
+from plinius.structures.structure_header import HEADER, Structure
 
 Index = int | slice | npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]

@@ -6,12 +6,13 @@ optimizers in the state are counted here as well, because of their fused kernels
 """
 
 import weakref
-from collections.abc import Callable, Hashable, Iterator, MutableMapping
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 
-from plinius.state.tensors import Memory, storage_of
+from plinius.state.optimizers import owned_by
+from plinius.state.tensor_memory import Memory, storage_of
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -60,38 +61,6 @@ class VersionTracker:
         self._steps += 1
         for tensor in owned_by(optimizer):
             self._last_step[storage_of(tensor)] = self._steps
-
-
-def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
-    """The optimizers in a state, by path; of a wrapper, the inner one."""
-    yield from _optimizers(value, path, set())
-
-
-def owned_by(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    """The parameters of an optimizer, and the tensors in its state."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            yield parameter
-            for value in optimizer.state.get(parameter, {}).values():
-                if isinstance(value, torch.Tensor):
-                    yield value
-
-
-def _optimizers(
-    value: object, path: str, seen: set[int]
-) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.optim.Optimizer):
-        inner = getattr(value, "optimizer", None)  # of a wrapper (Accelerate's), which has no hooks
-        yield path, inner if isinstance(inner, torch.optim.Optimizer) else value
-    elif isinstance(value, MutableMapping):
-        for key, item in value.items():
-            yield from _optimizers(item, f"{path}/{key}" if path else str(key), seen)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _optimizers(item, f"{path}/{index}" if path else str(index), seen)
 
 
 def _weak_hook(method: Callable[[torch.optim.Optimizer], None]) -> Callable[..., None]:

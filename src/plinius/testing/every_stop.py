@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from plinius.pm.medium import Granularity
-from plinius.testing.simulated import SimulatedMedium
+from plinius.testing.simulated_medium import SimulatedMedium
 
 Protocol = Callable[[SimulatedMedium], object]
 """What is stopped: stores, flushes and fences on the medium it is given."""

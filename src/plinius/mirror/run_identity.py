@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json, to_json
 from plinius.slots import Slots
-from plinius.state.environment import show
+from plinius.state.exactness import show
 
 
 def require_run_id(wanted: str, slots: Slots | None, name: str) -> None:

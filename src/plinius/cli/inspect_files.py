@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from plinius.data import header as dataset_header
-from plinius.data.sealed import file_reader, read_header
+from plinius.data import dataset_header
+from plinius.data.sealed_dataset import file_reader, read_header
 from plinius.errors import FormatError
 from plinius.files import open_to_read
 from plinius.jsonvalue import Json

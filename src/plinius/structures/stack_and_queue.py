@@ -26,7 +26,7 @@ from typing import Self
 from plinius.pm.heap import ARENA_AT
 from plinius.pm.medium import WORD, round_up
 from plinius.pm.region import Region
-from plinius.structures.header import Structure
+from plinius.structures.structure_header import Structure
 
 Item = bytes | int
 

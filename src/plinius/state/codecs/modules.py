@@ -1,19 +1,16 @@
-"""Codecs of objects that only the program can build: modules, optimizers, all with a state_dict.
+"""The codec of torch modules.
 
-Of a module are stored, besides its state_dict: tensors that state_dict leaves out (buffers that are
-not persistent), gradients that are not None, which parameters require a gradient, and which modules
+Besides its state_dict are stored: tensors that state_dict leaves out (buffers that are not
+persistent), gradients that are not None, which parameters require a gradient, and which modules
 are in evaluation mode.
 """
 
-from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
-from plinius.errors import MismatchError, PliniusError
 from plinius.jsonvalue import Json, to_json
-from plinius.state.arrays import set_grad
 from plinius.state.codec import (
     ABSENT,
     CODECS,
@@ -23,13 +20,13 @@ from plinius.state.codec import (
     Decoder,
     Encoder,
     pointer,
-    refused,
     tensor_names,
 )
-from plinius.state.subclasses import DATACLASS_PROTOCOL
-from plinius.state.tensors import (
+from plinius.state.codecs.stateful_objects import STATEFUL_PROTOCOL, load, not_built, state_of
+from plinius.state.codecs.tensors import set_grad
+from plinius.state.codecs.user_classes import DATACLASS_PROTOCOL
+from plinius.state.tensor_memory import (
     NAMES,
-    Place,
     copy_items,
     order_of,
     place_of,
@@ -38,107 +35,6 @@ from plinius.state.tensors import (
 )
 
 _UNINITIALIZED = (nn.UninitializedParameter, nn.UninitializedBuffer)
-_TORCH_STATE_DICT = torch.optim.Optimizer.state_dict
-
-
-def is_stateful(value: Any) -> bool:
-    """Whether it has state_dict and load_state_dict."""
-    return (
-        not isinstance(value, type)
-        and callable(getattr(value, "state_dict", None))
-        and callable(getattr(value, "load_state_dict", None))
-    )
-
-
-def loads_later(value: object) -> bool:
-    """Whether an object takes its state on when it is next iterated over: a loader does."""
-    loads = is_stateful(value) and not isinstance(value, nn.Module)
-    return loads and hasattr(type(value), "__iter__")
-
-
-# Objects with state_dict and load_state_dict.
-
-
-def _encode_object(encoder: Encoder, value: Any, path: str) -> Json:
-    def encode() -> Json:
-        return [type(value).__qualname__, encoder.node(_state_of(value, path), path)]
-
-    payload = encoder.separately(encode)
-    encoder.blueprint(path, Blueprint(type(value).__qualname__, _groups(value), payload, value))
-    return payload
-
-
-def _state_of(value: Any, path: str) -> Any:
-    try:
-        return value.state_dict()
-    except Exception as error:
-        raise refused(
-            path,
-            f"is a {type(value).__qualname__} whose state_dict failed: {error!r}",
-            "Have it give its state whenever mirror_out is called",
-        ) from error
-
-
-def _groups(value: Any) -> tuple[tuple[str, str], ...]:
-    """The number of parameters in each group of an optimizer; empty for other objects."""
-    groups = getattr(value, "param_groups", None)
-    if not isinstance(groups, list):
-        return ()
-    return tuple(
-        (f"param_groups/{number}", f"of {len(group['params'])} parameters")
-        for number, group in enumerate(groups)
-        if "params" in group
-    )
-
-
-def _decode_object(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
-    blueprint = decoder.blueprints.get(path)
-    if blueprint is None:
-        raise not_built(path, payload[0])
-    live = blueprint.live if live is ABSENT else live  # of an object that is to load its state
-    unchanged = to_json(blueprint.payload) == to_json(payload)
-    if not unchanged or not tensor_names(payload) <= decoder.own:
-        state = decoder.separately(lambda: decoder.value(payload[1], path))
-        load(live, state, path)
-        if isinstance(live, torch.optim.Optimizer):
-            inner = getattr(live, "optimizer", live)  # of a wrapper (Accelerate's)
-            _undo_casts(inner, decoder.separately(lambda: decoder.value(payload[1], path)))
-    return live
-
-
-def load(value: Any, state: Any, path: str) -> None:
-    """Have an object load its state. Raises MismatchError, with the path, if it refuses."""
-    try:
-        value.load_state_dict(state)
-    except (PliniusError, KeyboardInterrupt, MemoryError):
-        raise
-    except Exception as error:
-        raise MismatchError(
-            f"{path}, a {type(value).__qualname__}, did not load its state: {error}",
-            "Build it as in the run that was mirrored",
-        ) from error
-
-
-def _undo_casts(optimizer: Any, stored: Any) -> None:
-    """torch casts loaded optimizer state to the parameters' dtype: put in what was stored."""
-    values = stored.get("state") if isinstance(stored, dict) else None
-    if not values or getattr(type(optimizer), "state_dict", None) is not _TORCH_STATE_DICT:
-        return
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, parameter in enumerate(parameters):
-        if index in values:
-            optimizer.state[parameter] = values[index]
-
-
-def not_built(path: str, cls: str) -> MismatchError:
-    """The error for an object that the program has not built."""
-    return MismatchError(
-        f"{path} was a {cls}, and is not one here",
-        "Build it, and put it into the state, before mirror_in",
-    )
-
-
-# Modules.
 
 
 class ModuleTensor(NamedTuple):
@@ -167,7 +63,7 @@ def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
     raw = module_tensors(value)
 
     def encode() -> Json:
-        state = _state_of(value, path)
+        state = state_of(value, path)
         entries: list[Json] = [
             [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
         ]
@@ -322,27 +218,10 @@ def _put_flags(module: nn.Module, payload: Any) -> None:
             raw.tensor.requires_grad_(name not in frozen)
 
 
-_OBJECT = Codec("object", (), _encode_object, _decode_object, shared=True)
 _MODULE = Codec("module", (), _encode_module, _decode_module, shared=True)
-CODECS.add(_OBJECT, _MODULE)
-CODECS.protocols += [
+CODECS.add(_MODULE)
+CODECS.protocols += [  # in this order: a module has a state_dict too, and so may a dataclass
     (lambda value: isinstance(value, nn.Module), _MODULE),
-    (is_stateful, _OBJECT),
+    STATEFUL_PROTOCOL,
     DATACLASS_PROTOCOL,
 ]
-
-
-def lost_parameters(
-    optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
-) -> list[str]:
-    """The paths of optimizers that step parameters which are not in the state."""
-    held = {place[0] for place in places.values()}
-    return [
-        path
-        for path, optimizer in optimizers
-        if any(
-            _has_items(parameter) and parameter.numel() and parameter.data_ptr() not in held
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        )
-    ]

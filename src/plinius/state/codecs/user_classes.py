@@ -10,9 +10,9 @@ from typing import Any
 
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
-from plinius.state.classes import name_of
+from plinius.state.class_lookup import name_of
 from plinius.state.codec import ABSENT, CODECS, Codec, Decoder, Encoder, pointer, refused
-from plinius.state.containers import decode_items, fill, pairs
+from plinius.state.codecs.containers import decode_items, fill, pairs
 
 _BUILT_BY_NEW = (
     int,

@@ -12,7 +12,7 @@ from torchmetrics.wrappers.abstract import WrapperMetric
 
 from plinius.errors import StateError
 from plinius.integrations import shared
-from plinius.integrations.lightning.states import (
+from plinius.integrations.lightning.trainer_state import (
     LOGGED,
     LOGGING,
     METADATA,

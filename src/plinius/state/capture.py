@@ -10,12 +10,13 @@ import torch
 
 from plinius.jsonvalue import Json
 from plinius.snapshot import TensorBytes
-from plinius.state.arrays import Generator, generator_state, set_generator_state
-from plinius.state.changes import VersionTracker, optimizers_in, owned_by
-from plinius.state.classes import Classes
+from plinius.state.class_lookup import Classes
 from plinius.state.codec import UNKNOWN, Blueprint, Encoder, pointer, refused
-from plinius.state.objects import loads_later, lost_parameters
-from plinius.state.tensors import Memory, Place, place_of, storage_of
+from plinius.state.codecs.generators import Generator, generator_state, set_generator_state
+from plinius.state.codecs.stateful_objects import loads_later
+from plinius.state.optimizers import lost_parameters, optimizers_in, owned_by
+from plinius.state.tensor_memory import Memory, Place, place_of, storage_of
+from plinius.state.version_tracker import VersionTracker
 
 _log = logging.getLogger("plinius")
 STATE, RNG, OBJECTS = "", "~rng", "~objects"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from plinius.data.records import Progress
-from plinius.data.sealed import SealedDataset, file_reader, read_header
+from plinius.data.sealed_dataset import SealedDataset, file_reader, read_header
 from plinius.errors import MismatchError
 from plinius.keys import OwnerKey
 from plinius.pm.medium import Medium

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plinius import sealing
-from plinius.data.header import (
+from plinius.data.dataset_header import (
     HEADER_BYTES,
     ID_BYTES,
     MAGIC,

@@ -1,0 +1,98 @@
+"""The codec of random number generators: of torch, NumPy and Python."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from plinius.errors import MismatchError
+from plinius.jsonvalue import Json
+from plinius.state.codec import CODECS, Codec, Decoder, Encoder, refused
+
+Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def generator_state(generator: Generator) -> object:
+    """The state of a random number generator, as plain values, arrays and tensors."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return {**generator.bit_generator.state, **_seed_of(generator.bit_generator)}
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    version, words, gauss = generator.getstate()
+    return {"version": version, "words": np.array(words, np.int64), "gauss": gauss}
+
+
+def _seed_of(bits: np.random.BitGenerator) -> dict[str, Any]:
+    seed: Any = bits.seed_seq
+    return {"seed": seed.state} if type(seed) is np.random.SeedSequence else {}
+
+
+def set_generator_state(generator: Generator, state: Any) -> None:
+    """Give a generator a state that `generator_state` returned."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, np.random.Generator):
+        state = dict(state)
+        seed = state.pop("seed", None)
+        generator.bit_generator.state = state
+        if seed is not None:  # so that spawn gives the same children
+            new = generator.bit_generator.state, np.random.SeedSequence(**seed)
+            generator.bit_generator.__setstate__(new)  # type: ignore[attr-defined]
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        words = tuple(map(int, state["words"]))
+        generator.setstate((state["version"], words, state["gauss"]))
+
+
+def _encode_generator(encoder: Encoder, value: Generator, path: str) -> Json:
+    if isinstance(value, torch.Generator) and value.device.type != "cpu":
+        raise refused(path, f"is a generator on {value.device}")
+    if type(value) not in (torch.Generator, *_GENERATORS):
+        raise refused(path, f"is a generator of class {type(value).__qualname__}")
+    return [type(value).__name__, encoder.node(generator_state(value), path)]
+
+
+def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
+    name, node = payload
+    state = decoder.value(node, path)
+    if type(live).__name__ != name or _other_bits(live, state):
+        live = _new_generator(name, state, path)
+    try:
+        set_generator_state(live, state)
+    except (ValueError, TypeError, RuntimeError):
+        raise MismatchError(
+            f"{path} is another kind of generator than it was",
+            "Put the same kind of generator into the state as at the start of the run",
+        ) from None
+    return live
+
+
+def _other_bits(live: Any, state: Any) -> bool:
+    """Whether a NumPy generator is on another bit generator than the one with this state."""
+    if not (isinstance(live, np.random.Generator) and isinstance(state, dict)):
+        return False
+    return bool(live.bit_generator.state["bit_generator"] != state["bit_generator"])
+
+
+def _new_generator(name: str, state: Any, path: str) -> Generator:
+    if name == "Generator" and isinstance(state, dict):
+        bits = getattr(np.random, str(state["bit_generator"]), None)
+        if not (isinstance(bits, type) and issubclass(bits, np.random.BitGenerator)):
+            raise MismatchError(
+                f"{path} was a NumPy generator on {state['bit_generator']}",
+                "Put one into the state before mirror_in",
+            )
+        return np.random.Generator(bits())
+    if name == "RandomState":
+        return np.random.RandomState()
+    return torch.Generator() if name == "Generator" else random.Random()  # noqa: S311
+
+
+_GENERATOR = Codec("generator", (), _encode_generator, _decode_generator, shared=True)
+CODECS.add(_GENERATOR)
+CODECS.protocols.append((lambda value: isinstance(value, _GENERATORS), _GENERATOR))

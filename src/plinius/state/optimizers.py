@@ -1,0 +1,57 @@
+"""The optimizers in a state, and which tensors are theirs."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from plinius.state.tensor_memory import Place
+
+
+def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    """The optimizers in a state, by path; of a wrapper, the inner one."""
+    yield from _optimizers(value, path, set())
+
+
+def owned_by(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """The parameters of an optimizer, and the tensors in its state."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            yield parameter
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    yield value
+
+
+def _optimizers(
+    value: object, path: str, seen: set[int]
+) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.optim.Optimizer):
+        inner = getattr(value, "optimizer", None)  # of a wrapper (Accelerate's), which has no hooks
+        yield path, inner if isinstance(inner, torch.optim.Optimizer) else value
+    elif isinstance(value, MutableMapping):
+        for key, item in value.items():
+            yield from _optimizers(item, f"{path}/{key}" if path else str(key), seen)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _optimizers(item, f"{path}/{index}" if path else str(index), seen)
+
+
+def lost_parameters(
+    optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
+) -> list[str]:
+    """The paths of optimizers that step parameters which are not in the state."""
+    held = {place[0] for place in places.values()}
+    return [
+        path
+        for path, optimizer in optimizers
+        if any(
+            not is_lazy(parameter) and parameter.numel() and parameter.data_ptr() not in held
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        )
+    ]
