@@ -27,6 +27,7 @@ restart = region.test_a_kill_then_a_restart_then_a_power_cut_loses_nothing_that_
 again = region.test_recovery_can_be_stopped_again_and_again
 interrupt = region.test_an_interrupt_after_any_store_leaves_one_of_the_states
 read_only = region.test_a_read_only_view_of_an_interrupted_region_is_the_recovered_one
+left_open = region.test_a_transaction_that_an_interrupt_left_open_is_undone
 formatting = region.test_a_stop_while_a_region_is_formatted_leaves_no_region_or_a_whole_one
 commit = mirror.test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one
 unsealed = mirror.test_a_stop_anywhere_in_a_commit_that_seals_no_tensor_leaves_one_of_two
@@ -85,6 +86,8 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
             of(stop, regions.two_in_a_row, LINES),
             of(stop, regions.rolled_back, LINES),
             of(stop, regions.wide_store, LINES),
+            of(left_open, lambda twins: None),
+            of(left_open, plinius.pm.romulus.Twins.recover),
             of(interrupt, regions.scattered_words),
             of(interrupt, regions.scattered_stores),
             of(read_only, regions.two_in_a_row),

@@ -1,5 +1,7 @@
 """A stop at every store, flush and fence of the region's transactions and recovery."""
 
+from collections.abc import Callable
+
 import pytest
 
 from crash.regions import (
@@ -20,9 +22,13 @@ from crash.stops import BOTH, cut_everywhere, cut_image_everywhere, kill_everywh
 from plinius.errors import FormatError, RegionError
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
-from plinius.pm.romulus import TwinState
+from plinius.pm.romulus import Twins, TwinState
 from plinius.testing import PlainMedium, SimulatedMedium
 
+End = Callable[[Twins], object]
+each_end = pytest.mark.parametrize(
+    "end", [lambda twins: None, Twins.recover], ids=["next", "recovery"]
+)
 each_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 each_granularity = pytest.mark.parametrize("granularity", BOTH, ids=lambda one: one.value)
 
@@ -71,6 +77,26 @@ def test_an_interrupt_after_any_store_leaves_one_of_the_states(change: Change) -
             assert number > 3
             return
     raise AssertionError("the change does not end")
+
+
+@each_end
+def test_a_transaction_that_an_interrupt_left_open_is_undone(end: End) -> None:
+    """Ctrl-C just before its end: the next transaction, or recovery, rolls it back."""
+    region = Region(PlainMedium(fresh_image()), "r")
+    twins, at = region.twins, TWIN - 128
+    before = twins.read(at, 128)
+    interrupted = twins.transaction()
+    interrupted.__enter__()
+    twins.store(at, b"undone..")
+    twins.store_words([at + 8], [7])
+    assert twins._open is not None
+    twins._open.depth = 0
+    end(twins)
+    with twins.transaction():
+        twins.store(at + 64, b"kept....")
+    assert twins.read(at, 128) == before[:64] + b"kept...." + before[72:]
+    assert twins.state() is TwinState.IDLE
+    assert twins.equal()
 
 
 class InterruptedMedium(PlainMedium):

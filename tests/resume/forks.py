@@ -32,7 +32,12 @@ class Shared:
 
 def forked(work: Callable[[], object], stderr: Path | None = None) -> int:
     """Do some work in a child; its pid. What it says goes to a file, if one is named."""
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread was started before a fork"
+    for _ in range(1000):  # a thread that was joined may still be on its way out of the kernel
+        if len(os.listdir("/proc/self/task")) == 1:
+            break
+        time.sleep(0.001)
+    else:
+        raise AssertionError("a thread was started before a fork")
     pid = os.fork()
     if pid:
         return pid

@@ -248,8 +248,6 @@ class Twins:
         """
         found = self.state()
         self._recovered, self._open = True, None
-        self._log.clear()
-        self._lines.clear()
         if found is TwinState.IDLE:
             self._failed = False
             return

@@ -10,7 +10,7 @@ from functools import partial
 
 import xxhash
 
-from plinius.pm.block_writer import private_memory
+from plinius.pm.block_writer import Writer, private_memory
 from plinius.pm.medium import Medium
 from plinius.sealing import TAG_BYTES, Sealer, fresh
 from plinius.slots.chunks import CHUNK_BYTES, Chunk, blocks_of
@@ -60,6 +60,8 @@ class Workers:
         for the chunks whose numbers are in `fingerprinted`.
         """
         found: Fingerprints = {}
+        for worker in self._workers:
+            worker.writer = worker.writer or self._medium.writer()
         self._run(
             partial(
                 worker.seal, share, tensors, fingerprinted, found,
@@ -133,7 +135,7 @@ class _Worker:
 
     def __init__(self, medium: Medium, seed: int) -> None:
         self._medium, self._seed = medium, seed
-        self._writer = medium.writer()
+        self.writer: Writer | None = None
         self._plain = private_memory(CHUNK_BYTES)
         self._sealed = private_memory(CHUNK_BYTES)
 
@@ -153,10 +155,11 @@ class _Worker:
         aad: Aad,
         at: int,
     ) -> None:
+        assert self.writer is not None
         block_bytes = self._medium.block_bytes
         for block in blocks_of(dirty, block_bytes):
             start, last = block[0].offset, block[-1]
-            room = self._writer.room(last.offset + last.room - start)
+            room = self.writer.room(last.offset + last.room - start)
             for chunk in block:
                 out = room[chunk.offset - start :][: chunk.sealed_bytes]
                 plain = self._gathered(chunk, tensors)
@@ -165,7 +168,7 @@ class _Worker:
                     plain = plain if len(chunk.segments) > 1 else self._copied(plain)
                     found[chunk.number] = self._fingerprint(plain)
                 sealer.seal_into(chunk.number, plain, aad(chunk), out)
-            self._writer.put(at + start, room)
+            self.writer.put(at + start, room)
         self._medium.drain()  # the fence that follows is another thread's
 
     def open(
