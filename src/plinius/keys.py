@@ -4,6 +4,7 @@ The file format is described in docs/formats/owner-key.md.
 """
 
 import os
+import re
 from pathlib import Path
 
 from plinius import sealing
@@ -11,6 +12,7 @@ from plinius.errors import KeyFileError, StorageError
 from plinius.files import open_to_read, publish
 
 _TAG = "plinius-owner-key-1"
+_KEY_LINE = re.compile(rb"[ \t]*plinius-owner-key-1[ \t]+([0-9a-fA-F]{64})[ \t]*")
 _MAX_BYTES = 4096
 _NAME_A_KEY = "Name a key file made by plinius keygen"
 
@@ -106,13 +108,10 @@ def load_key(path: str | Path) -> OwnerKey:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
-    lines = [line for line in raw.decode("ascii", "replace").splitlines() if line.strip()]
-    words = [line.split() for line in lines if not line.startswith("#")]
-    try:
-        if len(words) == 1 and words[0][0] == _TAG and len(words[0]) == 2:
-            return OwnerKey(bytes.fromhex(words[0][1]))
-    except ValueError:
-        pass
+    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
+    found = [_KEY_LINE.fullmatch(line) for line in lines if line.strip(b" \t")]
+    if len(found) == 1 and found[0]:
+        return OwnerKey(bytes.fromhex(found[0][1].decode()))
     raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
 
 

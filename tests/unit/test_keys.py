@@ -1,5 +1,6 @@
 """Owners' keys: made once, readable by their owner only, never shown."""
 
+import json
 import os
 import pickle
 import stat
@@ -141,3 +142,19 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     path = tmp_path / "none" / "key"
     with pytest.raises(StorageError, match=f"^Cannot write {path}: No such file or directory"):
         OwnerKey(SECRET).save(path)
+
+
+CASES = Path(__file__).parents[1] / "vectors" / "formats" / "owner-key" / "cases.json"
+
+
+@pytest.mark.parametrize("case", json.loads(CASES.read_text()), ids=lambda case: case["name"])
+def test_each_key_file_of_the_format_ends_as_written(case: dict[str, str], tmp_path: Path) -> None:
+    """The committed vectors: the same key, or none."""
+    path = tmp_path / "key"
+    path.write_bytes(case["text"].encode("latin-1"))
+    path.chmod(int(case["mode"], 8))
+    if case["ends"] == "opens":
+        assert load_key(path).id == OwnerKey(bytes(range(32))).id
+    else:
+        with pytest.raises(KeyFileError):
+            load_key(path)

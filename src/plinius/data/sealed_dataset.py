@@ -25,6 +25,7 @@ from plinius.data.dataset_header import (
 from plinius.data.records import Array, ArraySpec, Progress, Record, Source
 from plinius.errors import FormatError, SealError, SourceError
 from plinius.files import cannot_read, open_to_read, publish
+from plinius.jsonvalue import from_json
 from plinius.keys import OwnerKey
 
 __all__ = [
@@ -225,10 +226,10 @@ def _open_message(
 def _class_names(meta: bytes, name: str) -> tuple[str, ...]:
     """The class names in the opened meta block. Raises FormatError if it has another structure."""
     try:
-        names = json.loads(meta)["class_names"]
+        names = from_json(meta)["class_names"]
         if isinstance(names, list) and all(isinstance(item, str) for item in names):
             return tuple(names)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, KeyError):
         pass
     raise FormatError(f"The class list of {name} is not valid", "Seal the data again")
 

@@ -5,20 +5,25 @@ the state can grow without making the manifest grow.
 """
 
 import itertools
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any
 
 from plinius.errors import StateError
-from plinius.jsonvalue import Json, to_json
+from plinius.jsonvalue import Json, from_json, to_json
 from plinius.slots.chunks import cut
+from plinius.slots.layout import Layout
 from plinius.snapshot import ITEM_BYTES, Snapshot, TensorBytes, TensorSpec
 
 MAX_MANIFEST_BYTES = 64 << 20
 VALUES = "~values"
 LARGE_VALUES = 64 * 1024 + 1
 """Values of at least so many bytes of JSON are a tensor. That tensor then has its own chunks."""
+_TYPES = {
+    "previous": str, "iteration": int, "identity": dict, "environment": dict,
+    "tensors": list, "sealed_by": list, "salts": dict, "values": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,53 +103,82 @@ def encode_manifest(
     return plain
 
 
-def decode_manifest(plain: bytes, commit: int, salt: bytes, digest: str) -> Manifest:
-    """The manifest of a commit, with its own salt and digest, from what `encode_manifest` made.
+def decode_manifest(
+    plain: bytes, commit: int, salt: bytes, digest: str, layout: Layout
+) -> Manifest:
+    """The manifest of a commit in such slots, from what `encode_manifest` made.
 
-    Raises ValueError if anything in it is not as docs/formats/mirror.md says.
+    `salt` and `digest` are the commit's own. Raises ValueError if anything in it is not as
+    docs/formats/mirror.md says.
     """
-    try:
-        stored = json.loads(plain)
-        tensors = [_spec(*entry) for entry in stored["tensors"]]
-        values_tensor = tensors.pop() if stored["values"] is None else None
-        if values_tensor and (values_tensor.name, values_tensor.dtype) != (VALUES, "uint8"):
+    stored = from_json(plain)
+    types = {key: type(value) for key, value in stored.items()}
+    if types not in (_TYPES, _TYPES | {"values": type(None)}):
+        raise ValueError("the manifest is not of this version's form")
+    tensors = [_spec(*_listed(entry, 4)) for entry in stored["tensors"]]
+    sizes = [spec.nbytes for spec in tensors]
+    if sum(sizes) > layout.slot_bytes or not layout.holds(chunks := cut(sizes)):
+        raise ValueError("its chunks do not fit into the slot")
+    values_tensor = None
+    if stored["values"] is None:
+        values_tensor = tensors.pop() if tensors else None
+        if values_tensor is None or not _holds_values(values_tensor):
             raise ValueError("the values are missing")
-        runs = [(_natural(by), _natural(count)) for by, count in stored["sealed_by"]]
-        sizes = [spec.nbytes for spec in (*tensors, *filter(None, [values_tensor]))]
-        if sum(count for _, count in runs) != len(cut(sizes)):
-            raise ValueError("a chunk is missing, or one too many")
-        sealed_by = [by for by, count in runs for _ in range(count)]
-        salts = {int(other): bytes.fromhex(text) for other, text in stored["salts"].items()}
-        salts[commit] = salt
-        if not {*sealed_by} <= salts.keys():
-            raise ValueError("a salt is missing")
-        return Manifest(
-            commit,
-            _natural(stored["iteration"]),
-            tuple(tensors),
-            cast(dict[str, Json], stored["values"] or {}),
-            stored["identity"],
-            stored["environment"],
-            stored["previous"],
-            values_tensor,
-            sealed_by,
-            salts,
-            digest,
-        )
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ValueError("the manifest is not of this version's form") from error
+    names = {VALUES, *(spec.name for spec in tensors)}
+    if len(names) <= len(tensors):
+        raise ValueError("two tensors have one name, or one has the name of the values")
+    runs = [tuple(map(_whole, _listed(run, 2))) for run in stored["sealed_by"]]
+    if sum(count for _, count in runs) != len(chunks) or any(count == 0 for _, count in runs):
+        raise ValueError("a chunk is missing, or one too many")
+    if any(not layout.base < by <= commit or (commit - by) % 2 for by, _ in runs):
+        raise ValueError("a chunk is of a commit that was never in this slot")
+    salts = {by: _digits(stored["salts"].get(str(by))) for by, _ in runs if by != commit}
+    if len(salts) != len(stored["salts"]):
+        raise ValueError("there are salts of other commits")
+    _digits(stored["previous"])
+    return Manifest(
+        commit,
+        _whole(stored["iteration"]),
+        tuple(tensors),
+        stored["values"] or {},
+        stored["identity"],
+        stored["environment"],
+        stored["previous"],
+        values_tensor,
+        [by for by, count in runs for _ in range(count)],
+        {**salts, commit: salt},
+        digest,
+    )
 
 
-def _spec(name: str, dtype: str, shape: list[int], order: list[int] | None) -> TensorSpec:
-    if dtype not in ITEM_BYTES or not isinstance(name, str):
+def _spec(name: Any, dtype: Any, shape: Any, order: Any) -> TensorSpec:
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"{name} is of an unknown dtype")
-    if order is not None and sorted(order) != [*range(len(shape))]:
+    sizes = tuple(map(_whole, _listed(shape)))
+    dims = None if order is None else tuple(map(_whole, _listed(order)))
+    if dims is not None and sorted(dims) != [*range(len(sizes))]:
         raise ValueError(f"{name} has an order that is none")
-    sizes = tuple(_natural(size) for size in shape)
-    return TensorSpec(name, dtype, sizes, order=None if order is None else tuple(order))
+    return TensorSpec(name, dtype, sizes, order=dims)
 
 
-def _natural(value: object) -> int:
-    if type(value) is not int or value < 0:
+def _holds_values(spec: TensorSpec) -> bool:
+    same = (spec.name, spec.dtype, spec.order) == (VALUES, "uint8", None)
+    return same and len(spec.shape) == 1 and spec.nbytes >= LARGE_VALUES
+
+
+def _listed(value: Any, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise ValueError("a list is missing, or of another length")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"{value} is no count")
     return value
+
+
+def _digits(value: Any) -> bytes:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("a salt or digest is missing, or not 64 hex digits")
+    return bytes.fromhex(value)

@@ -22,12 +22,12 @@ Invariants (proofs: tests/crash/test_mirror_stops.py, test_slot_stops.py, test_w
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from plinius import sealing
 from plinius.errors import FormatError, RegionError, SealError, StateError
+from plinius.jsonvalue import from_json
 from plinius.keys import OwnerKey
 from plinius.pm.heap import Span
 from plinius.pm.medium import Medium
@@ -345,9 +345,7 @@ class Slots:
             raise self._refused(commit)
         try:
             plain = self._key.sealer(_PURPOSE, salt).open(0, sealed, self._aad(commit, 0))
-            manifest = decode_manifest(plain, commit, salt, found)
-            if not layout.holds(cut(manifest.sizes)):
-                raise ValueError("its chunks do not fit into the slot")
+            manifest = decode_manifest(plain, commit, salt, found, layout)
             return self._with_values(manifest) if manifest.values_tensor else manifest
         except SealError:
             raise self._refused(commit) from None
@@ -365,7 +363,7 @@ class Slots:
         outs = [memoryview(b"")] * last + [values]
         chunks = [chunk for chunk in cut(manifest.sizes) if chunk.segments[0].tensor == last]
         self._read_chunks(manifest, outs, chunks)
-        return dataclasses.replace(manifest, values=json.loads(bytes(values)))
+        return dataclasses.replace(manifest, values=from_json(bytes(values)))
 
     def _read_chunks(
         self, manifest: Manifest, outs: Sequence[memoryview], chunks: list[Chunk]
