@@ -14,6 +14,7 @@ import plinius.mirror
 import plinius.training.evaluation
 from cli.world import CFG, CLASSES, World, make_world, textures, write_idx
 from plinius.cli.main import main
+from plinius.cli.shared_options import STOPPED
 from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
 from plinius.pm.region import Region
@@ -61,7 +62,11 @@ class _Trained(Kind):
 
     def command(self, *arguments: object) -> None:
         """A command of `plinius`, in this process."""
-        main.main([str(argument) for argument in arguments], standalone_mode=False)
+        try:
+            main.main([str(argument) for argument in arguments], standalone_mode=False)
+        except SystemExit as ended:
+            if ended.code != STOPPED:  # by a signal, with everything mirrored
+                raise
 
 
 class Train(_Trained):
@@ -223,7 +228,6 @@ class CtrlC(_Trained):
                 time.sleep(self.random.uniform(0, 0.003))
                 os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        status = 0 if os.waitstatus_to_exitcode(status) == 75 else status  # stopped in order
         if status == 0 and "mirrored" not in self.said():
             fall.wrong.append(f"it did not say that it is mirrored: {self.said()}")
         return status

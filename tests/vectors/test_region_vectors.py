@@ -11,8 +11,8 @@ from plinius.errors import PliniusError
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import Slots
-from plinius.structures.array import PersistentArray
-from plinius.structures.chain import PersistentQueue, PersistentStack
+from plinius.structures.persistent_array import PersistentArray
+from plinius.structures.stack_and_queue import PersistentQueue, PersistentStack
 
 FOLDER = Path(__file__).parent / "formats" / "region"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))

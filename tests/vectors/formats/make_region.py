@@ -21,8 +21,8 @@ from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.slots.layout import EXTENT, associated_data
 from plinius.snapshot import Snapshot, TensorBytes
-from plinius.structures.array import PersistentArray
-from plinius.structures.chain import PersistentQueue, PersistentStack
+from plinius.structures.persistent_array import PersistentArray
+from plinius.structures.stack_and_queue import PersistentQueue, PersistentStack
 
 FOLDER = Path(__file__).parent / "region"
 KEY = OwnerKey(bytes(range(32)))
