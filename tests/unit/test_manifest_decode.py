@@ -156,3 +156,9 @@ def test_what_is_no_object_is_refused(plain: bytes) -> None:
     """Before anything is looked up in it."""
     with pytest.raises(ValueError, match="the JSON is no object|Expecting value"):
         decoded(plain)
+
+
+def test_a_reader_reads_512_levels() -> None:
+    """As the page promises; a state has at most a few hundred."""
+    deep = b"[" * 508 + b"]" * 508
+    assert decoded(encoded().replace(b'"seed":1', b'"seed":' + deep)).iteration == 9

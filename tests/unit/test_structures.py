@@ -303,3 +303,19 @@ def test_altered_bytes_are_refused_or_followed_within_bounds(seed: int) -> None:
         except (PliniusError, IndexError):
             refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("popped", [1, 8])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_queue_with_impossible_popped_bytes_is_refused(
+    region: Region, popped: int, empty: bool
+) -> None:
+    """Not a multiple of 8, or of a first node that is not there: the next item would be hidden."""
+    queue = PersistentQueue.create(region, "queue", "int64")
+    if not empty:
+        queue.push(5)
+    at = queue.blocks()[0]
+    with region.twins.transaction():
+        region.twins.store(at + 32, popped.to_bytes(8, "little"))
+    with pytest.raises(RegionError, match="cannot be used"):
+        PersistentQueue.open(region, "queue")

@@ -3,6 +3,7 @@
 import hmac
 import os
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SealError
 from plinius.keys import OwnerKey, load_key
 from plinius.sealing import Sealer
+from vectors.test_region_vectors import DIGESTS
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "formats"
@@ -84,6 +86,30 @@ def test_a_reader_accepts_what_the_page_says(tmp_path: Path, text: str) -> None:
     path.write_bytes(text.encode())
     os.chmod(path, 0o600)
     assert load_key(path).id == OwnerKey(SECRET).id
+
+
+def test_the_manifest_and_the_digests_on_the_page_are_those_of_the_files() -> None:
+    """Of good.region, and the digest of good-unchanged.region."""
+    text = (PAGES / "mirror.md").read_text(encoding="utf-8")
+    row = r"^\| `([a-z-]+\.region)` \| 2 \| `([0-9a-f]{64})` \|$"
+    assert dict(re.findall(row, text, re.MULTILINE)) == DIGESTS
+    image = (VECTORS.parent / "region" / "good.region").read_bytes()
+    slot = 4096 + 2 * 16384 + 4096 + 16384
+    salt, length = (
+        image[slot + 64 : slot + 96],
+        int.from_bytes(image[slot + 96 : slot + 104], "little"),
+    )
+    sealed = image[slot + 4096 : slot + 4096 + length]
+    aad = struct.pack("<I16sQI", 3, b"\1" * 16, 3, 0)
+    plain = Sealer(hkdf(salt, "plinius/1/mirror", 32)).open(0, sealed, aad)
+    assert f"```\n{plain.decode()}\n```\n" in text
+
+
+@pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.name)
+def test_the_links_of_a_page_lead_somewhere(path: Path) -> None:
+    """To a file of this tree."""
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
 
 
 def test_every_vector_is_on_the_page() -> None:

@@ -106,6 +106,8 @@ class _Chain(Structure):
         _, first, position, last = self._header()
         if self._LENGTH_LAST and position:
             self._refuse("its header has another number where a stack has zero")
+        if position % WORD or (position and not first):
+            self._refuse("it has an impossible number of popped bytes")
         own = self._heap.used()
         for root in self._heap.roots().values():
             own.pop(root.offset, None)
