@@ -1,4 +1,4 @@
-"""Reads sealed datasets and regions: written from docs/formats alone, without plinius."""
+"""Reads sealed datasets and regions as docs/formats says, without plinius."""
 
 import fcntl
 import hmac
