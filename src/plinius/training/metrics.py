@@ -48,10 +48,7 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
     try:
         file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115
     except OSError as error:
-        raise StorageError(
-            f"Cannot write metrics to {path}: {error.strerror}",
-            "Name a file in a folder that you can write to (--metrics)",
-        ) from None
+        raise _cannot_write(path, error, "file in a folder", "--metrics") from None
 
     def write(metrics: IterationMetrics) -> None:
         file.write(json.dumps(asdict(metrics)) + "\n")
@@ -86,10 +83,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
             writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
             writer.flush()
     except OSError as error:
-        raise StorageError(
-            f"Cannot write metrics to {folder}: {error.strerror}",
-            "Name a folder that you can write to (--tensorboard)",
-        ) from None
+        raise _cannot_write(folder, error, "folder", "--tensorboard") from None
 
     def write(metrics: IterationMetrics) -> None:
         for name, value in asdict(metrics).items():
@@ -100,3 +94,10 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
         yield write
     finally:
         writer.close()
+
+
+def _cannot_write(path: Path, error: OSError, wanted: str, option: str) -> StorageError:
+    return StorageError(
+        f"Cannot write metrics to {path}: {error.strerror}",
+        f"Name a {wanted} that you can write to ({option})",
+    )
