@@ -27,8 +27,9 @@ from plinius.slots import newest_snapshot
 KEY = OwnerKey(bytes(range(32)))
 SOURCES = tuple(
     str(Path(plinius.__file__).parent / name)
-    for name in ("mirror.py", "background.py", "slots", "state", "pm")
+    for name in ("mirror", "slots", "state", "pm", "threads.py", "sealing.py")
 )
+assert all(Path(source).exists() for source in SOURCES), "a name that is gone hides its lines"
 MODES: dict[str, dict[str, Any]] = {
     "plain": {},
     "two threads": {"threads": 2},
