@@ -13,6 +13,7 @@ ffibuilder.cdef(
     int pl_copy(int kind, char *to, const char *from, size_t n);
     int pl_store(char *to, const char *from, size_t n);
     int pl_fetch(char *to, const char *from, size_t n);
+    void pl_gather(char *to, const uint64_t *from, const uint64_t *sizes, size_t n);
     int pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n);
     int pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n);
     int pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n);

@@ -142,6 +142,13 @@ static void fetch_raw(char *to, const char *from, size_t n)
     memcpy(to + 4 * quarter, from + 4 * quarter, n - 4 * quarter);
 }
 
+/* Copy n pieces of private memory, one behind the other, to `to`: the one at from[i] has sizes[i] bytes. */
+void pl_gather(char *to, const uint64_t *from, const uint64_t *sizes, size_t n)
+{
+    for (size_t i = 0; i < n; to += sizes[i], i++)
+        memcpy(to, (const void *)(uintptr_t)from[i], sizes[i]);
+}
+
 /* The five functions below take lists, so that one call from Python replaces thousands. Their
  * callers have checked every offset. AHEAD: how many items ahead memory is prefetched. */
 #define AHEAD 16

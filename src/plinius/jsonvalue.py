@@ -1,11 +1,25 @@
 """JSON values (RFC 8259): their type, and the one way in which they are written."""
 
+import itertools
 import json
 import math
+import os
 from typing import Any
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+class JsonText:
+    """A value as the JSON that `to_json` wrote of it; in a tree it stands for that value."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"] | JsonText
 """What JSON can hold, without NaN and infinities."""
+
+_MARK = os.urandom(16).hex()  # no value of a user is equal to it
 
 
 def to_json(value: Json) -> bytes:
@@ -13,7 +27,20 @@ def to_json(value: Json) -> bytes:
 
     Equal values have equal bytes. Raises ValueError for a float that is not finite.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    texts: list[bytes] = []
+
+    def mark(text: object) -> str:
+        assert isinstance(text, JsonText)
+        texts.append(text.text)
+        return _MARK
+
+    dumped = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=mark
+    ).encode()
+    if not texts:
+        return dumped
+    between = dumped.split(f'"{_MARK}"'.encode())
+    return b"".join(itertools.chain(*zip(between, texts, strict=False), between[-1:]))
 
 
 def from_json(data: bytes) -> dict[str, Any]:

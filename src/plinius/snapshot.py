@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -34,22 +35,23 @@ class TensorSpec:
     shape: tuple[int, ...]
     order: tuple[int, ...] | None = field(default=None, kw_only=True)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of its items. Raises KeyError for an unknown dtype."""
         return ITEM_BYTES[self.dtype] * math.prod(self.shape)
 
+    @cached_property
+    def json(self) -> bytes:
+        """Name, dtype, shape and order as JSON, as a manifest lists them."""
+        order: Json = None if self.order is None else [*self.order]
+        return to_json([self.name, self.dtype, [*self.shape], order])
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class TensorBytes(TensorSpec):
-    """One named tensor: `data` is its items, little-endian, in the order of `order`.
-
-    Two tensors of one name with the same `version` (unless it is None) are trusted to hold the same
-    items; the bytes are not compared.
-    """
+    """One named tensor: `data` is its items, little-endian, in the order of `order`."""
 
     data: memoryview = field(repr=False)
-    version: Hashable = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.data.nbytes != self.nbytes:
@@ -57,11 +59,14 @@ class TensorBytes(TensorSpec):
                 f"{self.name}: {self.data.nbytes} bytes do not fill {self.dtype}{list(self.shape)}"
             )
 
+    @cached_property
+    def address(self) -> int:
+        """Where `data` is in memory."""
+        return int(np.frombuffer(self.data, np.uint8).__array_interface__["data"][0])
+
     def with_data(self, data: memoryview) -> "TensorBytes":
         """The same tensor with these bytes, a copy of its own."""
-        return TensorBytes(
-            self.name, self.dtype, self.shape, data, order=self.order, version=self.version
-        )
+        return TensorBytes(self.name, self.dtype, self.shape, data, order=self.order)
 
     def row_major(self) -> memoryview:
         """The items in row-major order."""
@@ -79,6 +84,9 @@ class Snapshot:
 
     `tensors` and `values` are the state and enter the digest. `identity` says which run this is
     (its cfg, seed, dataset) and `environment` where it ran; they do not enter the digest.
+
+    If there are `versions`, one of each tensor, then a tensor whose version is equal to that of an
+    earlier snapshot (and not None) is trusted to hold the same items; no byte is compared.
     """
 
     iteration: int
@@ -86,6 +94,7 @@ class Snapshot:
     values: dict[str, Json]
     identity: dict[str, Json]
     environment: dict[str, Json]
+    versions: Sequence[Hashable] | None = field(default=None, repr=False, compare=False)
 
     def digest(self) -> str:
         """SHA-256 of the state, in hex: equal states have equal digests on every machine.

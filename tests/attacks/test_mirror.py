@@ -171,9 +171,8 @@ def test_a_piece_that_rests_cannot_be_changed_for_another() -> None:
     rests = [state(0).tensors[0], state(0).tensors[1]]
 
     def resting(iteration: int) -> Snapshot:
-        frozen = replace(rests[0], version="never written to")
         moving = replace(rests[1], data=memoryview(bytes([iteration]) * 512))
-        return Snapshot(iteration, (frozen, moving), {}, {}, {})
+        return Snapshot(iteration, (rests[0], moving), {}, {}, {}, ["never written to", None])
 
     images = []
     for _ in range(2):

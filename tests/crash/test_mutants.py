@@ -62,7 +62,7 @@ EQUIVALENT = {
     "slots.protocol.Slots._fill: `self._medium.write(layout.slot(plan.number) + 8, header)` after "
     "`self._medium.write(layout.manifest(plan.number), sealed)`": _NO_ORDER,
     "slots.protocol.Slots._fill: `self._medium.write(layout.manifest(plan.number), sealed)` after "
-    "`taken = self._workers.seal(plan.dirty, [tensor.data for tensor in commit.tensors], "
+    "`taken = self._workers.seal(plan.dirty, commit.tensors, plan.fingerprinted, sealer, "
     "...`": _NO_ORDER,
     "slots.protocol.Slots._finish_interrupted: `self._put_word(layout, counter, counter)` after "
     "`self._put_word(layout, counter + 1, max(0, counter - 1))`": _NO_ORDER,

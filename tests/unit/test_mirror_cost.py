@@ -103,6 +103,22 @@ def test_a_single_item_written_behind_torch_is_mirrored(overlap: bool, path: Pat
             assert newest_copy(path) == mirror.digest(iteration)
 
 
+def test_arrays_are_fingerprinted_even_if_versions_are_trusted(tmp_path: Path) -> None:
+    """torch counts no writes to them, so nothing could be trusted."""
+    array, tensor = np.zeros(100_000), torch.zeros(100_000)
+    path, state = tmp_path / "r", {"array": array, "tensor": tensor}
+    with Mirror.open(path, KEY, state, trust_versions=True) as mirror:
+        for iteration in range(1, 7):
+            array[5] = iteration
+            mirror.mirror_out(iteration)
+            assert mirror.sealed_bytes > 800_000 or iteration < 3
+        assert mirror.sealed_bytes < 810_000, "the tensor is trusted"
+    array[5] = 0
+    with Mirror.open(path, KEY, state) as mirror:
+        mirror.mirror_in()
+    assert array[5] == 6
+
+
 def test_trusted_versions_miss_what_torch_does_not_count(path: Path) -> None:
     """As the option's documentation says."""
     weights = torch.randn(50_000)

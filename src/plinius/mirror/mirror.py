@@ -335,7 +335,9 @@ class Mirror:
 
     def _snapshot(self, iteration: int, captured: CapturedState) -> Snapshot:
         where = {**environment(), _INEXACT: self._inexact_since}
-        return Snapshot(iteration, captured.tensors, captured.values, self._identity, where)
+        return Snapshot(
+            iteration, captured.tensors, captured.values, self._identity, where, captured.versions
+        )
 
     def _commit(self, snapshot: Snapshot, captured: CapturedState | None) -> None:
         """Write a commit, in any thread; `captured` if training continues meanwhile."""

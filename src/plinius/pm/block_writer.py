@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from plinius.pm.private_memory import private_memory
 from plinius.threads import Job, JobThread
 
 SYSTEM_PAGE = mmap.PAGESIZE
@@ -153,8 +154,3 @@ def _reopen_direct(fd: int) -> int | None:
         return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
     except OSError:
         return None
-
-
-def private_memory(length: int) -> memoryview:
-    """`length` zero bytes that start on a page, as direct writes need; not shared with children."""
-    return memoryview(mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plinius.errors import StateError
-from plinius.jsonvalue import Json, from_json, to_json
+from plinius.jsonvalue import Json, JsonText, from_json, to_json
 from plinius.slots.chunks import cut
 from plinius.slots.layout import Layout
 from plinius.snapshot import ITEM_BYTES, Snapshot, TensorBytes, TensorSpec
@@ -79,21 +79,18 @@ def encode_manifest(
     Raises StateError if it has more than `MAX_MANIFEST_BYTES`.
     """
     runs: list[Json] = [[by, len([*run])] for by, run in itertools.groupby(sealed_by)]
-    rest = to_json(
+    plain = to_json(
         {
             "previous": previous,
             "iteration": snapshot.iteration,
             "identity": snapshot.identity,
             "environment": snapshot.environment,
-            "tensors": [
-                [t.name, t.dtype, list(t.shape), None if t.order is None else list(t.order)]
-                for t in tensors
-            ],
+            "tensors": JsonText(b"[" + b",".join([t.json for t in tensors]) + b"]"),
             "sealed_by": runs,
             "salts": {str(commit): salt.hex() for commit, salt in salts.items()},
+            "values": JsonText(values) if values else None,
         }
     )
-    plain = rest[:-1] + b',"values":' + (values or b"null") + b"}"
     if len(plain) > MAX_MANIFEST_BYTES:
         raise StateError(
             f"The state has {len(tensors):,} tensors, whose names and shapes take {len(plain):,} "

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from plinius import sealing
 from plinius.slots.chunks import Chunk, cut
-from plinius.snapshot import TensorBytes
+from plinius.snapshot import TensorBytes, TensorSpec
 
 LEAST_WAIT, MOST_WAIT = 8, 64
 SLOT_HEAD = struct.Struct("<Q56x32sQ24x")
@@ -86,25 +86,29 @@ class Planner:
     """Plans commits, by what is known of the chunks in the two slots."""
 
     def __init__(self) -> None:
-        self._specs: list[tuple[object, ...]] = []
+        self._tensors: Sequence[TensorSpec] = ()
         self._stored: list[dict[int, StoredChunk]] = [{}, {}]
         self._back_offs: dict[int, _BackOff] = {}
         self._versions: dict[int, _Versions] = {}
         self.chunks: list[Chunk] = []
 
-    def divide(self, tensors: Sequence[TensorBytes]) -> None:
-        """Divide tensors into chunks. If their specs are new, nothing in the slots is of use."""
-        specs: list[tuple[object, ...]] = [(t.name, t.dtype, t.shape, t.order) for t in tensors]
-        if specs != self._specs:
+    def divide(
+        self, tensors: Sequence[TensorSpec], versions: Sequence[Hashable] | None = None
+    ) -> None:
+        """Divide tensors into chunks. If their specs are new, nothing in the slots is of use.
+
+        `versions` are those of the first tensors; of the others nothing is trusted.
+        """
+        if not _same_specs(tensors, self._tensors):
             self.forget()
-            self._specs, self.chunks = specs, cut([tensor.nbytes for tensor in tensors])
-        self._versions = {}
-        if any(tensor.version is not None for tensor in tensors):
-            self._versions = {chunk.number: _versions(chunk, tensors) for chunk in self.chunks}
+            self.chunks = cut([tensor.nbytes for tensor in tensors])
+        self._tensors, self._versions = tensors, {}
+        if versions:
+            self._versions = {chunk.number: _versions(chunk, versions) for chunk in self.chunks}
 
     def forget(self) -> None:
         """Rely on nothing in the slots."""
-        self._specs, self._stored, self._back_offs = [], [{}, {}], {}
+        self._tensors, self._stored, self._back_offs = (), [{}, {}], {}
 
     def candidates(self, number: int) -> list[Chunk]:
         """The chunks whose fingerprint decides whether commit `number` seals them."""
@@ -166,6 +170,19 @@ class Planner:
             other[chunk] = other[chunk]._replace(fingerprint=None)
 
 
-def _versions(chunk: Chunk, tensors: Sequence[TensorBytes]) -> _Versions:
-    versions = tuple(tensors[segment.tensor].version for segment in chunk.segments)
-    return None if None in versions else versions
+def _versions(chunk: Chunk, versions: Sequence[Hashable]) -> _Versions:
+    if chunk.segments[-1].tensor >= len(versions):
+        return None
+    found = tuple(versions[segment.tensor] for segment in chunk.segments)
+    return None if None in found else found
+
+
+def _same_specs(tensors: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> bool:
+    if len(tensors) != len(others):
+        return False
+    return all(
+        one is other
+        or (one.name, one.dtype, one.shape, one.order)
+        == (other.name, other.dtype, other.shape, other.order)
+        for one, other in zip(tensors, others, strict=True)
+    )

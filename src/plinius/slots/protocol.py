@@ -222,9 +222,8 @@ class Slots:
         """Plan the next commit."""
         tensors, values = with_values(snapshot)
         planner, number = self._planner, self._pinned.counter + 1
-        planner.divide(tensors)
-        data = [tensor.data for tensor in tensors]
-        found = self._workers.fingerprints(planner.candidates(number), data)
+        planner.divide(tensors, snapshot.versions)
+        found = self._workers.fingerprints(planner.candidates(number), tensors)
         plan = planner.plan(number, found)
         stored = plan.unchanged
         chunks = [stored.get(chunk.number) for chunk in planner.chunks]
@@ -285,7 +284,7 @@ class Slots:
         self._medium.write(layout.manifest(plan.number), sealed)
         taken = self._workers.seal(
             plan.dirty,
-            [tensor.data for tensor in commit.tensors],
+            commit.tensors,
             plan.fingerprinted,
             sealer,
             lambda chunk: self._aad(plan.number, chunk.number),

@@ -10,16 +10,19 @@ from functools import partial
 
 import xxhash
 
-from plinius.pm.block_writer import Writer, private_memory
+from plinius.pm.block_writer import Writer
 from plinius.pm.medium import Medium
+from plinius.pm.private_memory import gather, private_memory
 from plinius.sealing import TAG_BYTES, Sealer, fresh
 from plinius.slots.chunks import CHUNK_BYTES, Chunk, blocks_of
+from plinius.snapshot import TensorBytes
 from plinius.threads import Job, JobThread
 
 _SHARE_BYTES = 2 << 20  # less than this is not worth another thread
 
 Aad = Callable[[Chunk], bytes]
 Fingerprints = dict[int, bytes]
+Tensors = Sequence[TensorBytes]
 
 
 class Workers:
@@ -36,7 +39,7 @@ class Workers:
     def _new_workers(self) -> "list[_Worker]":
         return [_Worker(self._medium, self._seed) for _ in range(self._count)]
 
-    def fingerprints(self, chunks: Sequence[Chunk], tensors: Sequence[memoryview]) -> Fingerprints:
+    def fingerprints(self, chunks: Sequence[Chunk], tensors: Tensors) -> Fingerprints:
         """The fingerprints (XXH3, 16 bytes) of chunks as they are now, by number."""
         found: Fingerprints = {}
         self._run(
@@ -48,7 +51,7 @@ class Workers:
     def seal(
         self,
         dirty: Sequence[Chunk],
-        tensors: Sequence[memoryview],
+        tensors: Tensors,
         fingerprinted: set[int],
         sealer: Sealer,
         aad: Aad,
@@ -139,16 +142,14 @@ class _Worker:
         self._plain = private_memory(CHUNK_BYTES)
         self._sealed = private_memory(CHUNK_BYTES)
 
-    def fingerprint(
-        self, chunks: list[Chunk], tensors: Sequence[memoryview], found: Fingerprints
-    ) -> None:
+    def fingerprint(self, chunks: list[Chunk], tensors: Tensors, found: Fingerprints) -> None:
         for chunk in chunks:
             found[chunk.number] = self._fingerprint(self._gathered(chunk, tensors))
 
     def seal(
         self,
         dirty: list[Chunk],
-        tensors: Sequence[memoryview],
+        tensors: Tensors,
         fingerprinted: set[int],
         found: Fingerprints,
         sealer: Sealer,
@@ -200,16 +201,15 @@ class _Worker:
         copy[:] = plain
         return copy
 
-    def _gathered(self, chunk: Chunk, tensors: Sequence[memoryview]) -> memoryview:
+    def _gathered(self, chunk: Chunk, tensors: Tensors) -> memoryview:
         """The plaintext of a chunk in contiguous memory."""
-        first = chunk.segments[0]
-        if len(chunk.segments) == 1:
-            return tensors[first.tensor][first.start : first.end]
-        end = 0
-        for segment in chunk.segments:
-            start, end = end, end + segment.end - segment.start
-            self._plain[start:end] = tensors[segment.tensor][segment.start : segment.end]
-        return self._plain[:end]
+        segments = chunk.segments
+        if len(segments) == 1:
+            return tensors[segments[0].tensor].data[segments[0].start : segments[0].end]
+        plain = self._plain[: chunk.sealed_bytes - TAG_BYTES]
+        addresses = [tensors[segment.tensor].address + segment.start for segment in segments]
+        gather(plain, addresses, [segment.end - segment.start for segment in segments])
+        return plain
 
     def _scatter(self, chunk: Chunk, plain: memoryview, outs: Sequence[memoryview]) -> None:
         end = 0

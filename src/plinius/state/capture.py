@@ -2,18 +2,20 @@
 
 import logging
 import random
-from collections.abc import Callable, Hashable, MutableMapping
+from collections.abc import Callable, Hashable, MutableMapping, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from plinius.jsonvalue import Json
+from plinius.jsonvalue import Json, JsonText, to_json
 from plinius.snapshot import TensorBytes
 from plinius.state.class_lookup import Classes
 from plinius.state.codec import UNKNOWN, Blueprint, Encoder, pointer, refused
 from plinius.state.codecs.generators import Generator, generator_state, set_generator_state
 from plinius.state.codecs.stateful_objects import loads_later
+from plinius.state.copies import Copies
+from plinius.state.encoding_cache import EncodingCache, is_gradient
 from plinius.state.optimizers import lost_parameters, optimizers_in, owned_by
 from plinius.state.tensor_memory import Memory, Place, place_of, storage_of
 from plinius.state.version_tracker import VersionTracker
@@ -27,22 +29,30 @@ Shape = tuple[tuple[str, str], ...]
 
 
 class EncodedState(NamedTuple):
-    """The live state: its JSON, its tensors and their places, and the blueprints of its objects."""
+    """The live state: its JSON, its tensors, and the blueprints of its objects.
+
+    `stored` are the bytes of the tensors whose encoding came from the cache. torch counts no writes
+    to the tensors in `uncounted`. `addresses` are those of all tensors.
+    """
 
     json: dict[str, Json]
     tensors: dict[str, torch.Tensor]
-    places: dict[str, Place]
     blueprints: dict[str, Blueprint]
+    stored: dict[str, TensorBytes]
+    uncounted: Set[str]
+    addresses: Set[int]
 
 
 class CapturedState(NamedTuple):
     """The state at one moment: the bytes of its tensors, and its values.
 
+    `versions` are those of the tensors if they are trusted; None stands for an unknown one.
     `shared` are the tensors whose bytes were not copied, with their versions at that moment.
     """
 
     tensors: tuple[TensorBytes, ...]
     values: dict[str, Json]
+    versions: list[Hashable] | None
     shared: dict[str, tuple[torch.Tensor, Hashable]]
 
 
@@ -69,9 +79,11 @@ class RunState:
         self._tracker = (
             VersionTracker(before_step if only_steps_write else None) if watching else None
         )
-        self._memories: dict[str, Memory] = {}
+        self._cache = EncodingCache()
+        self._described: dict[str, tuple[object, JsonText]] = {}
+        self._stored: dict[str, tuple[Place, TensorBytes]] = {}  # of tensors not in the cache
         self._always_copied: set[str] = set()
-        self._copies = memoryview(bytearray())
+        self._copies = Copies()
         self._may_draw, self._drew = True, False
         first = self.encode(register=True)
         self._may_draw = self._drew or any(
@@ -81,7 +93,7 @@ class RunState:
         self._blueprints = {
             path: blueprint._replace(live=None) for path, blueprint in first.blueprints.items()
         }
-        self._lost = set(lost_parameters(optimizers_in(parts), first.places))
+        self._lost = set(lost_parameters(optimizers_in(parts), first.addresses))
         for path in sorted(self._lost):
             _log.warning(
                 "%s steps parameters that are not in the state: they will not be mirrored", path
@@ -97,55 +109,37 @@ class RunState:
         if self._tracker:
             self._tracker.watch([optimizer for _, optimizer in optimizers_in(self.parts)])
         self._require_names()
-        encoded = self.encode()
-        for path, blueprint in encoded.blueprints.items():
-            _require_rebuildable(path, self._blueprints.get(path), blueprint)
+        encoded = self.encode(cache=self._cache)
         self._require_parameters(encoded)
-        owned = self._owned() if copied and self._only_steps else set()
-        tensors, shared = [], {}
-        for name, tensor in encoded.tensors.items():
-            memory = self._memory_of(name, tensor, encoded.places[name])
-            version = self._tracker.version(tensor, memory) if self._tracker else None
-            if name not in self._always_copied and memory.own and storage_of(tensor) in owned:
-                shared[name] = (tensor, version)
-            tensors.append(
-                TensorBytes(
-                    name, memory.dtype, memory.shape, memory.data, order=memory.order,
-                    version=version if self._trusted else None,
-                )
-            )  # fmt: skip
-        # Gradients are not kept: they would stay in memory beside the next ones.
-        self._memories = {
-            name: memory
-            for name, memory in self._memories.items()
-            if name in encoded.tensors and "/~grad" not in name
-        }
+        tensors = self._tensor_bytes(encoded)
+        trusted = self._tracker if self._trusted else None
+        versions = self._versions(trusted, tensors, encoded) if trusted else None
+        shared = self._shared(encoded) if copied and self._only_steps else {}
         if copied:
-            tensors = self._copied(tensors, shared)
-        return CapturedState(tuple(tensors), encoded.json, shared)
+            tensors = self._copies.of(tensors, shared)
+        self._cache.end()
+        return CapturedState(tuple(tensors), encoded.json, versions, shared)
 
     def written_since(self, captured: CapturedState) -> list[str]:
         """The names of shared tensors that were written to since; from now on these are copied."""
         written = [
             name
             for name, (tensor, version) in captured.shared.items()
-            if self._tracker
-            and self._tracker.version(tensor, self._memory_of(name, tensor, place_of(tensor)))
-            != version
+            if self._version_of(tensor) != version
         ]
         self._always_copied.update(written)
         return written
 
-    def encode(self, *, register: bool = False) -> EncodedState:
+    def encode(self, *, register: bool = False, cache: EncodingCache | None = None) -> EncodedState:
         """Encode the live state. Raises StateError for what cannot be mirrored."""
-        encoder = Encoder(self.classes, register=register)
+        encoder = Encoder(self.classes, register=register, cache=cache)
         shared = generators()
         before = (
             {name: generator_state(it) for name, it in shared.items()} if self._may_draw else {}
         )
         json = {STATE: encoder.node({**self.parts}, STATE)}
         json[OBJECTS] = {
-            path: [blueprint.cls, [[*it] for it in blueprint.shape]]
+            path: self._description(path, blueprint, checked=cache is not None)
             for path, blueprint in encoder.blueprints.items()
         }
         for name, state in before.items():  # a loader may draw when it is asked for its state
@@ -153,12 +147,27 @@ class RunState:
                 set_generator_state(shared[name], state)
                 self._drew = True
         json[RNG] = encoder.separately(lambda: encoder.node(shared, RNG))
-        return EncodedState(json, encoder.tensors, encoder.places, encoder.blueprints)
+        return EncodedState(
+            json, encoder.tensors, encoder.blueprints, encoder.stored, encoder.uncounted,
+            encoder.names_at.keys(),
+        )  # fmt: skip
 
     def close(self) -> None:
         """Remove the hooks from the optimizers."""
         if self._tracker:
             self._tracker.close()
+
+    def _description(self, path: str, blueprint: Blueprint, *, checked: bool) -> Json:
+        """What `mirror_in` requires of an object; `checked` against the object as it was built."""
+        what = blueprint.cls, blueprint.shape
+        known = self._described.get(path)
+        if checked and known and known[0] == what:
+            return known[1]
+        description: Json = [blueprint.cls, [[*it] for it in blueprint.shape]]
+        if checked:
+            _require_rebuildable(path, self._blueprints.get(path), blueprint)
+            self._described[path] = what, JsonText(to_json(description))
+        return description
 
     def _require_names(self) -> None:
         for name in self._names ^ set(self.parts):
@@ -176,43 +185,62 @@ class RunState:
             for path, blueprint in encoded.blueprints.items()
             if isinstance(blueprint.live, torch.optim.Optimizer) and path not in self._lost
         )
-        for path in lost_parameters(optimizers, encoded.places):
+        for path in lost_parameters(optimizers, encoded.addresses):
             raise refused(
                 path,
                 "steps parameters that are not in the state any more",
                 "Replace parameters in the optimizer too, or before Mirror.open",
             )
 
-    def _owned(self) -> set[int]:
-        """The storages of the parameters and the state of all optimizers."""
-        return {
+    def _tensor_bytes(self, encoded: EncodedState) -> list[TensorBytes]:
+        """The bytes of all tensors; those made for an earlier commit if they are still right."""
+        found, kept = dict(encoded.stored), {}
+        for name in encoded.tensors.keys() - encoded.stored.keys():
+            tensor = encoded.tensors[name]
+            place = place_of(tensor)
+            known = self._stored.get(name)
+            if known and known[0] == place:
+                found[name], kept[name] = known[1], known
+                continue
+            memory = Memory(tensor)
+            found[name] = memory.named(name)
+            if memory.own and not is_gradient(name):
+                kept[name] = place, found[name]
+        self._stored = kept
+        return [*map(found.__getitem__, encoded.tensors)]
+
+    def _versions(
+        self, tracker: VersionTracker, tensors: list[TensorBytes], encoded: EncodedState
+    ) -> list[Hashable]:
+        """Of each tensor its memory, kept so that no other gets it, and its counts of writes."""
+        counts = tracker.counts(encoded.tensors.values())
+        unknown = encoded.uncounted | (
+            encoded.tensors.keys() - encoded.stored.keys() - self._stored.keys()
+        )
+        return [
+            None if name in unknown or is_gradient(name) else (it, *count)
+            for name, it, count in zip(encoded.tensors, tensors, counts, strict=True)
+        ]
+
+    def _shared(self, encoded: EncodedState) -> dict[str, tuple[torch.Tensor, Hashable]]:
+        """The tensors that only steps of the optimizers may write to, and their versions now."""
+        owned = {
             storage_of(tensor)
             for _, optimizer in optimizers_in(self.parts)
             for tensor in owned_by(optimizer)
         }
+        copied = self._always_copied | encoded.uncounted
+        return {
+            name: (tensor, self._version_of(tensor))
+            for name, tensor in encoded.tensors.items()
+            if storage_of(tensor) in owned
+            and name not in copied
+            and (name in encoded.stored or name in self._stored)
+        }
 
-    def _copied(
-        self, tensors: list[TensorBytes], shared: dict[str, tuple[torch.Tensor, Hashable]]
-    ) -> list[TensorBytes]:
-        """The tensors with copies of their bytes, in memory that is used again for each commit."""
-        total = sum(it.nbytes for it in tensors if it.name not in shared)
-        if len(self._copies) < total:
-            self._copies = np.empty(total, np.uint8).data
-        copies, end = [], 0
-        for it in tensors:
-            if it.name not in shared:
-                start, end = end, end + it.nbytes
-                self._copies[start:end] = it.data
-                it = it.with_data(self._copies[start:end])
-            copies.append(it)
-        return copies
-
-    def _memory_of(self, name: str, tensor: torch.Tensor, place: Place) -> Memory:
-        """A tensor's memory; the one made for an earlier commit if it is still right."""
-        memory = self._memories.get(name)
-        if memory is None or not memory.is_at(place):
-            memory = self._memories[name] = Memory(tensor, place)
-        return memory
+    def _version_of(self, tensor: torch.Tensor) -> Hashable:
+        assert self._tracker
+        return place_of(tensor), [*self._tracker.counts([tensor])], self._tracker.steps
 
 
 def generators() -> dict[str, Generator]:

@@ -11,17 +11,28 @@ several places is stored once, under its first name. A container that appears tw
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json
+from plinius.snapshot import TensorBytes
 from plinius.state.class_lookup import Classes
-from plinius.state.tensor_memory import NAMES, Place, has_storage, place_of
+from plinius.state.encoding_cache import (
+    LEAST_ITEMS,
+    Description,
+    Encode,
+    EncodingCache,
+    Structure,
+    structure_of_tree,
+)
+from plinius.state.tensor_memory import NAMES, has_storage, place_of
 
 MAX_DEPTH = 64
+_T = TypeVar("_T")
 ABSENT: Any = object()
 """Stands for the live value where there is none."""
 
@@ -104,19 +115,26 @@ CODECS = CodecTable()
 class Encoder:
     """Encodes one live state.
 
-    `tensors` are those found, by name, and `places` says where each is in memory; nothing is
-    copied. `blueprints` are of the objects that only the program can build, by path.
+    `tensors` are those found, by name; nothing is copied. `blueprints` are of the objects that only
+    the program can build, by path. `stored` are the bytes of those tensors whose encoding comes
+    from the cache. `uncounted` are the names of tensors whose writes torch does not count: arrays.
     """
 
-    def __init__(self, classes: Classes, *, register: bool = False) -> None:
-        """With `register`, the classes of the values are added to `classes`."""
-        self.classes, self.register = classes, register
+    def __init__(
+        self, classes: Classes, *, register: bool = False, cache: EncodingCache | None = None
+    ) -> None:
+        """With `register`, the classes of the values are added to `classes`.
+
+        With a `cache`, a part of the JSON can be JsonText.
+        """
+        self.classes, self.register, self._cache = classes, register, cache
         self.tensors: dict[str, torch.Tensor] = {}
-        self.places: dict[str, Place] = {}
+        self.stored: dict[str, TensorBytes] = {}
+        self.uncounted: set[str] = set()
         self.blueprints: dict[str, Blueprint] = {}
-        self._names: dict[Place, str] = {}
-        self._seen: dict[int, tuple[str, object]] = {}  # by id; kept alive, or ids would repeat
-        self._within: list[int] = []
+        self.names_at: dict[int, tuple[str, ...]] = {}  # by address
+        self.seen: dict[int, tuple[str, object]] = {}  # by id; kept alive, or ids would repeat
+        self._within: set[int] = set()
         self._depth = 0
         self.in_key = False
 
@@ -161,14 +179,17 @@ class Encoder:
             raise refused(path, f"is a tensor of {tensor.dtype}", way)
         if not has_storage(tensor):
             raise refused(path, "is a tensor whose storage was freed (resize_(0))")
-        place = place_of(tensor)
-        name = self._names.get(place)
-        if name is not None and tensor.numel():  # empty tensors may all have one address
-            return name
+        if tensor.numel():  # empty tensors may all have one address
+            address = tensor.data_ptr()
+            others = self.names_at.get(address, ())
+            for name in others:
+                if place_of(self.tensors[name]) == place_of(tensor):
+                    return name
         while path in self.tensors:  # one dict may have a key 1 and a key "1"
             path += "~"
-        self._names[place] = path
-        self.tensors[path], self.places[path] = tensor, place
+        if tensor.numel():
+            self.names_at[address] = (*others, path)
+        self.tensors[path] = tensor
         return path
 
     def blueprint(self, path: str, blueprint: Blueprint) -> None:
@@ -177,34 +198,40 @@ class Encoder:
             raise refused(path, "has a name that another object in the state has too")
         self.blueprints[path] = blueprint
 
-    def separately(self, encode: Callable[[], Json]) -> Json:
+    def separately(self, encode: Callable[[], _T]) -> _T:
         """Encode what is loaded as a whole: `same` then points only to what is within it."""
-        before, self._seen = self._seen, {}
+        before, self.seen = self.seen, {}
         try:
             return encode()
         finally:
-            self._seen = before
+            self.seen = before
+
+    def cached(
+        self, path: str, structure: Callable[[], Structure | None], encode: Encode
+    ) -> tuple[Json, Description]:
+        """What `encode` returns; from the cache, if there is one and the structure is unchanged."""
+        if self._cache is None or self.in_key:
+            return encode()
+        return self._cache.encode(self, path, structure, encode)
 
     def _shared(self, codec: Codec, value: Any, path: str) -> Json:
         if self.in_key:
             raise refused(path, f"has a {type(value).__qualname__} as a key")
         if id(value) in self._within:
             raise refused(path, "contains itself")
-        seen = self._seen.get(id(value))
+        seen = self.seen.get(id(value))
         if seen is not None:
             return {"same": seen[0]}
-        self._seen[id(value)] = path, value
-        if len(self._within) >= MAX_DEPTH:
-            raise refused(path, "is nested too deeply")
-        self._within.append(id(value))
+        self.seen[id(value)] = path, value
+        self._within.add(id(value))
         try:
             return self._tagged(codec, value, path)
         finally:
-            self._within.pop()
+            self._within.discard(id(value))
 
-    def deeper(self, path: str, encode: Callable[[], Json]) -> Json:
+    def deeper(self, path: str, encode: Callable[[], _T]) -> _T:
         """Encode one level further down. Raises StateError where those are too many."""
-        if self._depth > MAX_DEPTH:  # the containers end at MAX_DEPTH, and hold what is plain
+        if self._depth >= MAX_DEPTH:
             raise refused(path, "is nested too deeply")
         self._depth += 1
         try:
@@ -213,8 +240,14 @@ class Encoder:
             self._depth -= 1
 
     def _tagged(self, codec: Codec, value: Any, path: str) -> Json:
-        payload = self.deeper(path, lambda: codec.encode(self, value, path))
+        payload = self.deeper(path, partial(self._payload, codec, value, path))
         return payload if codec.tag in ("list", "str") else {codec.tag: payload}
+
+    def _payload(self, codec: Codec, value: Any, path: str) -> Json:
+        if type(value) in (dict, list, tuple) and len(value) >= LEAST_ITEMS:
+            structure = partial(structure_of_tree, value)
+            return self.cached(path, structure, lambda: (codec.encode(self, value, path), ()))[0]
+        return codec.encode(self, value, path)
 
 
 class Decoder:

@@ -15,13 +15,12 @@ _TUNING = ("ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "ATEN_", "TORCH_
 
 def environment() -> dict[str, Json]:
     """What must be equal for a resume to be bit-identical."""
-    tuning = {n: v for n, v in os.environ.items() if n.startswith(_TUNING)}
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "model": _cpu_model(),
-        "tuning": " ".join(f"{name}={tuning[name]}" for name in sorted(tuning)),
+        "tuning": _tuning(),
     }
 
 
@@ -40,6 +39,13 @@ def show(value: Json) -> str:
     """A value in at most 40 characters, for a message."""
     text = "unknown" if value is None else str(value)
     return text if len(text) <= 40 else text[:16] + "…"
+
+
+@functools.cache
+def _tuning() -> str:
+    """The variables that tune torch and its libraries, which read them when they are loaded."""
+    tuning = {n: v for n, v in os.environ.items() if n.startswith(_TUNING)}
+    return " ".join(f"{name}={tuning[name]}" for name in sorted(tuning))
 
 
 @functools.cache

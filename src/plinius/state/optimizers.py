@@ -1,12 +1,10 @@
 """The optimizers in a state, and which tensors are theirs."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, MutableMapping, Set
 from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
-
-from plinius.state.tensor_memory import Place
 
 
 def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
@@ -41,11 +39,8 @@ def _optimizers(
             yield from _optimizers(item, f"{path}/{index}" if path else str(index), seen)
 
 
-def lost_parameters(
-    optimizers: Iterator[tuple[str, Any]], places: Mapping[str, Place]
-) -> list[str]:
-    """The paths of optimizers that step parameters which are not in the state."""
-    held = {place[0] for place in places.values()}
+def lost_parameters(optimizers: Iterator[tuple[str, Any]], held: Set[int]) -> list[str]:
+    """The paths of optimizers that step parameters which are not at any address in `held`."""
     return [
         path
         for path, optimizer in optimizers

@@ -46,7 +46,7 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
         tensors = _read(now, manifest, read, written)
         after = state.encode()
         # Tensors that the objects show themselves are restored; the others must be loaded.
-        own = {name for name, it in tensors.items() if place_of(it) == after.places.get(name)}
+        own = {name for name, it in tensors.items() if _is_at(it, after.tensors.get(name))}
         if not _is_back(after, manifest, own):
             decoder = Decoder(tensors, state.classes, own, after.blueprints)
             parts = decoder.root(manifest.values[STATE], STATE, {**state.parts})
@@ -169,6 +169,10 @@ def _extent(tensor: torch.Tensor) -> int:
 
 def _same_items(one: torch.Tensor, other: torch.Tensor) -> bool:
     return Memory(one.contiguous()).data == Memory(other.contiguous()).data
+
+
+def _is_at(tensor: torch.Tensor, other: torch.Tensor | None) -> bool:
+    return other is not None and place_of(tensor) == place_of(other)
 
 
 def _is_back(after: EncodedState, manifest: Manifest, own: set[str]) -> bool:

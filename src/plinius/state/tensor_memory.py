@@ -18,23 +18,22 @@ class Memory:
     """The items of a tensor as bytes, in the order of its memory.
 
     `data` is the tensor's own memory if `own`. Otherwise (its items have gaps or overlap) it is a
-    copy in row-major order. It keeps the tensor alive, so no other tensor can get its address.
+    copy in row-major order. `data` keeps the tensor alive, so no other can get its address.
     """
 
-    __slots__ = ("_place", "data", "dtype", "order", "own", "shape")
+    __slots__ = ("data", "dtype", "order", "own", "shape")
 
-    def __init__(self, tensor: torch.Tensor, place: Place | None = None) -> None:
+    def __init__(self, tensor: torch.Tensor) -> None:
         self.dtype, self.shape = tensor_type(tensor)
         self.order = order_of(tensor)
         in_order = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
         packed = in_order.resolve_conj().resolve_neg().contiguous()
         self.data = _bytes_of(packed)
         self.own = packed.data_ptr() == tensor.data_ptr()
-        self._place = place or place_of(tensor)
 
-    def is_at(self, place: Place) -> bool:
-        """Whether `data` is the memory of a tensor at this place, not a copy."""
-        return self.own and self._place == place
+    def named(self, name: str) -> TensorBytes:
+        """These bytes under a name."""
+        return TensorBytes(name, self.dtype, self.shape, self.data, order=self.order)
 
 
 class _ByAddress:

@@ -6,43 +6,62 @@ optimizers in the state are counted here as well, because of their fused kernels
 """
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from plinius.state.optimizers import owned_by
-from plinius.state.tensor_memory import Memory, storage_of
+from plinius.state.tensor_memory import storage_of
 
 Optimizers = list[torch.optim.Optimizer]
 
 
 class VersionTracker:
-    """Counts the steps of optimizers, and gives tensors a version that includes these."""
+    """Counts the steps of optimizers, and the writes to tensors with these included."""
 
     def __init__(self, before_step: Callable[[], None] | None = None) -> None:
         """`before_step` is called before any step of an optimizer that is watched."""
         self._before_step = before_step
-        self._steps = 0
-        self._last_step: dict[int, int] = {}  # storage -> the last step that wrote to it
+        self.steps = 0
+        self._stepped: dict[int, int] = {}  # optimizer -> its last step since the last `watch`
+        self._owned: dict[int, set[int]] = {}  # optimizer -> storages that its steps may write to
+        self._last_step: dict[int, int] = {}  # storage -> the last step that may have written to it
         self._handles: dict[int, list[Any]] = {}
 
     def watch(self, optimizers: Optimizers) -> None:
-        """Count the steps of these optimizers from now on, and of no others."""
+        """Count the steps of these optimizers from now on, and of no others.
+
+        What they own before a step or after it counts as written by it.
+        """
         for key in self._handles.keys() - {id(it) for it in optimizers}:
+            self._add_steps(key)
             self._drop(key)
         for optimizer in optimizers:
-            if id(optimizer) not in self._handles:
-                handles = [optimizer.register_step_post_hook(_weak_hook(self._stepped))]
+            key = id(optimizer)
+            if key not in self._handles:
+                handles = [optimizer.register_step_post_hook(_weak_hook(self._after_step))]
                 if self._before_step:
                     handles.append(optimizer.register_step_pre_hook(_weak_hook(self._step)))
-                self._handles[id(optimizer)] = handles
+                self._handles[key] = handles
+            elif key not in self._stepped:
+                continue
+            self._add_steps(key)
+            self._owned[key] = {storage_of(tensor) for tensor in owned_by(optimizer)}
+            self._add_steps(key)
+            self._stepped.pop(key, None)
 
-    def version(self, tensor: torch.Tensor, memory: Memory) -> Hashable:
-        """Equal versions mean the same memory and no counted write; None if nothing is counted."""
-        if tensor.is_inference() or not memory.own:
-            return None
-        return memory, tensor._version, self._last_step.get(storage_of(tensor), 0)
+    def counts(self, tensors: Collection[torch.Tensor]) -> Iterator[tuple[Hashable, int]]:
+        """The counted writes to tensors. To an inference tensor none are: it is always another."""
+        if any(map(torch.Tensor.is_inference, tensors)):
+            versions: Iterable[Hashable] = (
+                object() if tensor.is_inference() else tensor._version for tensor in tensors
+            )
+        else:
+            versions = map(attrgetter("_version"), tensors)
+        steps = (self._last_step.get(storage, 0) for storage in map(storage_of, tensors))
+        return zip(versions, steps, strict=True)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -52,15 +71,21 @@ class VersionTracker:
     def _drop(self, key: int) -> None:
         for handle in self._handles.pop(key):
             handle.remove()
+        self._stepped.pop(key, None)
+        self._owned.pop(key, None)
+
+    def _add_steps(self, key: int) -> None:
+        step = self._stepped.get(key)
+        if step is not None:
+            self._last_step.update(dict.fromkeys(self._owned.get(key, ()), step))
 
     def _step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._before_step:
             self._before_step()
 
-    def _stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        self._steps += 1
-        for tensor in owned_by(optimizer):
-            self._last_step[storage_of(tensor)] = self._steps
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.steps += 1
+        self._stepped[id(optimizer)] = self.steps
 
 
 def _weak_hook(method: Callable[[torch.optim.Optimizer], None]) -> Callable[..., None]:

@@ -25,6 +25,7 @@ from plinius.state.codec import (
 from plinius.state.codecs.stateful_objects import STATEFUL_PROTOCOL, load, not_built, state_of
 from plinius.state.codecs.tensors import set_grad
 from plinius.state.codecs.user_classes import DATACLASS_PROTOCOL
+from plinius.state.encoding_cache import Description, structure_of_module
 from plinius.state.tensor_memory import (
     NAMES,
     copy_items,
@@ -60,24 +61,28 @@ def module_tensors(module: nn.Module) -> dict[str, ModuleTensor]:
 
 
 def _encode_module(encoder: Encoder, value: nn.Module, path: str) -> Json:
-    raw = module_tensors(value)
-
-    def encode() -> Json:
-        state = state_of(value, path)
+    def encode() -> tuple[Json, Description]:
+        raw, state = module_tensors(value), state_of(value, path)
         entries: list[Json] = [
             [key, _entry(encoder, item, pointer(path, key))] for key, item in state.items()
         ]
-        return {"state": entries, **_extra_tensors(encoder, raw, state, path), **_flags(value, raw)}
+        extra, flags = _extra_tensors(encoder, raw, state, path), _flags(value, raw)
+        return {"state": entries, **extra, **flags}, _shapes(raw)
 
-    payload = encoder.separately(encode)
+    payload, shape = encoder.separately(
+        lambda: encoder.cached(path, lambda: structure_of_module(value), encode)
+    )
+    encoder.blueprint(path, Blueprint("module", shape, payload, value))
+    return payload
+
+
+def _shapes(raw: dict[str, ModuleTensor]) -> Description:
     first: dict[int, str] = {}
-    shape = tuple(
+    return tuple(
         (name, _shape(it) + _tied(it, name, first))
         for name, it in raw.items()
         if not _is_temporary(it)
     )
-    encoder.blueprint(path, Blueprint("module", shape, payload, value))
-    return payload
 
 
 def _shape(raw: ModuleTensor) -> str:

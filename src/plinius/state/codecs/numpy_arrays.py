@@ -21,7 +21,11 @@ def _encode_array(encoder: Encoder, value: np.ndarray[Any, Any], path: str) -> J
         if type(value) not in (np.matrix, np.recarray):
             raise refused(path, f"is an array of class {type(value).__qualname__}")
         cls = name_of(type(value))
-    node: Json = {"tensor": encoder.tensor(bytes_of_array(value), path)} if value.size else None
+    node: Json = None
+    if value.size:
+        name = encoder.tensor(bytes_of_array(value), path)
+        encoder.uncounted.add(name)
+        node = {"tensor": name}
     return [node, _descr(value.dtype), list(value.shape), [*array_order(value)], cls]
 
 

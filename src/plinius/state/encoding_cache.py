@@ -1,0 +1,370 @@
+"""The cache of encodings: what has the structure of the last commit is not encoded again.
+
+An entry covers one module, or one container of plain values and tensors. Its encoding depends on
+
+- its form: types, keys, and values that are not tensors;
+- the facts of its tensors: shape, strides, dtype ..., all but their addresses and their items;
+- which of its tensors are at one address;
+- whether a tensor or container in it was encoded before, elsewhere in the state.
+
+All of these are compared at every commit, so a hit gives what encoding would give. Each comparison
+is one pass in C over all tensors.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import nn
+
+from plinius.jsonvalue import Json, JsonText, to_json
+from plinius.snapshot import TensorBytes
+from plinius.state.tensor_memory import Memory, Place, has_gaps, place_of
+
+LEAST_ITEMS = 16
+"""Smaller containers are encoded each time; what they hold may still be in the cache."""
+_MOST_MISSES = 6
+_PLAIN_TYPES = {torch.Tensor, nn.Parameter, nn.Buffer}
+_SCALARS = {int, bool, str, type(None)}
+_T = torch.Tensor
+
+_FACTS: tuple[Callable[[Iterable[torch.Tensor]], Iterator[object]], ...] = (
+    partial(map, attrgetter("is_cpu")), partial(map, attrgetter("dtype")),
+    partial(map, _T.size), partial(map, _T.stride),  # only a strided tensor has strides
+    partial(map, _T.is_conj), partial(map, _T.is_neg), partial(map, _T.storage_offset),
+    lambda tensors: map(torch.UntypedStorage.nbytes, map(_T.untyped_storage, tensors)),
+)  # fmt: skip
+Description = tuple[tuple[str, str], ...]
+Encode = Callable[[], tuple[Json, Description]]
+
+
+class Structure(NamedTuple):
+    """What an encoding depends on, apart from the facts and addresses of the tensors.
+
+    `containers` are those whose identity matters, because the state may hold them twice.
+    """
+
+    form: list[object]
+    tensors: list[torch.Tensor]
+    containers: list[object]
+
+
+class Target(Protocol):
+    """What an encoder has found so far; see Encoder."""
+
+    tensors: dict[str, torch.Tensor]
+    stored: dict[str, TensorBytes]
+    names_at: dict[int, tuple[str, ...]]
+    seen: dict[int, tuple[str, object]]
+
+
+class EncodingCache:
+    """The encodings of one state, by path."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._misses: dict[str, int] = {}
+        self._waits: dict[str, int] = {}
+        self._visited: set[str] = set()
+
+    def encode(
+        self,
+        target: Target,
+        path: str,
+        structure: Callable[[], Structure | None],
+        encode: Encode,
+    ) -> tuple[Json, Description]:
+        """What `encode` returns, from the cache if that is the same; the JSON is then a JsonText.
+
+        What is often not the same is looked up less often: after 2, 6, 14 ... commits.
+        """
+        self._visited.add(path)
+        if wait := self._waits.get(path, 0):
+            self._waits[path] = wait - 1
+            return encode()
+        now, entry = structure(), self._entries.pop(path, None)
+        if now and entry and entry.add_to(target, now):
+            self._misses.pop(path, None)
+            self._entries[path] = entry
+            return entry.encoded
+        if entry or not now:
+            misses = self._misses[path] = min(self._misses.get(path, 0) + 1, _MOST_MISSES)
+            self._waits[path] = 2**misses - 2
+        if not now or self._waits.get(path):
+            return encode()
+        made, encoded = _Entry.of(target, now, encode)
+        if made:
+            self._entries[path] = made
+        return encoded
+
+    def end(self) -> None:
+        """After each commit: forget what is not in the state any more, and release gradients."""
+        for path in self._entries.keys() - self._visited:
+            del self._entries[path]
+        self._visited = set()
+        for entry in self._entries.values():
+            entry.release_gradients()
+
+
+class _Held(NamedTuple):
+    """The tensors of an entry at their addresses. Replaced as a whole: no interrupt halves it."""
+
+    addresses: list[int]
+    stored: dict[str, TensorBytes]
+    names_at: dict[int, tuple[str, ...]]
+
+
+class _Entry:
+    """One cached encoding, and all that it depends on."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        indices: dict[str, int],
+        paths: list[str],
+        encoded: tuple[Json, Description],
+    ) -> None:
+        tensors = structure.tensors
+        self._form, self._paths, self.encoded = structure.form, paths, encoded
+        self._facts = [(facts, [*facts(tensors)]) for facts in _FACTS]
+        self._indices = indices
+        addresses = [*map(_T.data_ptr, tensors)]
+        self._pattern = _pattern(addresses)
+        self._gradients = [name for name in indices if is_gradient(name)]
+        self._held = self._hold(addresses, tensors, _Held([], {}, {}))
+
+    @classmethod
+    def of(
+        cls, target: Target, structure: Structure, encode: Encode
+    ) -> tuple["_Entry | None", tuple[Json, Description]]:
+        """Encode, and make an entry unless what was encoded is not all in the structure."""
+        tensors, before = structure.tensors, len(target.tensors)
+        alone = (
+            _are_plain(tensors)
+            and target.names_at.keys().isdisjoint(map(_T.data_ptr, tensors))
+            and target.seen.keys().isdisjoint(map(id, structure.containers))
+        )
+        node, description = encode()
+        if not alone or any(map(has_gaps, tensors)):
+            return None, (node, description)
+        indices = _indices([*islice(target.tensors.items(), before, None)], tensors)
+        paths = [target.seen[id(it)][0] for it in structure.containers if id(it) in target.seen]
+        if indices is None or len(paths) != len(structure.containers):
+            return None, (node, description)
+        encoded = JsonText(to_json(node)), description
+        made = cls(structure, indices, paths, encoded)
+        target.stored.update(made._held.stored)
+        return made, encoded
+
+    def add_to(self, target: Target, now: Structure) -> bool:
+        """Add the tensors and containers to the target, unless encoding would not give the same."""
+        tensors = now.tensors
+        if now.form != self._form or not self._has_facts(tensors):
+            return False
+        addresses = [*map(_T.data_ptr, tensors)]
+        if addresses != self._held.addresses:
+            if _pattern(addresses) != self._pattern:
+                return False
+            self._held = self._hold(addresses, tensors, self._held)
+        held, ids = self._held, [*map(id, now.containers)]
+        if not (
+            target.names_at.keys().isdisjoint(held.names_at)
+            and target.tensors.keys().isdisjoint(self._indices)
+            and target.seen.keys().isdisjoint(ids)
+        ):
+            return False
+        there = map(tensors.__getitem__, self._indices.values())
+        target.tensors.update(zip(self._indices, there, strict=True))
+        target.stored.update(held.stored)
+        target.names_at.update(held.names_at)
+        target.seen.update(zip(ids, zip(self._paths, now.containers, strict=True), strict=True))
+        return True
+
+    def release_gradients(self) -> None:
+        """Let go of gradients: they would stay in memory beside the next ones."""
+        if self._gradients:
+            addresses, stored = [*self._held.addresses], {**self._held.stored}
+            for name in self._gradients:
+                stored.pop(name, None)
+                addresses[self._indices[name]] = -1
+            self._held = self._held._replace(addresses=addresses, stored=stored)
+
+    def _has_facts(self, tensors: list[torch.Tensor]) -> bool:
+        try:
+            return all(
+                len(tensors) == len(known) and all(map(operator.eq, facts(tensors), known))
+                for facts, known in self._facts
+            )
+        except RuntimeError:  # it is sparse, or nested, and has no strides
+            return False
+
+    def _hold(self, addresses: list[int], tensors: list[torch.Tensor], old: _Held) -> _Held:
+        stored: dict[str, TensorBytes] = {}
+        names_at: dict[int, tuple[str, ...]] = {}
+        for name, index in self._indices.items():
+            address = addresses[index]
+            if old.stored and old.addresses[index] == address and name in old.stored:
+                stored[name] = old.stored[name]
+            else:
+                stored[name] = Memory(tensors[index]).named(name)
+            if address:  # empty tensors have none
+                names_at[address] = (*names_at.get(address, ()), name)
+        return _Held(addresses, stored, names_at)
+
+
+def is_gradient(name: str) -> bool:
+    """Whether a tensor of this name is a gradient: the next backward pass may make it anew."""
+    return "/~grad" in name
+
+
+def structure_of_tree(value: object) -> Structure | None:
+    """The structure of a container; None if it holds more than containers, values and tensors."""
+    structure = Structure([], [], [])
+    whole = _add_items(value, structure, set(), 0)
+    tensors = structure.tensors
+    if not whole or not tensors or any(map(attrgetter("requires_grad"), tensors)):
+        return None
+    if any(grad is not None for grad in map(attrgetter("grad"), tensors)):
+        return None
+    return structure
+
+
+def structure_of_module(module: nn.Module) -> Structure | None:
+    """The structure of a module; None if its state_dict may show more than its own tensors."""
+    structure = Structure([], [], [])
+    raw: list[torch.Tensor | None] = []
+    if not _add_modules(module, structure.form, raw, set()):
+        return None
+    tensors = [tensor for tensor in raw if tensor is not None]
+    if {*map(type, tensors)} - _PLAIN_TYPES or not all(map(attrgetter("is_leaf"), tensors)):
+        return None
+    grads = [*map(attrgetter("grad"), tensors)]
+    structure.form.extend(map(attrgetter("requires_grad"), tensors))
+    structure.form.extend(grad is None for grad in grads)
+    grads = [grad for grad in grads if grad is not None]
+    if any(map(attrgetter("requires_grad"), grads)) or {*map(type, grads)} - {torch.Tensor}:
+        return None
+    structure.tensors.extend(tensors)
+    structure.tensors.extend(grads)
+    return structure
+
+
+def _add_items(value: Any, structure: Structure, seen: set[int], depth: int) -> bool:
+    """Add a container; False if it is not one, is too deep, or holds something twice."""
+    cls = type(value)
+    if cls is dict:
+        if {*map(type, value)} - {str, int}:
+            return False
+        items: Iterable[Any] = value.values()
+        structure.form.extend((cls, len(value), *value))
+    elif cls is list or cls is tuple:
+        items = value
+        structure.form.extend((cls, len(value)))
+    else:
+        return False
+    if depth > 16 or id(value) in seen:
+        return False
+    if cls is not tuple:  # it does not matter whether two places hold one tuple
+        seen.add(id(value))
+        if depth:  # the encoder has seen the outermost one
+            structure.containers.append(value)
+    types = [*map(type, items)]
+    structure.form.extend(types)
+    if types.count(torch.Tensor) == len(types):
+        structure.tensors.extend(items)
+        return True
+    return all(_add_item(item, structure, seen, depth) for item in items)
+
+
+def _add_item(item: Any, structure: Structure, seen: set[int], depth: int) -> bool:
+    cls = type(item)
+    if cls in _PLAIN_TYPES:
+        structure.tensors.append(item)
+    elif cls in _SCALARS:
+        structure.form.append(item)
+    elif cls is float and item == item:
+        structure.form.append(item.hex())  # 0.0 and -0.0 are equal, and some NaNs look alike
+    else:
+        return _add_items(item, structure, seen, depth + 1)
+    return True
+
+
+def _add_modules(
+    module: nn.Module, form: list[object], tensors: list[torch.Tensor | None], seen: set[int]
+) -> bool:
+    """Add a module and those within; False if torch's own state_dict is not all there is to it."""
+    parameters, buffers, modules = module._parameters, module._buffers, module._modules
+    cls: Any = type(module)
+    if (
+        not _is_plain(cls)
+        or not module.__dict__.keys().isdisjoint(_METHODS)
+        or module._state_dict_hooks
+        or module._state_dict_pre_hooks
+    ):
+        return False
+    seen.add(id(module))
+    form += (id(module), bool(module.training), len(parameters), len(buffers), len(modules))
+    if parameters:
+        form += parameters
+        form += map(id, parameters.values())
+        tensors += parameters.values()
+    if buffers:
+        form += buffers
+        form += map(id, buffers.values())
+        form.append(frozenset(module._non_persistent_buffers_set))
+        tensors += buffers.values()
+    form += modules
+    for inner in modules.values():
+        if inner is None or id(inner) in seen:
+            form.append(id(inner))
+        elif not _add_modules(inner, form, tensors, seen):
+            return False
+    return True
+
+
+_METHODS = {"state_dict", "_save_to_state_dict", "get_extra_state", "named_modules"}
+
+
+@functools.cache
+def _is_plain(cls: Any) -> bool:
+    """Whether a module of this class shows its state as torch's own modules do."""
+    return not issubclass(cls, torch.jit.ScriptModule) and all(
+        getattr(cls, name) is getattr(nn.Module, name) for name in _METHODS
+    )
+
+
+def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
+    return (
+        all(map(attrgetter("is_cpu"), tensors))
+        and {*map(attrgetter("layout"), tensors)} <= {torch.strided}
+        and not any(map(attrgetter("is_nested"), tensors))
+        and not any(map(_T.is_conj, tensors))
+        and not any(map(_T.is_neg, tensors))
+    )
+
+
+def _indices(
+    named: list[tuple[str, torch.Tensor]], tensors: list[torch.Tensor]
+) -> dict[str, int] | None:
+    """For each name the index of its tensor, by where that is in memory; None if one is missing."""
+    by_place: dict[Place, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        by_place.setdefault(place_of(tensor), []).append(index)
+    found: dict[str, int] = {}
+    for name, tensor in named:
+        at = by_place.get(place_of(tensor))
+        if not at or name.endswith("~"):  # a name that depends on what has its name already
+            return None
+        found[name] = at[0] if tensor.numel() else at.pop(0)
+    return found if len({*found.values()}) == len(found) else None
+
+
+def _pattern(addresses: list[int]) -> list[int]:
+    """For each tensor the index of the first one at its address."""
+    first: dict[int, int] = {}
+    return [first.setdefault(address, index) for index, address in enumerate(addresses)]
