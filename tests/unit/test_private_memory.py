@@ -1,5 +1,7 @@
 """Private memory, and pieces of memory that are gathered into it by one native call."""
 
+from array import array
+
 import numpy as np
 import pytest
 
@@ -11,13 +13,13 @@ def test_pieces_lie_one_behind_the_other() -> None:
     rng = np.random.default_rng(1)
     pieces = [rng.integers(0, 256, size, np.uint8) for size in (3, 0, 1000, 1, 64, 4096)]
     out = private_memory(sum(map(len, pieces)))
-    gather(out, [piece.ctypes.data for piece in pieces], [*map(len, pieces)])
+    gather(out, [piece.ctypes.data for piece in pieces], array("Q", map(len, pieces)))
     assert bytes(out) == b"".join(map(bytes, pieces))
 
 
 def test_nothing_can_be_gathered() -> None:
     """A state may have no small tensors."""
-    gather(memoryview(bytearray()), [], [])
+    gather(memoryview(bytearray()), [], array("Q"))
 
 
 @pytest.mark.parametrize("sizes", [[4], [4, 3], [4, 5], [4, 4, 0]])
@@ -25,4 +27,4 @@ def test_pieces_that_do_not_fill_the_memory_are_refused(sizes: list[int]) -> Non
     """Otherwise the native call would write past its end."""
     piece = np.zeros(8, np.uint8)
     with pytest.raises(ValueError, match="do not fill"):
-        gather(private_memory(8), [piece.ctypes.data] * 2, sizes)
+        gather(private_memory(8), [piece.ctypes.data] * 2, array("Q", sizes))

@@ -5,8 +5,11 @@ before they are opened: AES-GCM implementations read their own output back to au
 in memory that the host can write, the host could choose what is authenticated.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from operator import itemgetter
+from typing import NamedTuple
 
 import xxhash
 
@@ -133,12 +136,28 @@ class Workers:
                 raise job.error
 
 
+class _Sources(NamedTuple):
+    """Where the plaintext of a chunk of several tensors comes from: each is in it as a whole."""
+
+    chunk: Chunk
+    tensors: Callable[[Tensors], tuple[TensorBytes, ...]]
+    sizes: "array[int]"
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> "_Sources":
+        assert all(segment.start == 0 for segment in chunk.segments)
+        indices = [segment.tensor for segment in chunk.segments]
+        sizes = array("Q", [segment.end for segment in chunk.segments])
+        return cls(chunk, itemgetter(*indices), sizes)
+
+
 class _Worker:
     """What one thread needs: its writer and its buffers, all private memory."""
 
     def __init__(self, medium: Medium, seed: int) -> None:
         self._medium, self._seed = medium, seed
         self.writer: Writer | None = None
+        self._sources: dict[int, _Sources] = {}
         self._plain = private_memory(CHUNK_BYTES)
         self._sealed = private_memory(CHUNK_BYTES)
 
@@ -206,9 +225,11 @@ class _Worker:
         segments = chunk.segments
         if len(segments) == 1:
             return tensors[segments[0].tensor].data[segments[0].start : segments[0].end]
+        sources = self._sources.get(chunk.number)
+        if sources is None or sources.chunk is not chunk:
+            sources = self._sources[chunk.number] = _Sources.of(chunk)
         plain = self._plain[: chunk.sealed_bytes - TAG_BYTES]
-        addresses = [tensors[segment.tensor].address + segment.start for segment in segments]
-        gather(plain, addresses, [segment.end - segment.start for segment in segments])
+        gather(plain, [it.address for it in sources.tensors(tensors)], sources.sizes)
         return plain
 
     def _scatter(self, chunk: Chunk, plain: memoryview, outs: Sequence[memoryview]) -> None:

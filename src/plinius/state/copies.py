@@ -1,6 +1,7 @@
 """Copies of the bytes of tensors, so that these can change while the copies are sealed."""
 
 import itertools
+from array import array
 from collections.abc import Container, Sequence
 
 import numpy as np
@@ -30,7 +31,7 @@ class Copies:
                 for it, source, copy in zip(copied, self._sources, self._copies, strict=True)
             ]
         self._sources = [None if is_gradient(it.name) else it for it in copied]
-        gather(self._buffer[: sum(sizes)], [it.address for it in copied], sizes)
+        gather(self._buffer[: sum(sizes)], [it.address for it in copied], array("Q", sizes))
         copies = iter(self._copies)
         return [it if it.name in shared else next(copies) for it in tensors]
 

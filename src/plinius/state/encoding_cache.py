@@ -28,17 +28,22 @@ from plinius.state.tensor_memory import Memory, Place, has_gaps, place_of
 
 LEAST_ITEMS = 16
 """Smaller containers are encoded each time; what they hold may still be in the cache."""
-_MOST_MISSES = 6
+_MOST_MISSES, _MOST_DEPTH = 6, 16
 _PLAIN_TYPES = {torch.Tensor, nn.Parameter, nn.Buffer}
 _SCALARS = {int, bool, str, type(None)}
+_KEYS = {str, int}
 _T = torch.Tensor
+_IS_CPU = attrgetter("is_cpu")
 
-_FACTS: tuple[Callable[[Iterable[torch.Tensor]], Iterator[object]], ...] = (
-    partial(map, attrgetter("is_cpu")), partial(map, attrgetter("dtype")),
-    partial(map, _T.size), partial(map, _T.stride),  # only a strided tensor has strides
-    partial(map, _T.is_conj), partial(map, _T.is_neg), partial(map, _T.storage_offset),
+Facts = Callable[[Iterable[torch.Tensor]], Iterator[object]]
+_FACTS: tuple[Facts, ...] = (
+    partial(map, attrgetter("dtype")), partial(map, _T.size), partial(map, _T.is_contiguous),
+    partial(map, _T.is_neg), partial(map, _T.storage_offset),
     lambda tensors: map(torch.UntypedStorage.nbytes, map(_T.untyped_storage, tensors)),
 )  # fmt: skip
+"""Facts of strided tensors on the CPU: the strides of a contiguous one follow from its size."""
+_MORE_FACTS: tuple[Facts, ...] = (partial(map, _T.stride), partial(map, _T.is_conj))
+"""Facts that matter if a tensor is not contiguous, or complex."""
 Description = tuple[tuple[str, str], ...]
 Encode = Callable[[], tuple[Json, Description]]
 
@@ -46,12 +51,14 @@ Encode = Callable[[], tuple[Json, Description]]
 class Structure(NamedTuple):
     """What an encoding depends on, apart from the facts and addresses of the tensors.
 
-    `containers` are those whose identity matters, because the state may hold them twice.
+    `containers` are those whose identity matters, because the state may hold them twice. The form
+    tells two structures apart if these are `key_types`.
     """
 
     form: list[object]
     tensors: list[torch.Tensor]
     containers: list[object]
+    key_types: list[type]
 
 
 class Target(Protocol):
@@ -131,7 +138,9 @@ class _Entry:
     ) -> None:
         tensors = structure.tensors
         self._form, self._paths, self.encoded = structure.form, paths, encoded
-        self._facts = [(facts, [*facts(tensors)]) for facts in _FACTS]
+        simple = all(map(_T.is_contiguous, tensors)) and not any(map(_T.is_complex, tensors))
+        wanted = _FACTS if simple else (*_FACTS, *_MORE_FACTS)
+        self._facts = [(facts, [*facts(tensors)]) for facts in wanted]
         self._indices = indices
         addresses = [*map(_T.data_ptr, tensors)]
         self._pattern = _pattern(addresses)
@@ -150,7 +159,7 @@ class _Entry:
             and target.seen.keys().isdisjoint(map(id, structure.containers))
         )
         node, description = encode()
-        if not alone or any(map(has_gaps, tensors)):
+        if not alone or any(map(has_gaps, tensors)) or {*structure.key_types} - _KEYS:
             return None, (node, description)
         indices = _indices([*islice(target.tensors.items(), before, None)], tensors)
         paths = [target.seen[id(it)][0] for it in structure.containers if id(it) in target.seen]
@@ -168,7 +177,7 @@ class _Entry:
             return False
         addresses = [*map(_T.data_ptr, tensors)]
         if addresses != self._held.addresses:
-            if _pattern(addresses) != self._pattern:
+            if _pattern(addresses) != self._pattern or not all(map(_IS_CPU, tensors)):
                 return False
             self._held = self._hold(addresses, tensors, self._held)
         held, ids = self._held, [*map(id, now.containers)]
@@ -200,7 +209,7 @@ class _Entry:
                 len(tensors) == len(known) and all(map(operator.eq, facts(tensors), known))
                 for facts, known in self._facts
             )
-        except RuntimeError:  # it is sparse, or nested, and has no strides
+        except RuntimeError:  # it is sparse or nested, and not contiguous or otherwise
             return False
 
     def _hold(self, addresses: list[int], tensors: list[torch.Tensor], old: _Held) -> _Held:
@@ -224,7 +233,7 @@ def is_gradient(name: str) -> bool:
 
 def structure_of_tree(value: object) -> Structure | None:
     """The structure of a container; None if it holds more than containers, values and tensors."""
-    structure = Structure([], [], [])
+    structure = Structure([], [], [], [])
     whole = _add_items(value, structure, set(), 0)
     tensors = structure.tensors
     if not whole or not tensors or any(map(attrgetter("requires_grad"), tensors)):
@@ -236,7 +245,7 @@ def structure_of_tree(value: object) -> Structure | None:
 
 def structure_of_module(module: nn.Module) -> Structure | None:
     """The structure of a module; None if its state_dict may show more than its own tensors."""
-    structure = Structure([], [], [])
+    structure = Structure([], [], [], [])
     raw: list[torch.Tensor | None] = []
     if not _add_modules(module, structure.form, raw, set()):
         return None
@@ -255,42 +264,41 @@ def structure_of_module(module: nn.Module) -> Structure | None:
 
 
 def _add_items(value: Any, structure: Structure, seen: set[int], depth: int) -> bool:
-    """Add a container; False if it is not one, is too deep, or holds something twice."""
-    cls = type(value)
+    """Add a container; False if it is too deep, or holds something twice or that is not plain."""
+    if depth > _MOST_DEPTH or id(value) in seen:
+        return False
+    form, cls = structure.form, type(value)
+    form.append(cls)
     if cls is dict:
-        if {*map(type, value)} - {str, int}:
-            return False
-        items: Iterable[Any] = value.values()
-        structure.form.extend((cls, len(value), *value))
-    elif cls is list or cls is tuple:
-        items = value
-        structure.form.extend((cls, len(value)))
+        items = value.values()
+        form.extend(value)
+        key_types = [*map(type, value)]
+        form.extend(key_types)
+        structure.key_types.extend(key_types)
     else:
-        return False
-    if depth > 16 or id(value) in seen:
-        return False
+        items = value
     if cls is not tuple:  # it does not matter whether two places hold one tuple
         seen.add(id(value))
         if depth:  # the encoder has seen the outermost one
             structure.containers.append(value)
     types = [*map(type, items)]
-    structure.form.extend(types)
+    form.append(len(types))
+    form.extend(types)
     if types.count(torch.Tensor) == len(types):
         structure.tensors.extend(items)
         return True
-    return all(_add_item(item, structure, seen, depth) for item in items)
-
-
-def _add_item(item: Any, structure: Structure, seen: set[int], depth: int) -> bool:
-    cls = type(item)
-    if cls in _PLAIN_TYPES:
-        structure.tensors.append(item)
-    elif cls in _SCALARS:
-        structure.form.append(item)
-    elif cls is float and item == item:
-        structure.form.append(item.hex())  # 0.0 and -0.0 are equal, and some NaNs look alike
-    else:
-        return _add_items(item, structure, seen, depth + 1)
+    for item, kind in zip(items, types, strict=True):
+        if kind is dict or kind is list or kind is tuple:
+            if not _add_items(item, structure, seen, depth + 1):
+                return False
+        elif kind in _PLAIN_TYPES:
+            structure.tensors.append(item)
+        elif kind in _SCALARS:
+            form.append(item)
+        elif kind is float and item == item:
+            form.append(item.hex())  # 0.0 and -0.0 are equal, and some NaNs look alike
+        else:
+            return False
     return True
 
 
@@ -340,7 +348,7 @@ def _is_plain(cls: Any) -> bool:
 
 def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
     return (
-        all(map(attrgetter("is_cpu"), tensors))
+        all(map(_IS_CPU, tensors))
         and {*map(attrgetter("layout"), tensors)} <= {torch.strided}
         and not any(map(attrgetter("is_nested"), tensors))
         and not any(map(_T.is_conj, tensors))
