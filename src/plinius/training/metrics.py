@@ -1,6 +1,7 @@
-"""Metrics: the numbers that leave the trainer in clear. They leave through this file only.
+"""Metrics: the numbers that leave the trainer in clear, after each iteration.
 
-The host can read each of them. Nothing else about the data or the parameters leaves in clear.
+The host can read each of them. What else leaves in clear is a result that a person asked a command
+for (`test`, `digest`, `export`): THREATS.md lists all of it.
 """
 
 import json
