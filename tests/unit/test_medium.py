@@ -17,6 +17,8 @@ from plinius.pm.file import FileMedium
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import PAGE, Granularity, merge_ranges, round_up
 from plinius.pm.open_medium import open_medium
+from plinius.pm.region import Region
+from plinius.structures.list_operations import list_operations
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}
@@ -141,13 +143,18 @@ def test_the_write_back_instruction_can_be_forced(
     assert pwb_name() == name
 
 
-def test_an_unknown_write_back_instruction_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names those that there are."""
-    monkeypatch.setenv("PLINIUS_PWB", "wishful")
-    with pytest.raises(
-        PliniusError, match="PLINIUS_PWB=wishful is not a write-back instruction of this CPU"
-    ):
+@pytest.mark.parametrize("name", ["wishful", ""])
+def test_an_unknown_write_back_instruction_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error names those that there are, also for a region on a disk, which needs none."""
+    monkeypatch.setenv("PLINIUS_PWB", name)
+    refusal = f"PLINIUS_PWB={name} is not a write-back instruction of this CPU. Set it to one of"
+    with pytest.raises(PliniusError, match=refusal):
         pwb_name()
+    with pytest.raises(PliniusError, match=refusal):
+        Region.create(tmp_path / "run.region")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_ranges_that_touch_are_merged() -> None:
@@ -193,7 +200,7 @@ def test_with_larger_system_pages_msync_gets_whole_ones(
         medium.store(page * PAGE, b"stored")
         medium.flush(page * PAGE, 6)
         medium.fence()
-        medium.flush_lines(0, 100 * PAGE, np.array([page * 64]))
+        list_operations(medium).flush_lines(0, 100 * PAGE, np.array([page * 64]))
         medium.fence()
     assert [start % (1 << 16) for start, _ in synced] == [0] * 6
     assert all(end <= medium.size for _, end in synced)

@@ -5,25 +5,19 @@ import errno
 import mmap
 import os
 from abc import ABC, abstractmethod
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from plinius.errors import RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
 from plinius.pm.block_writer import Writer
-from plinius.pm.medium import (
-    LINE,
-    WORD,
-    Granularity,
-    Int64s,
-    Uint64s,
-    check_native,
-    file_cut_short,
-)
+from plinius.pm.medium import WORD, Granularity, check_native, file_cut_short
+
+if TYPE_CHECKING:
+    from plinius.pm._persist import Pointer
 
 
 class MappedMedium(ABC):
-    """A file mapped shared: a Medium with list operations. See CacheLineMedium and FileMedium."""
+    """A file mapped shared: a Medium. See CacheLineMedium and FileMedium."""
 
     granularity: Granularity
     block_bytes: int
@@ -63,6 +57,14 @@ class MappedMedium(ABC):
         """See Medium."""
         self._check_whole(offset, length)
         return self._view[offset : offset + length].toreadonly()
+
+    def address(self, offset: int, length: int) -> "Pointer":
+        """Where a range lies in memory, for native functions: they check nothing more.
+
+        It is valid until the medium is resized or closed. Raises RegionError.
+        """
+        self._check(offset, length)
+        return self._address + offset
 
     @abstractmethod
     def read_into(self, offset: int, out: memoryview) -> None:
@@ -108,31 +110,6 @@ class MappedMedium(ABC):
     def quiesce(self) -> None:
         """See Medium."""
 
-    def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
-        """See ListMedium."""
-        self._check_words(base, length, offsets)
-        if len(words) != len(offsets):
-            raise ValueError("there is one word for every offset")
-        at, data = ffi.from_buffer("int64_t[]", offsets), ffi.from_buffer("uint64_t[]", words)
-        check_native(lib.pl_store_words(self._address + base, at, data, len(at)))
-
-    def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
-        """See ListMedium."""
-        self._check_words(base, length, first)
-        self._check_words(base, length, second)
-        if len(first) != len(second):
-            raise ValueError("each word is exchanged with one other")
-        one, other = ffi.from_buffer("int64_t[]", first), ffi.from_buffer("int64_t[]", second)
-        check_native(lib.pl_swap_words(self._address + base, one, other, len(one)))
-
-    @abstractmethod
-    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
-
-    @abstractmethod
-    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
-
     def resize(self, size: int) -> None:
         """See Medium. Views stay valid: the old mapping lives as long as a view of it."""
         allocate(self._fd, size, self.size)
@@ -164,22 +141,6 @@ class MappedMedium(ABC):
                 self.__dict__.pop(name, None)  # close can be called again after an interrupt
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    # C follows a list without any checks, so every bound is checked here.
-
-    def _check_words(self, base: int, length: int, offsets: Int64s) -> None:
-        self._check_list(base, length, offsets, length - WORD)
-
-    def _check_lines(self, base: int, length: int, lines: Int64s) -> None:
-        self._check_list(base, length, lines, length // LINE - 1)
-
-    def _check_list(self, base: int, length: int, numbers: Int64s, last: int) -> None:
-        self._check(base, length)
-        if base % LINE or numbers.dtype != np.int64 or not numbers.flags.c_contiguous:
-            raise ValueError("a list is a contiguous array of int64, and its base is line-aligned")
-        # As uint64 a negative number is huge, so one pass checks both ends.
-        if len(numbers) and (last < 0 or numbers.view(np.uint64).max() > last):
-            raise _outside(base, base + length)
 
     def _check_whole(self, offset: int, length: int) -> None:
         """Check the range, and that the file still is as long as its mapping: the rest of the last

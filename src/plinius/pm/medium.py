@@ -9,9 +9,6 @@ anything else: it may be durable in part and in any order.
 import enum
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from plinius.errors import StorageError
 from plinius.pm.block_writer import Writer
 
@@ -21,9 +18,6 @@ PAGE = 4096
 """Bytes in a page of the file formats, whatever the page size of the machine is."""
 WORD = 8
 """Bytes in the largest store that never reaches the medium in part."""
-
-Int64s = npt.NDArray[np.int64]
-Uint64s = npt.NDArray[np.uint64]
 
 
 class Granularity(enum.Enum):
