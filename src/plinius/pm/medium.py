@@ -33,7 +33,7 @@ class Granularity(enum.Enum):
         if self is Granularity.CACHE_LINE:
             return "a process kill, a kernel crash and a power cut (DAX with MAP_SYNC)"
         if self is Granularity.PAGE:
-            return "a process kill; a kernel crash and a power cut as far as its disk keeps msync"
+            return "a process kill; a kernel crash and a power cut, if the disk keeps what it confirms"
         return "a process kill only: memory file system, lost at power-off and reboot"
 
 
