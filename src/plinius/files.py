@@ -56,7 +56,7 @@ def file_size(path: str | Path) -> int:
 
 @contextmanager
 def private() -> Iterator[None]:
-    """Files that other code makes meanwhile are its user's alone, by the process's umask."""
+    """A context in which other code makes private files: it sets the umask of the process."""
     before = os.umask(0o077)
     try:
         yield

@@ -53,7 +53,7 @@ def bench() -> None:
 @click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.6, show_default=True)
 @_out
 def sps(seconds: float, **out: Any) -> None:
-    """Random swaps in persistent memory, beside the paper's Fig. 6; SECONDS for each point."""
+    """Random swaps in persistent memory, beside the paper's figure 6; SECONDS for each point."""
     _run(_sps(seconds), **out)
 
 
@@ -70,7 +70,7 @@ def iteration(plot: Path | None, as_json: bool, **run: Any) -> None:
 @_short
 @_out
 def mirror(places: tuple[Path, ...], short: bool, **out: Any) -> None:
-    """Saving and restoring against all other ways, beside the paper's Fig. 7 and Table I."""
+    """Saving and restoring against all other ways, beside the paper's figure 7 and table I."""
     _run(_mirror(places, short), **out)
 
 
@@ -78,7 +78,7 @@ def mirror(places: tuple[Path, ...], short: bool, **out: Any) -> None:
 @_short
 @_out
 def batch(short: bool, **out: Any) -> None:
-    """Iterations on sealed and on plain data, beside the paper's Fig. 8."""
+    """Iterations on sealed and on plain data, beside the paper's figure 8."""
     _run(_batch(short), **out)
 
 
@@ -86,7 +86,7 @@ def batch(short: bool, **out: Any) -> None:
 @_training
 @_out
 def crash(plot: Path | None, as_json: bool, **run: Any) -> None:
-    """Training that is killed, with a mirror and without, as the paper's Fig. 9."""
+    """Training that is killed, with a mirror and without, as in the paper's figure 9."""
     _run(_crash(**run), plot, as_json)
 
 

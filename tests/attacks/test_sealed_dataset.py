@@ -249,7 +249,7 @@ def test_another_key_under_this_key_id_is_refused(good: bytes) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_foreign_bytes_are_refused(raw: bytes) -> None:
-    """Files of any other content are told to be no sealed dataset."""
+    """Files of any other content are refused as no sealed dataset."""
     if not raw.startswith(b"PLINDATA"):
         assert refusal(raw, FormatError) == (
             "d.sealed is not a sealed dataset. Make one with plinius seal."

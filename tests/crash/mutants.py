@@ -152,7 +152,7 @@ def _dropping(number: int, field: str, i: int) -> Change:
 
 
 def _forgets(statement: ast.stmt) -> bool:
-    """Whether it tells the planner to rely on nothing in the slots."""
+    """Whether it has the planner rely on nothing in the slots."""
     return ast.unparse(statement) == "self._planner.forget()"
 
 

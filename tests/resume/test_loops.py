@@ -1,4 +1,4 @@
-"""Every loop of the tables, stopped and gone on with, in every mode that promises exactness."""
+"""Every loop of the tables, stopped and resumed, in every mode that promises exactness."""
 
 from pathlib import Path
 from typing import Any

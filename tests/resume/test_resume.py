@@ -1,4 +1,4 @@
-"""Resuming: whatever stopped a run and wherever it goes on, it ends as if nothing had happened."""
+"""Resuming: whatever stopped a run and wherever it resumes, it ends as an uninterrupted one."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def stopped(world: World, region: Path, at: int, *more: object, cfg: Path | None
 
 
 def ended(world: World, region: Path, *more: object, cfg: Path | None = None) -> str:
-    """The digest of a run that goes on to its end."""
+    """The digest of a run that is resumed to its end."""
     told = call(*_train(world, region, *more, "--json", cfg=cfg))
     assert told.json["iteration"] == ITERATIONS, told.stderr
     return digest_of(region, world.key)
@@ -110,7 +110,7 @@ def test_mirroring_seldom_changes_the_cost_not_the_state(
 def test_a_stop_between_mirrors_costs_what_was_not_mirrored(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """With --mirror-every 5, a run that dies at iteration 13 goes on from 10, and ends alike."""
+    """With --mirror-every 5, a run that dies at iteration 13 resumes from 10, and ends the same."""
     region = tmp_path / "run.region"
     settings = Settings(world.cfg, world.data, threads=1)
 
@@ -186,8 +186,8 @@ def test_a_signal_at_the_very_start_is_a_stop_too(
     assert json.loads(done.stdout)["iteration"] == 0
 
 
-def test_another_thread_count_is_said_not_to_be_exact(world: World, tmp_path: Path) -> None:
-    """--threads that differ from the mirrored run's are taken, and the loss of exactness told."""
+def test_another_thread_count_is_reported_as_not_exact(world: World, tmp_path: Path) -> None:
+    """Other --threads than the mirrored run's are accepted, and the loss of exactness reported."""
     region = tmp_path / "run.region"
     stopped(world, region, 5)
     told = call(*_train(world, region, "--iterations", 6, "--threads", 2))
@@ -281,7 +281,7 @@ def forget_the_generator(run: Run) -> None:
 
 
 def forget_the_momentum(run: Run) -> None:
-    """Start from rest."""
+    """Start with momenta of zero."""
     for state in run._optimizer.state.values():
         state["momentum_buffer"].zero_()
 
@@ -348,7 +348,7 @@ def test_a_resumed_state_is_restored_bit_for_bit(
         assert run.mirror.digest(run.iteration) == digest_of(trained, world.key)
 
 
-def test_two_processes_train_alike(world: World, trained: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same(world: World, trained: Path, tmp_path: Path) -> None:
     """Another process with another hash seed and another folder ends with the same digest."""
     region = tmp_path / "run.region"
     done = subprocess.run(

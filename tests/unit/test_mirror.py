@@ -335,7 +335,7 @@ def test_a_mirror_with_commits_is_looked_at_before_it_is_written_to(path: Path) 
 
 
 def test_a_commit_that_does_not_open_is_left_only_on_demand(path: Path) -> None:
-    """The one before is taken when someone says so, and the run goes on from it."""
+    """The one before is used when a person says so, and the run continues from it."""
     whole = ended(path, 6)
     ended(path.with_suffix(".other"), 4)
     with Region.open(path.with_suffix(".other")) as region:
@@ -358,7 +358,7 @@ def test_a_commit_that_does_not_open_is_left_only_on_demand(path: Path) -> None:
 def test_what_the_disk_refuses_does_not_stop_training(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told, the last commit stays, and the next mirror_out tries again."""
+    """It is reported, the last commit stays, and the next mirror_out tries again."""
     write = Slots.write
     for overlap in (False, True):
         loop = Loop()

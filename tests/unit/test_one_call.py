@@ -93,7 +93,7 @@ def test_a_cell_that_is_run_twice_has_the_newer_mirror(path: Path) -> None:
         second.mirror_out(4)
 
 
-def test_a_mirror_that_nobody_holds_lets_go_of_its_region(path: Path) -> None:
+def test_a_mirror_without_references_releases_its_region(path: Path) -> None:
     """Without close."""
     mirror = Mirror.open(path, KEY, Loop().state)
     mirror.mirror_out(1)

@@ -136,7 +136,7 @@ def test_threads_share_a_dataset(tmp_path: Path) -> None:
 
 
 def test_bytes_that_change_after_they_were_read_do_no_harm(tmp_path: Path) -> None:
-    """Each piece is asked for once and copied: what was authenticated is what is used."""
+    """Each range is read once and copied: what was authenticated is what is used."""
     sealed(tmp_path / "d.sealed")
     raw = (tmp_path / "d.sealed").read_bytes()
     asked = []

@@ -30,7 +30,12 @@ def info(file: Path, as_json: bool) -> None:
 
 @region.command()
 @click.argument("file", type=PATH)
-@click.option("--key", "key_path", type=PATH, help="Also open the newest commit and every record with this key.")
+@click.option(
+    "--key",
+    "key_path",
+    type=PATH,
+    help="Also open the newest commit and every record with this key.",
+)
 @json_option
 def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
     """Check a region's structure, and with a key that the newest commit and every record open."""

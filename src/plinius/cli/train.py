@@ -148,7 +148,7 @@ class _Stop:
 
 
 def _report_start(run: "Run") -> None:
-    """Say what a person should know before training goes on."""
+    """Say what a person should know before training starts."""
     for warning in run.network.warnings:
         say(f"warning: {warning}")
     if run.slow_precision:
