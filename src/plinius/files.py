@@ -54,16 +54,6 @@ def file_size(path: str | Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-@contextmanager
-def private() -> Iterator[None]:
-    """A context in which other code makes private files: it sets the umask of the process."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def cannot_read(path: str | Path, error: OSError) -> StorageError:
     """The refusal for a file or folder that the operating system does not let us read."""
     return StorageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cli.world import CLASSES, RECORDS, SIDE, World, call, textures
-from plinius.data.sampler import Sampler
+from plinius.training.sampler import Sampler
 
 CFG = """\
 [net]

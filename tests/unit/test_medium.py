@@ -12,13 +12,14 @@ import plinius.pm.block_writer
 import plinius.pm.file
 from plinius.errors import PliniusError, RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
-from plinius.pm.cacheline import pwb_name
+from plinius.pm.cacheline import CacheLineMedium, pwb_name
 from plinius.pm.file import FileMedium
 from plinius.pm.mapped import MappedMedium
-from plinius.pm.medium import PAGE, Granularity, merge_ranges, round_up
+from plinius.pm.medium import PAGE, Granularity, Medium, merge_ranges, round_up
 from plinius.pm.open_medium import open_medium
 from plinius.pm.region import Region
 from plinius.structures.list_operations import list_operations
+from plinius.testing import PlainMedium, SimulatedMedium
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}
@@ -119,6 +120,15 @@ def test_growth_beyond_the_disk_is_refused_and_loses_nothing(medium: MappedMediu
         medium.resize(1 << 60)
     assert medium.size == 16 * PAGE
     assert bytes(medium.read(0, 4)) == b"kept"
+
+
+@pytest.mark.parametrize("kind", [CacheLineMedium, FileMedium, PlainMedium, SimulatedMedium])
+def test_each_medium_has_every_operation(kind: type[Medium]) -> None:
+    """What a class does not define itself would be Medium's empty one."""
+    operations = [name for name in vars(Medium) if not name.startswith("_")]
+    assert len(operations) > 15
+    for name in operations:
+        assert getattr(kind, name) is not getattr(Medium, name), name
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -1,5 +1,6 @@
 """What the pages name exists: links, files, make targets, names of the package, commands."""
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import click
 import pytest
 
 from plinius.cli.main import main
+from plinius.training.metrics import IterationMetrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")})
@@ -88,3 +90,12 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
         known = {option for parameter in command.params for option in parameter.opts}
         for option in re.findall(r"(?<!\S)(--[a-z-]+)", " ".join(words)):
             assert option in known, line
+
+
+def test_the_page_of_threats_lists_every_metric_that_leaves() -> None:
+    """In its section of metrics, and no other one."""
+    text = (ROOT / "THREATS.md").read_text(encoding="utf-8")
+    section = text.split("## Metrics that leave\n")[1].split("\n## ")[0].split(". They leave")[0]
+    listed = set(re.findall(r"`(\w+)`", section)) - {"test"}
+    fields = {field.name for field in dataclasses.fields(IterationMetrics)}
+    assert listed == fields | {"accuracy", "samples"}

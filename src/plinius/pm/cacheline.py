@@ -22,6 +22,7 @@ _PWB_KINDS = {"clwb": 3, "clflushopt": 2, "clflush": 1, "dc-cvap": 4}  # best fi
 class CacheLineMedium(MappedMedium):
     """A file mapped with MAP_SYNC (CACHE_LINE), or in a memory file system (PROCESS)."""
 
+    granularity = Granularity.CACHE_LINE
     block_bytes = MEMORY_BLOCK_BYTES
 
     def __init__(

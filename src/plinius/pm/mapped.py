@@ -4,23 +4,18 @@ import contextlib
 import errno
 import mmap
 import os
-from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from plinius.errors import RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
-from plinius.pm.block_writer import Writer
-from plinius.pm.medium import WORD, Granularity, check_native, file_cut_short
+from plinius.pm.medium import WORD, Medium, check_native, file_cut_short
 
 if TYPE_CHECKING:
     from plinius.pm._persist import Pointer
 
 
-class MappedMedium(ABC):
+class MappedMedium(Medium):
     """A file mapped shared: a Medium. See CacheLineMedium and FileMedium."""
-
-    granularity: Granularity
-    block_bytes: int
 
     def __init__(self, fd: int, flags: int, *, writable: bool) -> None:
         """Map the file with mmap(2) `flags`; `close` closes `fd`. Raises OSError if it cannot be
@@ -66,14 +61,6 @@ class MappedMedium(ABC):
         self._check(offset, length)
         return self._address + offset
 
-    @abstractmethod
-    def read_into(self, offset: int, out: memoryview) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def writer(self) -> Writer:
-        """See Medium."""
-
     def store(self, offset: int, data: bytes | memoryview) -> None:
         """See Medium."""
         self._check(offset, len(data))
@@ -85,30 +72,6 @@ class MappedMedium(ABC):
         if offset % WORD:
             raise ValueError("a word is stored at a multiple of 8")
         check_native(lib.pl_store_word(self._address + offset, word))
-
-    @abstractmethod
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def copy(self, to: int, source: int, length: int) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def flush(self, offset: int, length: int) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def drain(self) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def fence(self) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def quiesce(self) -> None:
-        """See Medium."""
 
     def resize(self, size: int) -> None:
         """See Medium. Views stay valid: the old mapping lives as long as a view of it."""

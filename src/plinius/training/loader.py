@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plinius.data.sampler import Sampler
+from plinius.training.sampler import Sampler
 
 
 class ResumableLoader:

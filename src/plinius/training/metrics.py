@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import NotInstalledError, StorageError
-from plinius.files import PRIVATE, private
+from plinius.files import PRIVATE
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
     try:
-        with private():
+        with _private_files():
             writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
             writer.flush()
     except OSError as error:
@@ -95,6 +95,16 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
         yield write
     finally:
         writer.close()
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """A context in which other code makes private files: it sets the umask of the process."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _cannot_write(path: Path, error: OSError, wanted: str, option: str) -> StorageError:
