@@ -262,7 +262,7 @@ def test_a_huge_declared_manifest_is_refused_before_memory_is_taken() -> None:
             mirror_in(forged)
 
 
-def test_a_newest_commit_that_does_not_open_is_left_only_on_demand() -> None:
+def test_a_newest_commit_that_does_not_open_is_given_up_only_on_request() -> None:
     """Accepting the commit before is a decision, and the run then continues from it."""
     image = mirrored()
     image[chunks_at(image, slots(image)[1])] ^= 1

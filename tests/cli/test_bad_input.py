@@ -36,7 +36,9 @@ def place(world: World, trained: Path, tmp_path: Path) -> Place:
 
 
 @pytest.mark.parametrize("bad", CASES, ids=lambda made: made.__name__)
-def test_bad_input_is_one_sentence_and_loses_nothing(place: Place, bad: Case) -> None:
+def test_bad_input_is_refused_with_one_sentence_and_changes_nothing(
+    place: Place, bad: Case
+) -> None:
     """The sentence of each entry of the table, exit 1, and every file as it was."""
     arguments, sentence = bad(place)
     before = tree(place.folder, place.world.folder)

@@ -101,7 +101,7 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
     assert re.fullmatch("[0-9a-f]{64}", digest["digest"])
 
 
-def test_a_trained_network_knows_what_it_never_saw(walk: dict[str, Result]) -> None:
+def test_a_trained_network_classifies_held_out_records(walk: dict[str, Result]) -> None:
     """The accuracy on held-out records is far beyond the quarter that guessing would reach."""
     result = walk["test"].json
     assert result == {"accuracy": result["accuracy"], "samples": HELD_OUT, "iteration": LONG}
@@ -121,7 +121,7 @@ def test_metrics_are_one_line_an_iteration(walk: dict[str, Result]) -> None:
     assert lines[-1]["loss"] == walk["train"].json["loss"]
 
 
-def test_talk_goes_to_stderr(walk: dict[str, Result]) -> None:
+def test_messages_go_to_stderr(walk: dict[str, Result]) -> None:
     """The trainer says what the region survives and that it is done; no escape codes in a pipe."""
     said = walk["train"].stderr
     assert "The region is " in said

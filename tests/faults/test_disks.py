@@ -129,7 +129,7 @@ def data_of(number: int) -> bytes:
     return bytes([number + 1]) * 200_000
 
 
-def test_a_write_back_that_finds_no_place_loses_nothing(world: World, digests: list[str]) -> None:
+def test_a_write_back_without_room_loses_nothing(world: World, digests: list[str]) -> None:
     """msync fails for real: the file has its blocks, but what lies under the disk is full.
 
     The fault is met while the dataset is loaded: a loop device reports no error for a write of
@@ -159,7 +159,7 @@ def test_a_write_back_that_finds_no_place_loses_nothing(world: World, digests: l
     ],
     ids=["dead", "dead, no journal", "read-only"],
 )
-def test_a_disk_that_fails_during_a_run_keeps_every_commit_told(
+def test_a_disk_that_fails_during_a_run_keeps_every_reported_commit(
     fault: Callable[[Disk], None], options: str, reason: str,
     world: World, digests: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -227,7 +227,7 @@ def test_a_disk_in_use_is_not_made_read_only(world: World, digests: list[str]) -
 
 
 def test_no_disk_is_left_mounted() -> None:
-    """These tests clean up behind them."""
+    """These tests clean up after themselves."""
     with ext4() as disk:
         assert str(disk.folder) in Path("/proc/mounts").read_text()
     assert str(disk.folder) not in Path("/proc/mounts").read_text()

@@ -296,7 +296,7 @@ def cut_short(world: World, region: Path, size: int, metrics: Path) -> tuple[int
     return trainer.returncode, said
 
 
-def test_a_region_closed_or_refused_is_let_go_at_once(region: Path) -> None:
+def test_a_region_closed_or_refused_is_unlocked_at_once(region: Path) -> None:
     """Though a view of its mapping lives on: the next opening finds no lock."""
     opened = Region.open(region)
     view = opened.medium.read(0, 8)

@@ -69,14 +69,14 @@ def uninterrupted(large: World, tmp_path_factory: pytest.TempPathFactory) -> str
     return str(run("digest", "--region", region, "--key", large.key, "--json").json["digest"])
 
 
-def test_runs_on_disk_end_alike_whenever_they_are_killed(
+def test_runs_on_disk_end_the_same_whenever_they_are_killed(
     large: World, uninterrupted: str, seed: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """20 of 20 runs of several kills each, in a region on disk, end with the same digest."""
     _kill_and_compare(large, tmp_path, seed, uninterrupted, request)
 
 
-def test_runs_in_memory_end_alike_whenever_they_are_killed(
+def test_runs_in_memory_end_the_same_whenever_they_are_killed(
     large: World, uninterrupted: str, seed: str, request: pytest.FixtureRequest
 ) -> None:
     """20 of 20 runs of several kills each, in a region on tmpfs, end with the same digest."""
@@ -86,7 +86,7 @@ def test_runs_in_memory_end_alike_whenever_they_are_killed(
         _kill_and_compare(large, folder, seed, uninterrupted, request)
 
 
-def test_a_real_trainer_ends_alike_whenever_it_is_killed(
+def test_a_real_trainer_ends_the_same_whenever_it_is_killed(
     world: World, seed: str, tmp_path: Path
 ) -> None:
     """`plinius train`, started and killed as a whole process, ends with the same digest too."""

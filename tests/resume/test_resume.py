@@ -77,7 +77,7 @@ def test_any_recipe_resumes_bit_for_bit(
     changes: list[tuple[str, str]],
     options: list[str],
 ) -> None:
-    """With each of these choices, stopped and whole runs end alike, and unlike the plain one."""
+    """With each of these choices, stopped and whole runs end the same, and not as the plain one."""
     cfg, text = tmp_path / "other.cfg", CFG
     for old, new in changes:
         assert old in text, name
@@ -94,7 +94,7 @@ def test_any_recipe_resumes_bit_for_bit(
 def test_mirroring_seldom_changes_the_cost_not_the_state(
     world: World, trained: Path, tmp_path: Path, every: int
 ) -> None:
-    """--mirror-every N commits every N-th iteration and the last; the run ends alike."""
+    """--mirror-every N commits every N-th iteration and the last; the run ends the same."""
     region, metrics = tmp_path / "run.region", tmp_path / "m.jsonl"
     stopped(world, region, 13, "--mirror-every", every, "--metrics", metrics)
     mirrored = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -129,7 +129,7 @@ def test_a_stop_between_mirrors_costs_what_was_not_mirrored(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_mirror(world: World, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_finishes_the_commit(world: World, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM: exit 75 with a sentence, all mirrored though it was due seldom."""
     cfg, metrics = tmp_path / "long.cfg", tmp_path / "m.jsonl"
     cfg.write_text(CFG.replace("max_batches=24", "max_batches=1000000"))
@@ -217,7 +217,7 @@ def test_the_thread_count_is_part_of_the_run(world: World, tmp_path: Path, threa
     assert environment["torch"] == torch.__version__
 
 
-def test_another_torch_is_said_not_to_be_exact(
+def test_another_torch_is_reported_as_not_exact(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A torch of another version than the mirrored run's is named."""
@@ -235,7 +235,7 @@ def test_another_torch_is_said_not_to_be_exact(
 def test_the_digest_is_of_the_state_wherever_it_lies(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """A copied region, one trained anew and one in memory: sealed apart, one digest."""
+    """A copied region, one trained again and one in memory have the same digest."""
     copy, again = tmp_path / "copy.region", tmp_path / "again.region"
     shutil.copy(trained, copy)
     digest = digest_of(trained, world.key)
@@ -253,7 +253,7 @@ def test_the_digest_is_of_the_state_wherever_it_lies(
 
 
 def test_the_dataset_is_needed_once(world: World, trained: Path, tmp_path: Path) -> None:
-    """After the first start the dataset's file may go: the region holds all there is to open."""
+    """After the first start the dataset's file may be deleted: the region holds a copy."""
     region, data = tmp_path / "run.region", tmp_path / "train.sealed"
     shutil.copy(world.data, data)
     there = replace(world, data=data)
@@ -265,7 +265,7 @@ def test_the_dataset_is_needed_once(world: World, trained: Path, tmp_path: Path)
 def test_the_records_of_the_file_are_not_read_again(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """Nor is its ciphertext looked at once it was loaded, altered as it may be by then."""
+    """Once it is loaded, its ciphertext may be altered without any effect."""
     region, data = tmp_path / "run.region", tmp_path / "train.sealed"
     shutil.copy(world.data, data)
     there = replace(world, data=data)
