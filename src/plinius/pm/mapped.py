@@ -98,7 +98,7 @@ class MappedMedium(Medium):
             allocate(self._fd, offset + length, offset)
 
     def close(self) -> None:
-        """Close the file. The mapping itself goes with the last view of it."""
+        """Close the file. The mapping itself is removed with the last view of it."""
         if self._fd >= 0:
             for name in ("_address", "_view", "_map"):
                 self.__dict__.pop(name, None)  # close can be called again after an interrupt
