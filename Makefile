@@ -14,7 +14,7 @@ PIP_ARGS ?=
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py $(LOCKS) native/persist.c native/build_persist.py
+$(STAMP): pyproject.toml setup.py $(LOCKS) native/persist.c native/lists.c native/build_persist.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo 'setup: Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=/path/to/python3.11 setup' >&2; exit 1; }
 	@command -v cc >/dev/null || \

@@ -17,7 +17,7 @@ class Place(NamedTuple):
 
 def place(name: str, iterations: int) -> Place:
     """Read the command line; make the folder and a key if there is none yet."""
-    parser = argparse.ArgumentParser(description="Kill it and run it again: it goes on.")
+    parser = argparse.ArgumentParser(description="Kill it and run it again: it resumes.")
     parser.add_argument("--work", type=Path, default=Path(__file__).with_name("work"))
     parser.add_argument("--iterations", type=int, default=iterations)
     given = parser.parse_args()

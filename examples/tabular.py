@@ -7,10 +7,10 @@ from sklearn.datasets import load_breast_cancer
 from torch import nn
 
 import plinius
-from plinius.data.sampler import Sampler
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.sources.npz import npz_source
 from plinius.training.batches import Batches
+from plinius.training.sampler import Sampler
 
 here = place("tabular", iterations=300)
 torch.manual_seed(0)

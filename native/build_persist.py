@@ -1,8 +1,14 @@
-"""Builds plinius.pm._persist from persist.c (cffi API mode: calls release the interpreter lock)."""
+"""Builds plinius.pm._persist (cffi API mode: calls release the interpreter lock).
+
+It is made of persist.c, which belongs to the trusted core, and of lists.c, which only the
+persistent structures use.
+"""
 
 from pathlib import Path
 
 from cffi import FFI
+
+HERE = Path(__file__).parent
 
 ffibuilder = FFI()
 ffibuilder.cdef(
@@ -27,6 +33,6 @@ ffibuilder.cdef(
 )
 ffibuilder.set_source(
     "plinius.pm._persist",
-    (Path(__file__).parent / "persist.c").read_text(encoding="utf-8"),
+    "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("persist.c", "lists.c")),
     extra_compile_args=["-O2", "-Wall", "-Wextra"],
 )

@@ -149,62 +149,6 @@ void pl_gather(char *to, const uint64_t *from, const uint64_t *sizes, size_t n)
         memcpy(to, (const void *)(uintptr_t)from[i], sizes[i]);
 }
 
-/* The five functions below take lists, so that one call from Python replaces thousands. Their
- * callers have checked every offset. AHEAD: how many items ahead memory is prefetched. */
-#define AHEAD 16
-
-/* words[i] = the 8 bytes at base + offsets[i] (multiples of 8). */
-static void read_words_raw(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            __builtin_prefetch(base + offsets[i + AHEAD], 0);
-        words[i] = __atomic_load_n((const uint64_t *)(base + offsets[i]), __ATOMIC_RELAXED);
-    }
-}
-
-/* Store words[i], 8 bytes, at base + offsets[i] (multiples of 8), in order: of several at one offset the
- * last one stays. */
-static void store_words_raw(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            __builtin_prefetch(base + offsets[i + AHEAD], 1);
-        __atomic_store_n((uint64_t *)(base + offsets[i]), words[i], __ATOMIC_RELAXED);
-    }
-}
-
-/* Exchange the words at a[i] and b[i], in order, so an offset may occur more than once. */
-static void swap_words_raw(char *base, const int64_t *a, const int64_t *b, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n) {
-            __builtin_prefetch(base + a[i + AHEAD], 1);
-            __builtin_prefetch(base + b[i + AHEAD], 1);
-        }
-        uint64_t *x = (uint64_t *)(base + a[i]), *y = (uint64_t *)(base + b[i]), was = *x;
-        __atomic_store_n(x, *y, __ATOMIC_RELAXED);
-        __atomic_store_n(y, was, __ATOMIC_RELAXED);
-    }
-}
-
-/* Write back the cache lines with the numbers lines[i], counted from `base`. */
-static void flush_lines_raw(int kind, char *base, const int64_t *lines, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        flush_raw(kind, base + lines[i] * LINE, LINE);
-}
-
-/* Copy the lines with the numbers lines[i], counted from `from`, to the same lines of `to`. */
-static void copy_lines_raw(int kind, char *to, const char *from, const int64_t *lines, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            __builtin_prefetch(from + lines[i + AHEAD] * LINE, 0);
-        copy_line(kind, to + lines[i] * LINE, from + lines[i] * LINE);
-    }
-}
-
 /* msync(2); returns 0 or errno. `at` must be aligned to the machine's page. */
 int pl_msync(char *at, size_t n) { return msync(at, n, MS_SYNC) == 0 ? 0 : errno; }
 
@@ -268,23 +212,3 @@ int pl_copy(int kind, char *to, const char *from, size_t n) { GUARDED(copy_raw(k
 int pl_fetch(char *to, const char *from, size_t n) { GUARDED(fetch_raw(to, from, n)); }
 int pl_store(char *to, const char *from, size_t n) { GUARDED(memcpy(to, from, n)); }
 int pl_store_word(char *at, uint64_t word) { GUARDED(store_word_raw(at, word)); }
-int pl_read_words(const char *base, const int64_t *offsets, uint64_t *words, size_t n)
-{
-    GUARDED(read_words_raw(base, offsets, words, n));
-}
-int pl_store_words(char *base, const int64_t *offsets, const uint64_t *words, size_t n)
-{
-    GUARDED(store_words_raw(base, offsets, words, n));
-}
-int pl_swap_words(char *base, const int64_t *a, const int64_t *b, size_t n)
-{
-    GUARDED(swap_words_raw(base, a, b, n));
-}
-int pl_flush_lines(int kind, char *base, const int64_t *lines, size_t n)
-{
-    GUARDED(flush_lines_raw(kind, base, lines, n));
-}
-int pl_copy_lines(int kind, char *to, const char *from, const int64_t *lines, size_t n)
-{
-    GUARDED(copy_lines_raw(kind, to, from, lines, n));
-}

@@ -54,16 +54,6 @@ def file_size(path: str | Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-@contextmanager
-def private() -> Iterator[None]:
-    """Files that other code makes meanwhile are its user's alone, by the process's umask."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def cannot_read(path: str | Path, error: OSError) -> StorageError:
     """The refusal for a file or folder that the operating system does not let us read."""
     return StorageError(

@@ -95,7 +95,7 @@ def derive(owner_key: bytes, purpose: str, salt: bytes) -> Sealer:
 
 
 def key_id(owner_key: bytes) -> bytes:
-    """The public id of an owner's key (8 bytes): it tells keys apart and reveals nothing else."""
+    """The public id of an owner's key (8 bytes). It reveals nothing else of the key."""
     return _hkdf(owner_key, b"", "key-id", KEY_ID_BYTES)
 
 

@@ -1,5 +1,6 @@
 """`plinius bench`: the commands that measure."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +18,30 @@ if TYPE_CHECKING:
 
 _PATH = click.Path(path_type=Path)
 _MEMORY = Path("/dev/shm")  # noqa: S108 - fresh folders are made in it
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-_plot = click.option("--plot", type=_PATH, help="Also draw a picture (needs matplotlib).")
+
+
+def _options(*options: Any) -> Callable[[Any], Any]:
+    """A decorator that adds several options to a command."""
+    return lambda command: functools.reduce(lambda made, add: add(made), reversed(options), command)
+
+
+_out = _options(
+    click.option("--plot", type=_PATH, help="Also draw a picture (needs matplotlib)."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+)
 _short = click.option("--short", is_flag=True, help="Fewer sizes and rounds.")
 _places = click.option(
     "--place", "places", type=_PATH, multiple=True,
     help="A folder to measure in; default: /dev/shm and the current one.",
 )  # fmt: skip
 _cfg = click.option("--cfg", type=_PATH, required=True, help="A Darknet network.")
-_data = click.option("--data", type=_PATH, required=True, help="A sealed dataset for it.")
-_key = click.option("--key", "key_path", type=_PATH, required=True, help="The owner's key file.")
+_training = _options(
+    _cfg,
+    click.option("--data", type=_PATH, required=True, help="A sealed dataset for it."),
+    click.option("--key", "key_path", type=_PATH, required=True, help="The owner's key file."),
+    _places,
+    _short,
+)
 
 
 @click.group()
@@ -36,96 +51,73 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--seconds", type=click.FloatRange(0.01, 60), default=0.6, show_default=True)
-@_plot
-@_json
+@_out
 def sps(seconds: float, **out: Any) -> None:
-    """Random swaps in persistent memory, beside the paper's Fig. 6; SECONDS for each point."""
+    """Random swaps in persistent memory, beside the paper's figure 6; SECONDS for each point."""
     _run(_sps(seconds), **out)
 
 
 @bench.command()
-@_cfg
-@_data
-@_key
-@_places
-@_short
-@_plot
-@_json
-def iteration(
-    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool, **out: Any
-) -> None:
+@_training
+@_out
+def iteration(plot: Path | None, as_json: bool, **run: Any) -> None:
     """An iteration of the trainer, everything included, against PyTorch by hand."""
-    _run(_iteration(cfg, data, key_path, places, short), **out)
+    _run(_iteration(**run), plot, as_json)
 
 
 @bench.command()
 @_places
 @_short
-@_plot
-@_json
+@_out
 def mirror(places: tuple[Path, ...], short: bool, **out: Any) -> None:
-    """Saving and restoring against all other ways, beside the paper's Fig. 7 and Table I."""
+    """Saving and restoring against all other ways, beside the paper's figure 7 and table I."""
     _run(_mirror(places, short), **out)
 
 
 @bench.command()
 @_short
-@_plot
-@_json
+@_out
 def batch(short: bool, **out: Any) -> None:
-    """Iterations on sealed and on plain data, beside the paper's Fig. 8."""
+    """Iterations on sealed and on plain data, beside the paper's figure 8."""
     _run(_batch(short), **out)
 
 
 @bench.command()
-@_cfg
-@_data
-@_key
-@_places
-@_short
-@_plot
-@_json
-def crash(
-    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool, **out: Any
-) -> None:
-    """Training that is killed, with a mirror and without, as the paper's Fig. 9."""
-    _run(_crash(cfg, data, key_path, places, short), **out)
+@_training
+@_out
+def crash(plot: Path | None, as_json: bool, **run: Any) -> None:
+    """Training that is killed, with a mirror and without, as in the paper's figure 9."""
+    _run(_crash(**run), plot, as_json)
 
 
 @bench.command()
 @_cfg
 @_places
 @_short
-@_plot
-@_json
+@_out
 def overhead(cfg: Path, places: tuple[Path, ...], short: bool, **out: Any) -> None:
     """What a mirror costs an iteration of three models."""
     _run(_overhead(cfg, places, short), **out)
 
 
 @bench.command(name="all")
-@_cfg
-@_data
-@_key
-@_places
-@_short
+@_training
 @click.option("-o", "--output", type=_PATH, required=True, help="A folder for the report page.")
-def everything(
-    cfg: Path, data: Path, key_path: Path, places: tuple[Path, ...], short: bool, output: Path
-) -> None:
+def everything(output: Path, **run: Any) -> None:
     """Measure all of it and write one page, report.html, with a JSON file and a plot of each."""
     from plinius_benchmarks.page import write_page
     from plinius_benchmarks.plots import plot
 
     output.mkdir(parents=True, exist_ok=True)
+    places, short = run["places"], run["short"]
     reports, pictures = [], {}
     for name, measure in {
         "sps": _sps(0.2 if short else 0.6),
-        "iteration": _iteration(cfg, data, key_path, places, short),
+        "iteration": _iteration(**run),
         "mirror": _mirror(places, short),
         "batch": _batch(short),
-        "crash": _crash(cfg, data, key_path, places, short),
-        "overhead": _overhead(cfg, places, short),
+        "crash": _crash(**run),
+        "overhead": _overhead(run["cfg"], places, short),
     }.items():
         with counting(f"measuring {name}") as progress:
             report = measure(progress)

@@ -1,8 +1,8 @@
 """A medium that counts what passes through it to another one."""
 
 from plinius.pm.block_writer import CopyWriter, Writer
-from plinius.pm.medium import LINE, WORD, Granularity, Int64s, Medium, Uint64s
-from plinius.pm.vectored import list_operations
+from plinius.pm.medium import LINE, WORD, Granularity, Medium
+from plinius.structures.list_operations import Int64s, Uint64s, list_operations
 
 
 class CountingMedium:
@@ -97,22 +97,22 @@ class CountingMedium:
         self._medium.fence()
 
     def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
-        """See ListMedium."""
+        """See ListOperations."""
         self._bytes += WORD * len(offsets)
         self._lists.store_words(base, length, offsets, words)
 
     def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
-        """See ListMedium."""
+        """See ListOperations."""
         self._bytes += 2 * WORD * len(first)
         self._lists.swap_words(base, length, first, second)
 
     def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
+        """See ListOperations."""
         self._lines += len(lines)
         self._lists.flush_lines(base, length, lines)
 
     def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
+        """See ListOperations."""
         self._bytes += LINE * len(lines)
         self._lines += len(lines)
         self._lists.copy_lines(to, source, length, lines)

@@ -1,6 +1,6 @@
 """`plinius bench crash`: a run killed with a mirror and without, as in Fig. 9 of the paper.
 
-The same network is trained on the same sealed data three times by `plinius train`: in peace;
+The same network is trained on the same sealed data three times by `plinius train`: not killed;
 killed (SIGKILL) at random iterations and started again; and killed after as many iterations, but
 without what was mirrored, as a trainer that keeps its state in memory has to. Then a program with
 1 GB of state is killed and started again.
@@ -27,7 +27,7 @@ from plinius_benchmarks.report import Progress, Report, Row, Target, no_progress
 ITERATIONS, KILLS = 100, 9
 SHORT_ITERATIONS, SHORT_KILLS = 40, 3
 RESTARTS = 3
-PEACE, MIRRORED, FORGETFUL = "not killed", "killed, mirrored", "killed, not mirrored"
+UNINTERRUPTED, MIRRORED, FORGETFUL = "not killed", "killed, mirrored", "killed, not mirrored"
 
 
 def run_crash(
@@ -41,15 +41,17 @@ def run_crash(
 ) -> Report:
     """Train and kill; then measure the restart in each of `places`. Takes minutes.
 
-    Raises StorageError with what the trainer said if it fails.
+    Raises StorageError with the trainer's error message if it fails.
     """
     rows: list[Row] = []
     digests: dict[str, str] = {}
     chosen = sorted(random.Random(kills).sample(range(2, iterations - 1), kills))  # noqa: S311
     with tempfile.TemporaryDirectory(prefix="plinius-bench-") as made:
         folder = Path(made)
-        for number, (way, kept) in enumerate(((PEACE, True), (MIRRORED, True), (FORGETFUL, False))):
-            after = [] if way == PEACE else chosen
+        for number, (way, kept) in enumerate(
+            ((UNINTERRUPTED, True), (MIRRORED, True), (FORGETFUL, False))
+        ):
+            after = [] if way == UNINTERRUPTED else chosen
             given = [str(cfg), "--data", str(data), "--key", str(key_path)]
             train = _Trainer(given, folder / str(number))
             for last, goal in zip([0, *after], [*after, None], strict=True):
@@ -71,7 +73,7 @@ def run_crash(
         for number, place in enumerate(places):
             restarts.append(_restart(place))
             progress(4 + number, 3 + len(places))
-    same = digests[MIRRORED] == digests[PEACE]
+    same = digests[MIRRORED] == digests[UNINTERRUPTED]
     targets = [Target("digest after all kills, equal to that without kills", float(same), 1.0)]
     for restart in restarts:
         what = f"{restart['place']}: kill to first new iteration, 1 GB, s beyond importing torch"
@@ -84,8 +86,8 @@ def run_crash(
         "targets": [target.row() for target in targets],
         "notes": [
             f"{cfg.name}, {iterations} iterations, {kills} SIGKILLs at random iterations.",
-            "In the paper, 500 iterations killed 9 times follow the curve of a run in peace; "
-            "without a mirror it needs more than 1000.",
+            "In the paper, 500 iterations killed 9 times follow the curve of a run that is not "
+            "killed; without a mirror it needs more than 1000.",
         ],
     }
 
@@ -104,7 +106,7 @@ class _Trainer:
 
     def run(self, until: int, for_iterations: int | None) -> None:
         """Train on; kill it after so many more iterations, or let it go to its end."""
-        before = self._told()
+        before = self._metrics_lines()
         command = [sys.executable, "-m", "plinius", "train", *self._arguments, "--threads", "1"]
         command += ["--region", str(self.region), "--metrics", str(self._metrics)]
         with (self._folder / "said").open("w+") as said:
@@ -113,7 +115,7 @@ class _Trainer:
             )
             while process.poll() is None:
                 time.sleep(0.002)
-                new = self._told()[len(before) :]
+                new = self._metrics_lines()[len(before) :]
                 if new and self._killed_at is not None:
                     self.lost.append(time.monotonic() - self._killed_at)
                     self._killed_at = None
@@ -123,8 +125,10 @@ class _Trainer:
                     self._killed_at = time.monotonic()
             if for_iterations is None and process.returncode:
                 said.seek(0)
-                raise StorageError(f"The trainer failed: {said.read().strip()}", "See what it said")
-        self.losses = [told["loss"] for told in self._told()]
+                raise StorageError(
+                    f"The trainer failed: {said.read().strip()}", "Correct what it names"
+                )
+        self.losses = [line["loss"] for line in self._metrics_lines()]
         if for_iterations is not None:
             self.kills.append(len(self.losses))
 
@@ -132,7 +136,7 @@ class _Trainer:
         """Lose what was mirrored."""
         self.region.unlink()
 
-    def _told(self) -> list[dict[str, Any]]:
+    def _metrics_lines(self) -> list[dict[str, Any]]:
         if not self._metrics.exists():
             return []
         lines = self._metrics.read_text().splitlines(keepends=True)
@@ -145,20 +149,20 @@ def _restart(place: Path) -> Row:
         region, key = Path(made) / "large.region", Path(made) / "owner.key"
         OwnerKey.generate().save(key)
         command = [sys.executable, "-m", "plinius_benchmarks.restart", str(region), str(key)]
-        _until_told(command)
+        _until_first_line(command)
         imports, starts = [], []
         for _ in range(RESTARTS):
             began = time.monotonic()
             subprocess.run([sys.executable, "-c", "import torch"], check=True)
             imports.append(time.monotonic() - began)
-            starts.append(_until_told(command))
+            starts.append(_until_first_line(command))
         with Region.open(region, writable=False) as opened:
             kind = opened.granularity.name
     beyond = statistics.median(one - other for one, other in zip(starts, imports, strict=True))
     return {"way": "restart", "place": kind, "import": imports, "start": starts, "beyond": beyond}
 
 
-def _until_told(command: list[str]) -> float:
+def _until_first_line(command: list[str]) -> float:
     """Start a program, wait for its first line, kill it; seconds until the line."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603
@@ -168,5 +172,5 @@ def _until_told(command: list[str]) -> float:
     process.kill()
     process.wait()
     if not line:
-        raise StorageError("The program with 1 GB of state failed", "See what it said above")
+        raise StorageError("The program with 1 GB of state failed", "See its error message above")
     return seconds

@@ -1,9 +1,9 @@
 """`plinius bench iteration`: an iteration of the trainer against the same network by hand.
 
-All contestants take turns, two iterations each a round, on one thread, so that whatever else the
-machine does falls on all of them. What counts is the median over the rounds of the ratio within
-a round. The trainer tells glibc to keep freed memory, which holds for the whole process: the
-loops by hand profit from it as well.
+All contestants take turns, two iterations each a round, on one thread, so that other load on the
+machine affects all of them. What counts is the median over the rounds of the ratio within a round.
+The trainer has glibc keep freed memory, in the whole process: the loops by hand profit from it as
+well.
 """
 
 import statistics

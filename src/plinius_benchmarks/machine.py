@@ -10,7 +10,7 @@ Machine = dict[str, str | int | float]
 
 
 def describe_machine() -> Machine:
-    """Processor, cores, system and versions; the load tells whether the machine was shared."""
+    """Processor, cores, system and versions; the load shows whether the machine was shared."""
     return {
         "cpu": _cpu(),
         "cpus": os.cpu_count() or 0,

@@ -1,8 +1,8 @@
 """`plinius bench mirror`: saving and restoring, as in Fig. 7 and Table I of the paper.
 
 All rivals save the same state and restore it, in turn, round after round, each round in another
-order, so that whatever else the machine does falls on all of them; a figure is the median over
-the rounds, a ratio the median of the ratios within a round. torch has one thread. The mirror's
+order, so that other load on the machine affects all of them. A figure is the median over the
+rounds, a ratio the median of the ratios within a round. torch has one thread. The mirror's
 time is split by a medium that measures what passes through it: writing (and reading) is what the
 medium took, sealing (and opening) the rest.
 """

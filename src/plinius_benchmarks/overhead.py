@@ -4,7 +4,7 @@ Three ways take turns, iteration by iteration, on the same model: without a mirr
 mirrors every iteration, and with one that seals beside the next iteration. The cost is the time
 that the loop is held by the mirror (its calls, and the wait that it puts before the optimizer's
 step) as a share of the iteration without it; every 10th iteration costs a tenth of that. The whole
-iteration is told as well, in which sealing beside training shows if it takes a core from it.
+iteration is measured as well: it grows if sealing beside training takes a core from training.
 """
 
 import tempfile

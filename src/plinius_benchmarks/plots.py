@@ -131,7 +131,9 @@ def _crash(report: Report, figure: Any) -> None:
         if "losses" not in row:
             continue
         steps = range(1, len(row["losses"]) + 1)
-        width = 2 if row["kills"] else 6  # the run in peace shows below one that equals it
+        width = (
+            2 if row["kills"] else 6
+        )  # the run that is not killed shows below one that equals it
         (line,) = axes.plot(steps, row["losses"], label=row["way"], lw=width, alpha=0.7)
         for at in row["kills"]:
             axes.axvline(at, color=line.get_color(), alpha=0.25, linestyle="--")

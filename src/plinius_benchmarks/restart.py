@@ -1,4 +1,4 @@
-"""A program with 1 GB of state that says when its first new iteration is done, for `crash`.
+"""A program with 1 GB of state that prints a line after its first new iteration, for `crash`.
 
 python -m plinius_benchmarks.restart REGION KEYFILE
 """
@@ -15,7 +15,7 @@ WORDS, WIDTH = 2_000_000, 128  # float32: 1.02 GB
 
 
 def main() -> None:
-    """Go on from the mirror, make one iteration, say so, and wait to be killed."""
+    """Resume from the mirror, make one iteration, print a line, and wait to be killed."""
     table = nn.Embedding(WORDS, WIDTH, sparse=True, _weight=torch.empty(WORDS, WIDTH))
     optimizer = torch.optim.SGD(table.parameters(), 0.1)
     state = {"table": table, "optimizer": optimizer}

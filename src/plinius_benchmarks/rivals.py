@@ -1,8 +1,8 @@
 """Rivals: the ways there are to save a model's tensors, and the limits of the machine.
 
 Each saves the same state_dict into a folder and restores it into the same tensors. What is saved
-is made to last (fsync), as a commit of the mirror is; restoring reads a file that the page cache
-holds, which the mirror does as well.
+is made durable (fsync), as a commit of the mirror is. Restoring reads a file that the page cache
+holds; on a disk the mirror reads from the disk.
 """
 
 import io

@@ -5,8 +5,8 @@ thread. Two forms: "plain" makes one Python call a load and a store, "vectorised
 of a transaction by one call (`PersistentArray.swap`), with the meaning of one after another. The
 random places are drawn inside the timed part in both, as the C++ benchmark of Romulus does.
 
-Points take turns, slice by slice, so that whatever else the machine does falls on all of them; a
-point's figure is the median of its slices. Fences, lines and bytes are counted, in a pass of its
+Points take turns, slice by slice, so that other load on the machine affects all of them. A point's
+figure is the median of its slices. Fences, lines and bytes are counted, in a pass of its
 own through a medium that counts, so that counting costs no time.
 """
 

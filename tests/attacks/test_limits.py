@@ -61,7 +61,7 @@ def test_what_is_nested_too_deeply_is_refused_before_it_is_written(
     ids=["nan", "tuple", "key", "object", "list", "deep"],
 )
 def test_an_identity_that_would_not_come_back_is_refused(identity: Any, tmp_path: Path) -> None:
-    """Or else the run could not be gone on with."""
+    """Otherwise the run could not be resumed."""
     with pytest.raises(StateError, match="The identity of the run would not come back as it is"):
         Mirror.open(tmp_path / "run.region", KEY, {"n": 1}, identity=identity)
 
@@ -109,7 +109,7 @@ def test_twins_on_a_disk_that_is_cut_short_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_does_not_wait_for_the_thread_of_its_parent(tmp_path: Path) -> None:
-    """Every call is refused there while a commit of the parent is under way, and steps go on."""
+    """Every call is refused there during a commit of the parent, which trains on."""
     weights = torch.nn.Parameter(torch.zeros(3_000_000))
     state = {"w": weights, "o": torch.optim.SGD([weights], lr=0.1)}
     path = tmp_path / "run.region"

@@ -148,7 +148,7 @@ def test_swapped_chunks_of_one_tensor_are_refused() -> None:
         mirror_in(swapped(image, first, first + PAGE, PAGE))
 
 
-def test_an_older_piece_put_back_in_its_own_place_is_refused() -> None:
+def test_an_older_chunk_put_back_in_its_own_place_is_refused() -> None:
     """Each chunk is bound to the commit that sealed it, which the manifest names."""
     medium = SimulatedMedium(image=bytes(mirrored(3)))
     mirror = Slots.open(Region(medium, "r"), KEY)
@@ -166,7 +166,7 @@ def test_an_older_piece_put_back_in_its_own_place_is_refused() -> None:
             mirror_in(forged)
 
 
-def test_a_piece_that_rests_cannot_be_changed_for_another() -> None:
+def test_an_unchanged_chunk_cannot_be_exchanged_for_another() -> None:
     """What lies in a slot since an older commit is opened under that commit, and no other."""
     rests = [state(0).tensors[0], state(0).tensors[1]]
 
@@ -241,7 +241,7 @@ def test_commit_words_that_no_commit_leaves_are_refused(forge: Callable[[bytearr
 
 
 def test_the_wrong_key_is_named_as_such() -> None:
-    """Both public key ids are told, nothing else."""
+    """Both public key ids are shown, nothing else."""
     other = OwnerKey(bytes(32))
     with pytest.raises(
         KeyFileError,
@@ -261,8 +261,8 @@ def test_a_huge_declared_manifest_is_refused_before_memory_is_taken() -> None:
             mirror_in(forged)
 
 
-def test_a_newest_commit_that_does_not_open_is_left_only_on_demand() -> None:
-    """Accepting the commit before is a decision, and the run then goes on from it."""
+def test_a_newest_commit_that_does_not_open_is_given_up_only_on_request() -> None:
+    """Accepting the commit before is a decision, and the run then continues from it."""
     image = mirrored()
     image[chunks_at(image, slots(image)[1])] ^= 1
     with pytest.raises(SealError, match="train with --accept-previous"):

@@ -1,4 +1,4 @@
-"""A host that changes the region under a living process: what it knows stays its own."""
+"""A host that changes the region under a running process, which relies on what it has pinned."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from unit.mirroring import KEY
 
 
 def trained(path: Path, until: int, value: float = 1.0) -> tuple[dict[str, object], Mirror]:
-    """A living run that has mirrored some iterations."""
+    """A running run that has mirrored some iterations."""
     state: dict[str, object] = {"weights": torch.zeros(30_000), "frozen": torch.ones(40_000)}
     mirror = Mirror.open(path, KEY, state)
     mirror.mirror_in()
@@ -45,7 +45,7 @@ def test_an_older_copy_is_not_taken_for_the_newest(tmp_path: Path) -> None:
         assert mirror.commits == 10
 
 
-def test_another_run_put_in_its_place_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_another_run_put_in_its_place_is_not_continued(tmp_path: Path) -> None:
     """A trainer of run A does not seal as run B: what it commits next is A's, or refused."""
     path, other = tmp_path / "a.region", tmp_path / "b.region"
     trained(other, 4)[1].close()
@@ -88,7 +88,7 @@ def test_commit_words_are_read_once(shown: int, tmp_path: Path) -> None:
 
 
 def test_slots_that_move_under_a_process_are_refused(tmp_path: Path) -> None:
-    """The directory names another place for the mirror when the process settles again."""
+    """The directory names another place for the mirror when the process looks for it again."""
     path = tmp_path / "run.region"
     _, mirror = trained(path, 2)
     with mirror:
@@ -101,7 +101,7 @@ def test_slots_that_move_under_a_process_are_refused(tmp_path: Path) -> None:
         mirror._slots._pinned = known
 
 
-def test_going_back_in_a_living_process_can_be_gone_on_from(tmp_path: Path) -> None:
+def test_a_running_process_can_go_back_one_commit_and_continue(tmp_path: Path) -> None:
     """After accept_previous the next honest commits open, unchanged chunks and all."""
     path = tmp_path / "run.region"
     state, mirror = trained(path, 6)

@@ -81,7 +81,7 @@ def test_the_good_one_opens(good: bytes) -> None:
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_every_byte_counts(good: bytes, mask: int) -> None:
+def test_every_flipped_byte_is_refused(good: bytes, mask: int) -> None:
     """Any byte flipped is refused: by structure, by key id, or by the tag of what it belongs to."""
     for place in range(len(good)):
         raw = put(good, place, bytes([good[place] ^ mask]))
@@ -121,7 +121,7 @@ def test_swapped_records_are_refused(good: bytes) -> None:
             assert refusal(raw, SealError) == f"Record {j} of d.sealed {ALTERED}"
 
 
-def test_pieces_of_another_dataset_are_refused(good: bytes, tmp_path: Path) -> None:
+def test_parts_of_another_dataset_are_refused(good: bytes, tmp_path: Path) -> None:
     """The same owner's other dataset, of the same shape: no record, class list or header fits."""
     other = small(tmp_path / "other.sealed", shade=100)
     for i in range(COUNT):
@@ -249,7 +249,7 @@ def test_another_key_under_this_key_id_is_refused(good: bytes) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_foreign_bytes_are_refused(raw: bytes) -> None:
-    """Files of any other content are told to be no sealed dataset."""
+    """Files of any other content are refused as no sealed dataset."""
     if not raw.startswith(b"PLINDATA"):
         assert refusal(raw, FormatError) == (
             "d.sealed is not a sealed dataset. Make one with plinius seal."
@@ -259,7 +259,7 @@ def test_foreign_bytes_are_refused(raw: bytes) -> None:
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_header_is_parsed_or_refused(good: bytes, data: st.DataObject) -> None:
-    """Whatever stands in the header, the answer is a refusal, never a crash or a large buffer."""
+    """Whatever the header holds, the answer is a refusal, never a crash or a large buffer."""
     raw = good
     for _ in range(data.draw(st.integers(1, 4))):
         offset = data.draw(st.integers(8, HEADER_BYTES - 1))

@@ -277,7 +277,7 @@ def dataset_of_the_future(p: Place) -> tuple[list[object], str]:
 
 @case
 def dataset_header_altered(p: Place) -> tuple[list[object], str]:
-    """One bit of the class count, which only the key can tell."""
+    """One bit of the class count: only the key shows that it was changed."""
     raw = bytearray(p.world.data.read_bytes())
     raw[80] ^= 1
     data = p.file("bent.sealed", bytes(raw))

@@ -36,7 +36,9 @@ def place(world: World, trained: Path, tmp_path: Path) -> Place:
 
 
 @pytest.mark.parametrize("bad", CASES, ids=lambda made: made.__name__)
-def test_bad_input_is_one_sentence_and_loses_nothing(place: Place, bad: Case) -> None:
+def test_bad_input_is_refused_with_one_sentence_and_changes_nothing(
+    place: Place, bad: Case
+) -> None:
     """The sentence of each entry of the table, exit 1, and every file as it was."""
     arguments, sentence = bad(place)
     before = tree(place.folder, place.world.folder)
@@ -56,7 +58,7 @@ def test_a_real_process_refuses_with_exit_1(place: Place) -> None:
 
 @pytest.mark.parametrize("command", ["train", "digest", "verify", "info", "doctor"])
 def test_a_region_in_use_is_refused(place: Place, command: str) -> None:
-    """While another process holds the region nobody else touches it; afterwards all goes on."""
+    """While another process holds the region no other can use it; afterwards all commands work."""
     arguments = {
         "train": place.train(),
         "digest": place.read("digest"),
@@ -154,7 +156,7 @@ def test_a_read_only_place_is_refused(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing(place: Place, tmp_path: Path) -> None:
-    """A disk too small for the data says so; with room the same command goes on to the end."""
+    """A disk too small for the data says so; with room the same command trains to the end."""
     disk = tmp_path / "disk"
     region = disk / "run.region"
     with mounted(disk, "-t", "tmpfs", "-o", "size=192k", "tmpfs") as there:
@@ -195,7 +197,7 @@ def test_a_full_disk_leaves_no_half_made_file(place: Place, tmp_path: Path) -> N
 
 
 def test_metrics_on_a_full_disk_keep_the_run(place: Place, tmp_path: Path) -> None:
-    """Metrics that find no room stop the run with a sentence; what was mirrored goes on later."""
+    """Metrics that find no room stop the run with a refusal; the run resumes later."""
     region, disk = tmp_path / "new.region", tmp_path / "disk"
     with mounted(disk, "-t", "tmpfs", "-o", "size=4k", "tmpfs") as there:
         if not there:
@@ -211,7 +213,7 @@ def test_metrics_on_a_full_disk_keep_the_run(place: Place, tmp_path: Path) -> No
 
 
 def test_the_commit_before_is_taken_only_when_asked(place: Place) -> None:
-    """--accept-previous goes on from the commit before and ends where the run had ended."""
+    """--accept-previous resumes from the commit before and ends where the run had ended."""
     wanted = digest_of(place.region, place.world.key)
     flip_newest(place.region)
     result = call(*place.train("--accept-previous", "--json"))

@@ -101,7 +101,7 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
     assert re.fullmatch("[0-9a-f]{64}", digest["digest"])
 
 
-def test_a_trained_network_knows_what_it_never_saw(walk: dict[str, Result]) -> None:
+def test_a_trained_network_classifies_held_out_records(walk: dict[str, Result]) -> None:
     """The accuracy on held-out records is far beyond the quarter that guessing would reach."""
     result = walk["test"].json
     assert result == {"accuracy": result["accuracy"], "samples": HELD_OUT, "iteration": LONG}
@@ -121,7 +121,7 @@ def test_metrics_are_one_line_an_iteration(walk: dict[str, Result]) -> None:
     assert lines[-1]["loss"] == walk["train"].json["loss"]
 
 
-def test_talk_goes_to_stderr(walk: dict[str, Result]) -> None:
+def test_messages_go_to_stderr(walk: dict[str, Result]) -> None:
     """The trainer says what the region survives and that it is done; no escape codes in a pipe."""
     said = walk["train"].stderr
     assert "The region is " in said
@@ -176,7 +176,7 @@ def test_the_parameters_of_any_run_go_out_and_begin_another(
 
 
 def test_tensorboard_shows_every_iteration_once(world: World, tmp_path: Path) -> None:
-    """Stopped and gone on: what was trained again is passed over."""
+    """Stopped and resumed: iterations that were repeated are shown once."""
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -214,7 +214,7 @@ def test_results_are_readable_without_json(world: World, trained: Path) -> None:
     assert result.stdout == f"digest     {digest}\niteration  {ITERATIONS}\n"
 
 
-def test_looking_changes_nothing(world: World, trained: Path) -> None:
+def test_commands_that_only_read_change_nothing(world: World, trained: Path) -> None:
     """inspect, info, verify, digest, test, export and doctor leave the region as it was."""
     before = trained.read_bytes(), trained.stat().st_mtime_ns
     trained.chmod(0o400)
@@ -322,7 +322,7 @@ def test_help_and_version_are_data() -> None:
         assert result.stderr == ""
 
 
-def test_a_closed_pipe_ends_quietly(world: World, trained: Path) -> None:
+def test_a_closed_pipe_ends_without_a_traceback(world: World, trained: Path) -> None:
     """A reader that goes away is no traceback."""
     reader, writer = os.pipe()
     os.close(reader)

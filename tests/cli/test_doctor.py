@@ -14,7 +14,7 @@ from cli.world import (
 )
 
 
-def test_the_doctor_never_flatters(trained: Path) -> None:
+def test_the_doctor_claims_no_protection_that_is_not_there(trained: Path) -> None:
     """It says simulation, unattested and rollback plainly, in words and in JSON."""
     plain, json_of = call("doctor"), call("doctor", trained, "--json").json
     assert plain.code == 0

@@ -56,7 +56,7 @@ def test_a_folder_of_class_folders_seals_in_order_of_names(world: World, tmp_pat
 
 
 def test_the_original_format_seals(world: World, tmp_path: Path) -> None:
-    """A pair in the original's format opens under its key; so do labels alone and a tail piece."""
+    """A pair in the original's format opens under its key; so do labels, or a file's last part."""
     legacy, random = bytes(range(16)), np.random.default_rng(5)
     x = random.random((5, 28 * 28), np.float32)
     y = np.eye(10, dtype=np.float32)[[3, 1, 4, 1, 5]]

@@ -61,7 +61,7 @@ def mirrored(commits: int) -> bytes:
 
 
 def newest(slots: Slots, *, accept_previous: bool = False) -> Snapshot | None:
-    """The newest state; the slots go on from it."""
+    """The newest state; the slots continue from it."""
     manifest = slots.newest()
     if manifest is None:
         return None

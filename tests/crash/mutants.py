@@ -17,7 +17,8 @@ from types import CodeType, FunctionType, ModuleType
 
 CALLS = {
     "flush", "drain", "fence", "store", "store_word", "store_words", "write", "copy", "resize",
-    "grow_to", "flush_lines", "copy_lines", "set_extent", "add_extent", "append", "clear",
+    "grow_to", "flush_lines", "copy_lines", "swap_words", "_log_lines", "set_extent", "add_extent",
+    "append", "clear",
     "_set", "_begin", "_end", "_commit", "_roll_back", "_copy", "_finish", "_recover",
     "_grow_for", "replace_extent", "_fill", "fill", "_put_word", "put", "seal", "recover",
 }  # fmt: skip
@@ -151,7 +152,7 @@ def _dropping(number: int, field: str, i: int) -> Change:
 
 
 def _forgets(statement: ast.stmt) -> bool:
-    """Whether it tells the planner to rely on nothing in the slots."""
+    """Whether it has the planner rely on nothing in the slots."""
     return ast.unparse(statement) == "self._planner.forget()"
 
 
@@ -218,10 +219,10 @@ def _is_protocol(statement: ast.stmt) -> bool:
 
 
 def _called(call: ast.Call) -> str:
-    """The method that is called; of the methods of lists, only those of the log count."""
+    """The method that is called; of the methods of lists, only those of logs count."""
     whole = ast.unparse(call.func)
     name = whole.rsplit(".", 1)[-1]
-    in_log = whole.startswith(("self._log.", "self._lines."))
+    in_log = whole.startswith(("self._log.", "self._lines.", "self._joined.", "log."))
     return name if in_log or name not in ("append", "clear") else whole
 
 

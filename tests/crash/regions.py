@@ -9,6 +9,7 @@ import numpy as np
 from plinius.pm.heap import ARENA_AT
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
+from plinius.structures.words import Words
 from plinius.testing import PlainMedium
 
 TWIN = 16 * 1024
@@ -99,9 +100,19 @@ def scattered_stores(region: Region) -> None:
 def scattered_words(region: Region) -> None:
     with region.twins.transaction():
         block = region.heap.roots()["kept"].offset
-        region.twins.store_words([block + at for at in (0, 64, 8, 128)], np.arange(4))
-        region.twins.store_words([block + at for at in (136, 64)], np.arange(2))
+        words = Words(region)
+        words.store([block + at for at in (0, 64, 8, 128)], np.arange(4))
+        words.store([block + at for at in (136, 64)], np.arange(2))
         region.twins.store(block + 72, b"x")
+
+
+def exchanged_words(region: Region) -> None:
+    """Their values differ, so that half an exchange is noticed."""
+    with region.twins.transaction():
+        block = region.heap.roots()["kept"].offset
+        words = Words(region)
+        words.store([block, block + 64], np.arange(2))
+        words.swap([block, block + 64], [block + 128, block])
 
 
 def allocation(region: Region) -> None:
@@ -127,7 +138,7 @@ def rolled_back(region: Region) -> None:
         with region.twins.transaction():
             block = region.heap.roots()["kept"].offset
             region.twins.store(region.heap.allocate(16), b"n" * 16)
-            region.twins.store_words([block + 64], np.arange(1))
+            Words(region).store([block + 64], np.arange(1))
             raise UndoError
     except UndoError:
         pass
@@ -176,8 +187,8 @@ def extent_in_a_dropped_place(region: Region) -> None:
 
 
 CHANGES: list[Change] = [
-    scattered_stores, scattered_words, allocation, free_and_forget, rolled_back, nested,
-    wide_store, two_in_a_row, new_extent, extent_that_grows_the_region, dropped_extent,
+    scattered_stores, scattered_words, exchanged_words, allocation, free_and_forget, rolled_back,
+    nested, wide_store, two_in_a_row, new_extent, extent_that_grows_the_region, dropped_extent,
     extent_in_a_dropped_place,
 ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from plinius.data.dataset_extent import load_dataset
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.slots import Slots
+from plinius.structures.words import Words
 from plinius.testing import SimulatedMedium
 
 TWIN = 16 * 1024
@@ -45,7 +46,7 @@ class Counted:
         def change() -> None:
             with contextlib.suppress(KeyError), self.region.twins.transaction():
                 places = self.line + apart * np.arange(count)
-                self.region.twins.store_words(places, np.arange(count))
+                Words(self.region).store(places, np.arange(count))
                 if undo:
                     raise KeyError
 
@@ -104,3 +105,16 @@ def test_no_transaction_takes_more_than_four_fences() -> None:
     """Whatever it stores."""
     one = Counted()
     assert {one.words(count, 8)[0] for count in (0, 1, 2, 17, 500)} == {4}
+
+
+def test_a_transaction_writes_back_only_its_own_words() -> None:
+    """The log of a list of words is empty when a transaction ends."""
+    one = Counted()
+    words = Words(one.region)
+
+    def store(at: int) -> None:
+        with one.region.twins.transaction():
+            words.store([at], [1])
+
+    first = one.of(lambda: store(one.line))
+    assert one.of(lambda: store(one.line + 128)) == first

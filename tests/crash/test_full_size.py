@@ -16,6 +16,7 @@ from plinius.pm.medium import PAGE, Granularity
 from plinius.pm.region import DEFAULT_TWIN_BYTES, Region, format_region
 from plinius.slots import Slots
 from plinius.snapshot import Snapshot, TensorBytes
+from plinius.structures.words import Words
 from plinius.testing import PlainMedium, SimulatedMedium
 
 IMAGES = 10_000
@@ -83,7 +84,7 @@ def test_a_power_cut_in_a_large_transaction_leaves_all_of_it_or_none(
 
         def change(_: SimulatedMedium) -> None:
             with region.twins.transaction():
-                region.twins.store_words(places, np.full(len(places), number))
+                Words(region).store(places, np.full(len(places), number))
 
         def check(image: bytes, ended: bool) -> None:
             opened = Region(PlainMedium(image), "r")

@@ -150,7 +150,7 @@ def opened(target: Target, *, writable: bool) -> tuple[Region, Shown] | None:
 
 
 def examined(target: Target) -> str:
-    """Open what is there in both ways and judge it; says how it ended."""
+    """Open what is there in both ways and check it; returns how that ended."""
     before = bytes(target.medium.bytes)
     reading = opened(target, writable=False)
     assert target.medium.bytes == before, "opened read-only, it wrote"

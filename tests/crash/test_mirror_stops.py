@@ -37,7 +37,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stop_anywhere_in_a_commit_leaves_the_commit_before_or_this_one(
     commits: int, granularity: Granularity
 ) -> None:
-    """The newest committed state always opens, and is one of two; the run can go on from it."""
+    """The newest committed state always opens, and is one of two; the run can continue from it."""
     before = None if commits == 0 else state(commits - 1).digest()
     after = state(commits).digest()
     seen = set()

@@ -12,11 +12,14 @@ import plinius.pm.romulus
 import plinius.slots.chunks
 import plinius.slots.protocol
 import plinius.slots.workers
+import plinius.structures.words
 from crash import mirrors, regions, stops
+from crash import test_cost as cost
 from crash import test_dataset_stops as dataset
 from crash import test_mirror_stops as mirror
 from crash import test_region_stops as region
 from crash import test_slot_stops as slots
+from crash import test_structure_stops as structures
 from crash import test_worker_stops as workers
 from crash.mutants import Mutant, mutants_of
 from plinius.pm.medium import PAGE, Granularity
@@ -43,16 +46,20 @@ retried = slots.test_what_a_failed_write_touched_is_sealed_again
 reused = slots.test_the_space_of_outgrown_slots_is_used_again
 failing = slots.test_after_a_failure_anywhere_the_next_write_commits
 working = workers.test_a_stop_anywhere_in_a_commit_of_several_threads_leaves_one_of_two
+exchange = structures.test_a_stop_anywhere_leaves_the_structures_before_or_after
+own_words = cost.test_a_transaction_writes_back_only_its_own_words
 load = dataset.test_a_stop_anywhere_in_a_load_leaves_no_dataset_or_a_whole_one
 
 _NO_ORDER = "between two fences no store or flush is before another"
 _VOLATILE = "the log is in ordinary memory, and nothing reads it before the next transaction"
 
 EQUIVALENT = {
-    "pm.romulus.Twins._commit: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
-    "pm.romulus.Twins._copy: `for start, end in ranges:` after `if lines.size:`": _NO_ORDER,
-    "pm.romulus.Twins._finish: `self._log.clear()` after `self._lines.clear()`": _VOLATILE,
-    "pm.romulus.Twins._finish: `self._lines.clear()` after `self._medium.fence()`": _VOLATILE,
+    "pm.romulus.Twins._commit: `for start, end in ranges:` after "
+    "`for log in self._joined:`": _NO_ORDER,
+    "pm.romulus.Twins._copy: `for start, end in ranges:` after "
+    "`for log in self._joined:`": _NO_ORDER,
+    "pm.romulus.Twins._finish: `self._log.clear()` after `for log in self._joined:`": _VOLATILE,
+    "pm.romulus.Twins._finish: `self._joined.clear()` after `self._medium.fence()`": _VOLATILE,
     "pm.region.format_region: `for at in (_MAIN_AT, _MAIN_AT + twin_bytes):` after "
     "`medium.store(8, head[8:])`": _NO_ORDER,
     "slots.protocol.Slots._write_anew: `medium.write(at, header_bytes(self._run_id, self._key.id, "
@@ -80,15 +87,18 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
     def of(proof: Callable[..., object], *arguments: object) -> Proof:
         return functools.partial(proof, *arguments)
 
-    if module.startswith("pm.romulus"):
+    if module.startswith(("pm.romulus", "structures.words")):
         return [
             of(stop, regions.scattered_words, LINES),
             of(stop, regions.two_in_a_row, LINES),
             of(stop, regions.rolled_back, LINES),
             of(stop, regions.wide_store, LINES),
+            of(own_words),
+            of(exchange, structures.swap_elements, LINES),
             of(left_open, lambda twins: None),
             of(left_open, plinius.pm.romulus.Twins.recover),
             of(interrupt, regions.scattered_words),
+            of(interrupt, regions.exchanged_words),
             of(interrupt, regions.scattered_stores),
             of(read_only, regions.two_in_a_row),
             of(again, regions.two_in_a_row, LINES),
@@ -118,6 +128,7 @@ def proofs_for(module: str, config: pytest.FixtureRequest, folder: Path) -> list
 MODULES = (
     plinius.pm.romulus,
     plinius.pm.region,
+    plinius.structures.words,
     plinius.slots.protocol,
     plinius.slots.workers,
     plinius.data.dataset_extent,

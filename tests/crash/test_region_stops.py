@@ -23,6 +23,7 @@ from plinius.errors import FormatError, RegionError
 from plinius.pm.medium import Granularity
 from plinius.pm.region import Region, format_region
 from plinius.pm.romulus import Twins, TwinState
+from plinius.structures.words import Words
 from plinius.testing import PlainMedium, SimulatedMedium
 
 End = Callable[[Twins], object]
@@ -88,7 +89,7 @@ def test_a_transaction_that_an_interrupt_left_open_is_undone(end: End) -> None:
     interrupted = twins.transaction()
     interrupted.__enter__()
     twins.store(at, b"undone..")
-    twins.store_words([at + 8], [7])
+    Words(region).store([at + 8], [7])
     assert twins._open is not None
     twins._open.depth = 0
     end(twins)

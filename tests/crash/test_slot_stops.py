@@ -28,7 +28,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def goes_on(image: bytes) -> None:
-    """The run can go on from an image, and every byte of the heap has one owner."""
+    """The run can continue from an image, and every byte of the heap has one owner."""
     medium = PlainMedium(image)
     slots, _ = opened(medium)
     slots.write(state(7))

@@ -189,7 +189,7 @@ def grown_are_whole(region: Region, iteration: int) -> None:
 
 
 def where_it_fell(twins: str, mirror: Slots | None) -> str:
-    """When the machine was stopped, judged by the state of the twins and by the older slot."""
+    """When the machine was stopped, as the state of the twins and the older slot show."""
     if twins == "NONE":
         return "before the region"
     if twins != "IDLE":

@@ -16,7 +16,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("task", ["engine", "torch"])
-def test_a_task_that_is_started_again_goes_on_and_ends_with_the_same_state(
+def test_a_task_that_is_started_again_resumes_and_ends_with_the_same_state(
     task: str,
     world: World,
     tmp_path: Path,

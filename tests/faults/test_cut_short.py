@@ -31,7 +31,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield found
 
 
-def test_a_mirror_says_so_and_the_program_lives(folder: Path) -> None:
+def test_a_mirror_raises_an_error_and_the_process_survives(folder: Path) -> None:
     """Whether it was noticed before or by the fault."""
     path = folder / "run.region"
     state: dict[str, Any] = {"weights": torch.ones(200_000), "n": 1}

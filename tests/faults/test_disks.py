@@ -1,6 +1,6 @@
-"""Real disks that fail: full, without a place to write, dead, read-only. Nothing told is lost.
+"""Real disks that fail: full, without a place to write, dead, read-only. No commit is lost.
 
-Each fault ends in one sentence and exit code 1, and once it is gone the same command goes on.
+Each fault ends in one sentence and exit code 1, and once it is gone the same command resumes.
 """
 
 import os
@@ -129,7 +129,7 @@ def data_of(number: int) -> bytes:
     return bytes([number + 1]) * 200_000
 
 
-def test_a_write_back_that_finds_no_place_loses_nothing(world: World, digests: list[str]) -> None:
+def test_a_write_back_without_room_loses_nothing(world: World, digests: list[str]) -> None:
     """msync fails for real: the file has its blocks, but what lies under the disk is full.
 
     The fault is met while the dataset is loaded: a loop device reports no error for a write of
@@ -159,11 +159,11 @@ def test_a_write_back_that_finds_no_place_loses_nothing(world: World, digests: l
     ],
     ids=["dead", "dead, no journal", "read-only"],
 )
-def test_a_disk_that_fails_during_a_run_keeps_every_commit_told(
+def test_a_disk_that_fails_during_a_run_keeps_every_reported_commit(
     fault: Callable[[Disk], None], options: str, reason: str,
     world: World, digests: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """The command leaves with the sentence; mounted anew, the disk holds the last commit told."""
+    """The command ends with the refusal; mounted again, the disk holds the last reported commit."""
     with ext4(blocks=40, megabytes=32, options=options) as disk:
         region = disk.folder / "run.region"
         with monkeypatch.context() as patched:
@@ -179,7 +179,7 @@ def test_a_disk_that_fails_during_a_run_keeps_every_commit_told(
         goes_on(world, region, digests)
 
 
-def test_the_api_leaves_with_the_sentence_too(world: World, digests: list[str]) -> None:
+def test_the_api_raises_the_same_refusal(world: World, digests: list[str]) -> None:
     """Run.train raises StorageError where the disk dies, and the region closes."""
     with ext4() as disk:
         region = disk.folder / "run.region"
@@ -216,7 +216,7 @@ def test_a_disk_made_read_only_between_runs(world: World, digests: list[str]) ->
 
 
 def test_a_disk_in_use_is_not_made_read_only(world: World, digests: list[str]) -> None:
-    """The kernel refuses to remount it under a run, which goes on unharmed."""
+    """The kernel refuses to remount it under a run, which continues unharmed."""
     with ext4() as disk:
         region = disk.folder / "run.region"
         with opened(world, region) as run:
@@ -227,7 +227,7 @@ def test_a_disk_in_use_is_not_made_read_only(world: World, digests: list[str]) -
 
 
 def test_no_disk_is_left_mounted() -> None:
-    """These tests clean up behind them."""
+    """These tests clean up after themselves."""
     with ext4() as disk:
         assert str(disk.folder) in Path("/proc/mounts").read_text()
     assert str(disk.folder) not in Path("/proc/mounts").read_text()

@@ -1,4 +1,4 @@
-"""Faults of a write-back, an interrupt, and a file cut short: at each moment, nothing told is lost.
+"""Faults of a write-back, an interrupt, and a file cut short: no reported commit is lost.
 
 The disks that fail for real are in test_disks.py; here a failure is put where it is wanted.
 """
@@ -127,7 +127,7 @@ def add(region: Region, data: bytes) -> None:
 def test_each_write_back_of_a_commit_may_fail(
     number: int, region: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever fails, StorageError is raised, and the last commit told or this one is left."""
+    """Whichever fails, StorageError is raised, and the last reported commit or this one is left."""
     whole = region.read_bytes()
     for fail_at in itertools.count(1):
         region.write_bytes(whole)
@@ -251,7 +251,7 @@ def iteration_in(region: Path) -> int:
     ("place", "pages"), [("disk", 33), ("memory", 2)], ids=["disk, extents", "memory, twins"]
 )
 def test_a_file_cut_short_under_a_run(place: str, pages: int, world: World, tmp_path: Path) -> None:
-    """The trainer leaves with a sentence; the file is refused, and a whole copy of it goes on."""
+    """The trainer ends with a refusal; the file is refused, and a whole copy of it resumes."""
     with memory_folder() as memory:
         folder = tmp_path if place == "disk" else memory
         if folder is None:
@@ -296,7 +296,7 @@ def cut_short(world: World, region: Path, size: int, metrics: Path) -> tuple[int
     return trainer.returncode, said
 
 
-def test_a_region_closed_or_refused_is_let_go_at_once(region: Path) -> None:
+def test_a_region_closed_or_refused_is_unlocked_at_once(region: Path) -> None:
     """Though a view of its mapping lives on: the next opening finds no lock."""
     opened = Region.open(region)
     view = opened.medium.read(0, 8)

@@ -248,7 +248,7 @@ def test_an_interrupt_at_any_line_leaves_one_whole_state(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_interrupted_close_is_called_again(mode: str, tmp_path: Path) -> None:
-    """Meanwhile every other call goes on or is refused; none waits for a thread that has ended."""
+    """Meanwhile every other call works or is refused; none waits for a thread that has ended."""
     at, reached = 1, True
     while reached:
         run = Run()

@@ -70,7 +70,7 @@ def test_a_model_and_its_optimizer_are_restored(tmp_path: Path) -> None:
 def test_a_value_that_is_no_tensor_is_restored_without_pickle(
     value: object, tmp_path: Path
 ) -> None:
-    """As JSON, sealed with the rest."""
+    """As JSON, sealed with the tensors."""
     empty = {"value": {"deep": {"er": ()}} if isinstance(value, dict) else 0}
     with RegionStorage(tmp_path / "r", KEY) as storage:
         save(storage, {"value": value, "t": torch.ones(2)})

@@ -153,3 +153,9 @@ def test_a_value_that_is_not_restored_makes_a_warning(
         train(tmp_path / "run.region", 4, state={"other": DoesNotLoad()})
     train(tmp_path / "run.region", state={"other": DoesNotLoad()})
     assert "The resumed run is not bit-identical: " in caplog.text
+
+
+def test_no_steps_between_commits_is_refused(tmp_path: Path) -> None:
+    """When the callback is made; Lightning's has the same arguments."""
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        MirrorCallback(tmp_path / "run.region", KEY, every=0)

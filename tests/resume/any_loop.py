@@ -43,7 +43,7 @@ def ended(region: Path, mode: str, told: Shared) -> str:
 
 
 def main() -> None:
-    """One run that nobody stops and one that is killed over and over."""
+    """One run that is not interrupted and one that is killed many times."""
     torch.set_num_threads(1)
     Loop().step()  # what torch imports at the first step, each child has then
     folder, random, mode = Path(sys.argv[1]), Random(sys.argv[2]), sys.argv[3]

@@ -66,7 +66,7 @@ class Killed:
 
 
 def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
-    """A start of the trainer, as of `plinius train`; `tell` follows its begin and each commit."""
+    """A start of the trainer, as by `plinius train`; calls `tell` then and after each commit."""
     settings = Settings(Path(job.cfg), Path(job.data), threads=1)
     with Run(region, job.owner, settings) as run:
         tell(run)
@@ -74,7 +74,7 @@ def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
 
 
 def uninterrupted(job: Job, region: Path) -> tuple[list[str], float, float]:
-    """A run that nobody stops: the digests after iterations 0, 1, ..., and its seconds.
+    """An uninterrupted run: the digests after iterations 0, 1, ..., and its seconds.
 
     The seconds are those until it began to train, and those until it ended.
     """

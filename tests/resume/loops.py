@@ -19,7 +19,7 @@ Step = Callable[[int], None]
 Build = Callable[[], tuple[dict[str, Any], Step]]
 LOOPS: dict[str, Build] = {}
 REFUSED: dict[str, tuple[Build, str]] = {}
-"""Loops that a freshly built process could not go on with, and what is said of them at once."""
+"""Loops that a new process could not resume, and the refusal that comes at once."""
 
 
 def loop(build: Build) -> Build:

@@ -54,7 +54,7 @@ def optimizer_in_backward() -> tuple[dict[str, Any], Step]:
 
 
 class Wrapper:
-    """An optimizer of somebody else's, without hooks or groups."""
+    """An optimizer of another library, without hooks or groups."""
 
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         self._inner = inner

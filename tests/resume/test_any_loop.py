@@ -1,4 +1,4 @@
-"""A user's own loop, killed at random: it ends as the loop that nobody stopped."""
+"""A user's own loop, killed at random: it ends as the uninterrupted loop."""
 
 import json
 import os
@@ -20,7 +20,7 @@ KILLER = Path(__file__).with_name("any_loop.py")
 def test_a_loop_killed_at_random_ends_as_one_that_was_not(
     place: str, mode: str, tmp_path: Path
 ) -> None:
-    """SIGKILL at a dozen random moments: nothing told is lost, the last digest is the same."""
+    """SIGKILL at a dozen random moments: no reported commit is lost, the last digest is equal."""
     seed = os.environ.get("PLINIUS_TEST_SEED", str(secrets.randbits(32)))
     print(f"PLINIUS_TEST_SEED={seed}")
     with memory_folder() as memory:

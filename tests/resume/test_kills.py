@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: every run ends with the digest of the run that nobody stopped.
+"""SIGKILL at random moments: every run ends with the digest of the uninterrupted run.
 
 The moments follow from a printed seed: PLINIUS_TEST_SEED=... repeats them, as far as a machine
 repeats its timing. `--soak` does many more runs.
@@ -62,21 +62,21 @@ def large(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def uninterrupted(large: World, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The digest at the end of a real `plinius train` that nobody stops."""
+    """The digest at the end of a real `plinius train` that is not interrupted."""
     region = tmp_path_factory.mktemp("uninterrupted") / "run.region"
     told = run(*large.train(region, "--iterations", UNTIL, "--json"))
     assert told.json["iteration"] == UNTIL
     return str(run("digest", "--region", region, "--key", large.key, "--json").json["digest"])
 
 
-def test_runs_on_disk_end_alike_whenever_they_are_killed(
+def test_runs_on_disk_end_the_same_whenever_they_are_killed(
     large: World, uninterrupted: str, seed: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """20 of 20 runs of several kills each, in a region on disk, end with the same digest."""
     _kill_and_compare(large, tmp_path, seed, uninterrupted, request)
 
 
-def test_runs_in_memory_end_alike_whenever_they_are_killed(
+def test_runs_in_memory_end_the_same_whenever_they_are_killed(
     large: World, uninterrupted: str, seed: str, request: pytest.FixtureRequest
 ) -> None:
     """20 of 20 runs of several kills each, in a region on tmpfs, end with the same digest."""
@@ -86,7 +86,7 @@ def test_runs_in_memory_end_alike_whenever_they_are_killed(
         _kill_and_compare(large, folder, seed, uninterrupted, request)
 
 
-def test_a_real_trainer_ends_alike_whenever_it_is_killed(
+def test_a_real_trainer_ends_the_same_whenever_it_is_killed(
     world: World, seed: str, tmp_path: Path
 ) -> None:
     """`plinius train`, started and killed as a whole process, ends with the same digest too."""
@@ -125,7 +125,7 @@ def test_a_real_trainer_ends_alike_whenever_it_is_killed(
 def test_a_kill_before_the_first_name_is_removed_leaves_one_name(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """A region killed while it had both its names goes on under its own, and loses the other."""
+    """A region killed while it had both its names is opened under its own, and loses the other."""
     region = tmp_path / "run.region"
     shutil.copy(trained, region)
     (tmp_path / "run.region.creating").hardlink_to(region)
@@ -133,7 +133,7 @@ def test_a_kill_before_the_first_name_is_removed_leaves_one_name(
     assert [path.name for path in tmp_path.iterdir()] == ["run.region"]
 
 
-def test_a_kill_while_the_region_is_made_is_made_good(world: World, tmp_path: Path) -> None:
+def test_a_kill_while_the_region_is_made_does_no_harm(world: World, tmp_path: Path) -> None:
     """What a killed creation left, of whatever size, is taken over by the next start."""
     for size in (0, 1, 4096, 135168, 1 << 20):
         region = tmp_path / f"{size}.region"

@@ -1,4 +1,4 @@
-"""Every loop of the tables, stopped and gone on with, in every mode that promises exactness."""
+"""Every loop of the tables, stopped and resumed, in every mode that promises exactness."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def test_there_are_as_many_loops_as_promised() -> None:
 
 @pytest.mark.parametrize("mode", ["plain", "overlap"])
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_loop_that_was_stopped_ends_alike(
+def test_a_loop_that_was_stopped_ends_the_same(
     name: str, mode: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The same digest, and the same values of the same classes, bit for bit."""
@@ -52,7 +52,7 @@ def test_a_loop_that_was_stopped_ends_alike(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_could_not_go_on_is_refused_when_it_is_taken(name: str, tmp_path: Path) -> None:
+def test_what_could_not_be_resumed_is_refused_by_mirror_out(name: str, tmp_path: Path) -> None:
     """By mirror_out, with the path and a way out; the last commit stays."""
     build, sentence = REFUSED[name]
     seed()
@@ -68,7 +68,7 @@ def test_what_could_not_go_on_is_refused_when_it_is_taken(name: str, tmp_path: P
         assert mirror.committed == (committed or None)
 
 
-def test_the_loops_are_told_apart_by_a_mirror_that_misses_a_write(tmp_path: Path) -> None:
+def test_a_mirror_that_misses_a_write_is_noticed(tmp_path: Path) -> None:
     """The comparison notices: with trusted versions a write through .data is lost."""
     build = LOOPS["one_item_through_data"]
     with pytest.raises(AssertionError, match="stopped after"):

@@ -122,7 +122,7 @@ def test_ema_pytorch(name: str, tmp_path: Path) -> None:
 
 
 def test_every_optimizer_of_pytorch_optimizer(tmp_path: Path) -> None:
-    """All that can be made with a rate and step a small network: alike, or refused by name."""
+    """All that can be made with a rate and step a small network: the same, or refused by name."""
     module = pytest.importorskip("pytorch_optimizer")
     ended: dict[str, str] = {}
     for name in sorted(module.get_supported_optimizers()):

@@ -1,4 +1,4 @@
-"""Resuming: whatever stopped a run and wherever it goes on, it ends as if nothing had happened."""
+"""Resuming: whatever stopped a run and wherever it resumes, it ends as an uninterrupted one."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def stopped(world: World, region: Path, at: int, *more: object, cfg: Path | None
 
 
 def ended(world: World, region: Path, *more: object, cfg: Path | None = None) -> str:
-    """The digest of a run that goes on to its end."""
+    """The digest of a run that is resumed to its end."""
     told = call(*_train(world, region, *more, "--json", cfg=cfg))
     assert told.json["iteration"] == ITERATIONS, told.stderr
     return digest_of(region, world.key)
@@ -77,7 +77,7 @@ def test_any_recipe_resumes_bit_for_bit(
     changes: list[tuple[str, str]],
     options: list[str],
 ) -> None:
-    """With each of these choices, stopped and whole runs end alike, and unlike the plain one."""
+    """With each of these choices, stopped and whole runs end the same, and not as the plain one."""
     cfg, text = tmp_path / "other.cfg", CFG
     for old, new in changes:
         assert old in text, name
@@ -94,7 +94,7 @@ def test_any_recipe_resumes_bit_for_bit(
 def test_mirroring_seldom_changes_the_cost_not_the_state(
     world: World, trained: Path, tmp_path: Path, every: int
 ) -> None:
-    """--mirror-every N commits every N-th iteration and the last; the run ends alike."""
+    """--mirror-every N commits every N-th iteration and the last; the run ends the same."""
     region, metrics = tmp_path / "run.region", tmp_path / "m.jsonl"
     stopped(world, region, 13, "--mirror-every", every, "--metrics", metrics)
     mirrored = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -110,7 +110,7 @@ def test_mirroring_seldom_changes_the_cost_not_the_state(
 def test_a_stop_between_mirrors_costs_what_was_not_mirrored(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """With --mirror-every 5, a run that dies at iteration 13 goes on from 10, and ends alike."""
+    """With --mirror-every 5, a run that dies at iteration 13 resumes from 10, and ends the same."""
     region = tmp_path / "run.region"
     settings = Settings(world.cfg, world.data, threads=1)
 
@@ -129,7 +129,7 @@ def test_a_stop_between_mirrors_costs_what_was_not_mirrored(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_mirror(world: World, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_finishes_the_commit(world: World, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM: exit 75 with a sentence, all mirrored though it was due seldom."""
     cfg, metrics = tmp_path / "long.cfg", tmp_path / "m.jsonl"
     cfg.write_text(CFG.replace("max_batches=24", "max_batches=1000000"))
@@ -186,8 +186,8 @@ def test_a_signal_at_the_very_start_is_a_stop_too(
     assert json.loads(done.stdout)["iteration"] == 0
 
 
-def test_another_thread_count_is_said_not_to_be_exact(world: World, tmp_path: Path) -> None:
-    """--threads that differ from the mirrored run's are taken, and the loss of exactness told."""
+def test_another_thread_count_is_reported_as_not_exact(world: World, tmp_path: Path) -> None:
+    """Other --threads than the mirrored run's are accepted, and the loss of exactness reported."""
     region = tmp_path / "run.region"
     stopped(world, region, 5)
     told = call(*_train(world, region, "--iterations", 6, "--threads", 2))
@@ -217,7 +217,7 @@ def test_the_thread_count_is_part_of_the_run(world: World, tmp_path: Path, threa
     assert environment["torch"] == torch.__version__
 
 
-def test_another_torch_is_said_not_to_be_exact(
+def test_another_torch_is_reported_as_not_exact(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A torch of another version than the mirrored run's is named."""
@@ -235,7 +235,7 @@ def test_another_torch_is_said_not_to_be_exact(
 def test_the_digest_is_of_the_state_wherever_it_lies(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """A copied region, one trained anew and one in memory: sealed apart, one digest."""
+    """A copied region, one trained again and one in memory have the same digest."""
     copy, again = tmp_path / "copy.region", tmp_path / "again.region"
     shutil.copy(trained, copy)
     digest = digest_of(trained, world.key)
@@ -253,7 +253,7 @@ def test_the_digest_is_of_the_state_wherever_it_lies(
 
 
 def test_the_dataset_is_needed_once(world: World, trained: Path, tmp_path: Path) -> None:
-    """After the first start the dataset's file may go: the region holds all there is to open."""
+    """After the first start the dataset's file may be deleted: the region holds a copy."""
     region, data = tmp_path / "run.region", tmp_path / "train.sealed"
     shutil.copy(world.data, data)
     there = replace(world, data=data)
@@ -265,7 +265,7 @@ def test_the_dataset_is_needed_once(world: World, trained: Path, tmp_path: Path)
 def test_the_records_of_the_file_are_not_read_again(
     world: World, trained: Path, tmp_path: Path
 ) -> None:
-    """Nor is its ciphertext looked at once it was loaded, altered as it may be by then."""
+    """Once it is loaded, its ciphertext may be altered without any effect."""
     region, data = tmp_path / "run.region", tmp_path / "train.sealed"
     shutil.copy(world.data, data)
     there = replace(world, data=data)
@@ -281,7 +281,7 @@ def forget_the_generator(run: Run) -> None:
 
 
 def forget_the_momentum(run: Run) -> None:
-    """Start from rest."""
+    """Start with momenta of zero."""
     for state in run._optimizer.state.values():
         state["momentum_buffer"].zero_()
 
@@ -348,7 +348,7 @@ def test_a_resumed_state_is_restored_bit_for_bit(
         assert run.mirror.digest(run.iteration) == digest_of(trained, world.key)
 
 
-def test_two_processes_train_alike(world: World, trained: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same(world: World, trained: Path, tmp_path: Path) -> None:
     """Another process with another hash seed and another folder ends with the same digest."""
     region = tmp_path / "run.region"
     done = subprocess.run(

@@ -26,7 +26,7 @@ WORDS = 150_000  # of the mirrored state: 600 kB, so that it has more chunks tha
 
 
 class Create(Kind):
-    """A region is made, in one piece or not at all; what a kill leaves is taken over."""
+    """A region is made whole or not at all; the next creation takes over what a kill leaves."""
 
     name = "create"
 
@@ -113,7 +113,7 @@ class Grow(Kind):
 
 
 def steps_done(found: "_Directory", told: int) -> int:
-    """How many steps a directory has behind it: those that were told, or one more."""
+    """How many steps a directory is the result of: those that were reported, or one more."""
     for steps in (told + 1, told):
         extents, replaced = directory_after(steps)
         if found == _wanted(tuple(extents), replaced):
@@ -241,7 +241,7 @@ class Commit(Kind):
         self._go_on(15)
 
     def wait(self, pid: int) -> None:
-        """At any moment, or a little after the next commit was told."""
+        """At any moment, or a little after the next commit was reported."""
         if self.random.random() < 0.5:
             super().wait(pid)
             return

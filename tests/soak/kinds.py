@@ -43,7 +43,7 @@ class Fall:
 
 
 class Kind:
-    """One kind of work on files in a folder. `told` is what a child told of its progress."""
+    """One kind of work on files in a folder. `told` is the progress that a child reported."""
 
     name: ClassVar[str]
 
@@ -66,7 +66,7 @@ class Kind:
         """Make what the work needs, once."""
 
     def renew(self) -> None:
-        """Begin anew, with nothing told."""
+        """Start anew, with nothing reported."""
         raise NotImplementedError
 
     def work(self) -> None:
@@ -106,7 +106,7 @@ class Kind:
             self.renew()
 
     def checked(self, fall: Fall) -> None:
-        """Look; a refusal is wrong too, and what was found wrong is not gone on with."""
+        """Look; a refusal is wrong too, and what was found wrong is not used any more."""
         try:
             self.look(fall)
         except (PliniusError, AssertionError) as refusal:

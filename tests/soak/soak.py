@@ -88,7 +88,7 @@ def started(work: Work) -> subprocess.Popen[str]:
 
 
 def falls(works: list[Work]) -> Iterator[Fall]:
-    """What the workers tell, as it comes. Raises ChildProcessError if one of them fails."""
+    """What the workers report, as it comes. Raises ChildProcessError if one of them fails."""
     workers = [started(work) for work in works]
     try:
         with DefaultSelector() as ready:

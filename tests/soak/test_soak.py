@@ -73,8 +73,10 @@ def commit(region: Path, states: int) -> None:
         (3, "3 was told, and 2 is left"),
     ],
 )
-def test_a_commit_older_or_newer_than_told_is_wrong(told: int, wrong: str, tmp_path: Path) -> None:
-    """Iteration 2 may be left by a kill after 1 or 2 were told, and by no other."""
+def test_a_commit_older_or_newer_than_reported_is_wrong(
+    told: int, wrong: str, tmp_path: Path
+) -> None:
+    """Iteration 2 may be left by a kill after 1 or 2 were reported, and by no other."""
     kind = made(Commit, tmp_path)
     kind.told[0] = told + 1
     commit(kind.region, 3)
@@ -132,7 +134,7 @@ def split(region: Path) -> None:
 def test_another_directory_is_wrong(
     harm: Callable[[Path], None] | None, told: int, wrong: str, tmp_path: Path
 ) -> None:
-    """A directory, or bytes behind it, that are not those of the steps that were told."""
+    """A directory, or bytes behind it, that are not those of the steps that were reported."""
     kind = made(Grow, tmp_path)
     steps(kind.region, 17)
     assert directory_after(17) == ([2, 3, 4, 5], 5)
@@ -145,7 +147,7 @@ def test_another_directory_is_wrong(
 
 
 def test_a_lost_dataset_or_region_is_wrong(tmp_path: Path) -> None:
-    """What was told must be there."""
+    """What was reported must be there."""
     load, create = made(Load, tmp_path), made(Create, tmp_path)
     load.told[0] = create.told[0] = 1
     assert wrong_of(load) == "a dataset that was told is not there"

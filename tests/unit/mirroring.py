@@ -74,7 +74,7 @@ class Loop:
         self.state["note"] = f"loss {loss:.3f}"
 
     def train(self, mirror: Mirror, until: int) -> int:
-        """The three lines: resumes, goes on to an iteration; returns where it began."""
+        """The three lines: resumes, trains to an iteration; returns where it began."""
         start = mirror.mirror_in()
         for iteration in range(start + 1, until + 1):
             self.step()

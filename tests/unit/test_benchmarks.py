@@ -123,20 +123,20 @@ def test_overhead_measures_every_way(small_models: None, world: World, tmp_path:
 
 
 def test_crash_kills_and_compares(world: World, tmp_path: Path) -> None:
-    """A killed run ends with the digest of one in peace; what is not mirrored is run again."""
+    """A killed run ends with the digest of an uninterrupted one; what is lost is run again."""
     cfg = tmp_path / "long.cfg"
     cfg.write_text(CFG.replace("max_batches=24", "max_batches=300"))
     report = checked(crash.run_crash(cfg, world.data, world.key, 40, 1), tmp_path)
-    peace, kept, forgetful = report["rows"]
+    whole, kept, forgetful = report["rows"]
     assert report["targets"][0]["met"]
-    assert peace["iterations"] == 40
+    assert whole["iterations"] == 40
     assert len(kept["kills"]) == len(kept["lost"]) == 1
     assert forgetful["iterations"] > 40
-    assert peace["losses"][-1] == kept["losses"][-1] == forgetful["losses"][-1]
+    assert whole["losses"][-1] == kept["losses"][-1] == forgetful["losses"][-1]
 
 
-def test_a_trainer_that_fails_is_told_of(world: World, tmp_path: Path) -> None:
-    """With what it said."""
+def test_a_trainer_that_fails_is_reported(world: World, tmp_path: Path) -> None:
+    """With its error message."""
     with pytest.raises(StorageError, match="The trainer failed: .*No such file"):
         crash.run_crash(world.cfg, tmp_path / "none", world.key, 10, 1)
 
@@ -215,7 +215,13 @@ def _swapped(_: float, **__: object) -> Report:
 
 def _crashed(*_: object) -> Report:
     """What run_crash finds, which has a test of its own and takes a while."""
-    row = {"way": crash.PEACE, "iterations": 2, "losses": [2.0, 1.0], "kills": [], "lost": []}
+    row = {
+        "way": crash.UNINTERRUPTED,
+        "iterations": 2,
+        "losses": [2.0, 1.0],
+        "kills": [],
+        "lost": [],
+    }
     restart = {"way": "restart", "place": "PAGE", "import": [1], "start": [2], "beyond": 1.0}
     return {
         "name": "crash", "title": "killed", "machine": describe_with_torch(),

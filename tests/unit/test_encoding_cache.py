@@ -56,6 +56,7 @@ def make_state() -> State:
         "mixed": [torch.zeros(2), [1, 2.0, "x", None], (torch.ones(1), True)] * 1
         + [torch.tensor(float(i)) for i in range(16)],
         "numbers": [*range(40)],
+        "complex": torch.ones(1, dtype=torch.complex64),
     }
 
 
@@ -151,11 +152,13 @@ def strided(state: State) -> None:
 
 
 def negative(state: State) -> None:
-    state["table"]["13"] = torch._neg_view(torch.ones(2))
+    whole = state["complex"]
+    state["table"]["13"] = random.choice([whole, whole.conj()]).imag  # noqa: S311
 
 
 def conjugate(state: State) -> None:
-    state["table"]["14"] = torch.ones(2, dtype=torch.complex64).conj()
+    whole = state["complex"]
+    state["table"]["14"] = random.choice([whole, whole.conj(), whole.conj().clone()])  # noqa: S311
 
 
 def with_grad(state: State) -> None:

@@ -73,7 +73,7 @@ def test_a_key_never_shows_its_secret(tmp_path: Path) -> None:
         pickle.dumps(key)
 
 
-def test_another_key_is_told_by_its_id() -> None:
+def test_another_key_is_named_by_its_id() -> None:
     """The ids of both keys are in the sentence; the right one passes."""
     key = OwnerKey(SECRET)
     key.require(key.id, "d.sealed")
@@ -137,7 +137,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         load_key(tmp_path)
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     """Saving into nowhere is the file system's refusal."""
     path = tmp_path / "none" / "key"
     with pytest.raises(StorageError, match=f"^Cannot write {path}: No such file or directory"):

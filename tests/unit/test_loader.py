@@ -28,8 +28,8 @@ def test_every_record_shows_once_before_any_shows_again() -> None:
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 4, 7])
-def test_it_goes_on_from_the_batch_it_was_at(stop: int) -> None:
-    """Also in the midst of an epoch, in another process' loader."""
+def test_it_continues_from_the_batch_it_was_at(stop: int) -> None:
+    """Also in the middle of an epoch, in another process's loader."""
     whole = batches(ResumableLoader(records(10), 3), 9)  # type: ignore[arg-type]
     first, second = ResumableLoader(records(10), 3), ResumableLoader(records(10), 3)  # type: ignore[arg-type]
     before = batches(first, stop)

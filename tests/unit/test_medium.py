@@ -12,11 +12,14 @@ import plinius.pm.block_writer
 import plinius.pm.file
 from plinius.errors import PliniusError, RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
-from plinius.pm.cacheline import pwb_name
+from plinius.pm.cacheline import CacheLineMedium, pwb_name
 from plinius.pm.file import FileMedium
 from plinius.pm.mapped import MappedMedium
-from plinius.pm.medium import PAGE, Granularity, merge_ranges, round_up
+from plinius.pm.medium import PAGE, Granularity, Medium, merge_ranges, round_up
 from plinius.pm.open_medium import open_medium
+from plinius.pm.region import Region
+from plinius.structures.list_operations import list_operations
+from plinius.testing import PlainMedium, SimulatedMedium
 
 MEMORY = Path("/dev/shm")
 KINDS = {"clflush": 1, "clflushopt": 2, "clwb": 3, "dc-cvap": 4}
@@ -119,6 +122,15 @@ def test_growth_beyond_the_disk_is_refused_and_loses_nothing(medium: MappedMediu
     assert bytes(medium.read(0, 4)) == b"kept"
 
 
+@pytest.mark.parametrize("kind", [CacheLineMedium, FileMedium, PlainMedium, SimulatedMedium])
+def test_each_medium_has_every_operation(kind: type[Medium]) -> None:
+    """What a class does not define itself would be Medium's empty one."""
+    operations = [name for name in vars(Medium) if not name.startswith("_")]
+    assert len(operations) > 15
+    for name in operations:
+        assert getattr(kind, name) is not getattr(Medium, name), name
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_each_write_back_instruction_runs_on_every_alignment(name: str) -> None:
     """Flushing never changes a byte, whatever line it starts or ends in."""
@@ -141,13 +153,18 @@ def test_the_write_back_instruction_can_be_forced(
     assert pwb_name() == name
 
 
-def test_an_unknown_write_back_instruction_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names those that there are."""
-    monkeypatch.setenv("PLINIUS_PWB", "wishful")
-    with pytest.raises(
-        PliniusError, match="PLINIUS_PWB=wishful is not a write-back instruction of this CPU"
-    ):
+@pytest.mark.parametrize("name", ["wishful", ""])
+def test_an_unknown_write_back_instruction_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The error names those that there are, also for a region on a disk, which needs none."""
+    monkeypatch.setenv("PLINIUS_PWB", name)
+    refusal = f"PLINIUS_PWB={name} is not a write-back instruction of this CPU. Set it to one of"
+    with pytest.raises(PliniusError, match=refusal):
         pwb_name()
+    with pytest.raises(PliniusError, match=refusal):
+        Region.create(tmp_path / "run.region")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_ranges_that_touch_are_merged() -> None:
@@ -193,7 +210,7 @@ def test_with_larger_system_pages_msync_gets_whole_ones(
         medium.store(page * PAGE, b"stored")
         medium.flush(page * PAGE, 6)
         medium.fence()
-        medium.flush_lines(0, 100 * PAGE, np.array([page * 64]))
+        list_operations(medium).flush_lines(0, 100 * PAGE, np.array([page * 64]))
         medium.fence()
     assert [start % (1 << 16) for start, _ in synced] == [0] * 6
     assert all(end <= medium.size for _, end in synced)

@@ -51,7 +51,7 @@ def back(path: Path, value: Any, fresh: Any) -> Any:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_loop_that_was_stopped_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
-    """Built anew after iterations 1, 2 and 5: parameters, moments, schedule, numbers, RNGs."""
+    """Rebuilt after iterations 1, 2 and 5: parameters, moments, schedule, numbers, RNGs."""
     make = OPTIMIZERS[name]
     whole = ended(tmp_path / "a", 8, make=make)
     assert ended(tmp_path / "b", 8, (1, 2, 5), make=make) == whole
@@ -159,7 +159,7 @@ def test_a_number_that_is_none_comes_back_too(path: Path) -> None:
 
 
 def test_arrays_and_tensors_are_restored_in_place(path: Path) -> None:
-    """Whoever else holds them sees it."""
+    """Other references to them see it."""
     tensor, array = torch.zeros(3), np.zeros((2, 2), ">f8")
     value = {"tensor": torch.arange(3.0), "array": np.array([[1, 2], [3, 4]], ">f8")}
     back(path, value, {"tensor": tensor, "array": array})
@@ -167,7 +167,7 @@ def test_arrays_and_tensors_are_restored_in_place(path: Path) -> None:
     assert array.tolist() == [[1, 2], [3, 4]]
 
 
-def test_generators_of_every_kind_go_on_where_they_were(path: Path) -> None:
+def test_generators_of_every_kind_continue_where_they_were(path: Path) -> None:
     """A user's own, beside those of the process."""
 
     def made(seed: int) -> list[Any]:
@@ -211,7 +211,7 @@ class Half:
         self.kept, self.weights = state["kept"], state["weights"] * self.lost
 
 
-def test_what_an_object_does_not_take_back_is_said(path: Path) -> None:
+def test_what_an_object_does_not_restore_is_reported(path: Path) -> None:
     """A value makes the resume inexact; other tensors are refused."""
     value, fresh = Half(), Half()
     value.lost, value.kept = 5, 2
@@ -334,8 +334,8 @@ def test_a_mirror_with_commits_is_looked_at_before_it_is_written_to(path: Path) 
             mirror.mirror_out(1)
 
 
-def test_a_commit_that_does_not_open_is_left_only_on_demand(path: Path) -> None:
-    """The one before is taken when someone says so, and the run goes on from it."""
+def test_a_commit_that_does_not_open_is_given_up_only_on_request(path: Path) -> None:
+    """The one before is used when a person says so, and the run continues from it."""
     whole = ended(path, 6)
     ended(path.with_suffix(".other"), 4)
     with Region.open(path.with_suffix(".other")) as region:
@@ -358,7 +358,7 @@ def test_a_commit_that_does_not_open_is_left_only_on_demand(path: Path) -> None:
 def test_what_the_disk_refuses_does_not_stop_training(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told, the last commit stays, and the next mirror_out tries again."""
+    """It is reported, the last commit stays, and the next mirror_out tries again."""
     write = Slots.write
     for overlap in (False, True):
         loop = Loop()
@@ -383,10 +383,10 @@ def test_what_the_disk_refuses_does_not_stop_training(
         assert newest_snapshot(place, KEY).iteration == 5
 
 
-def test_a_state_that_was_never_mirrored_is_told_at_the_end(
+def test_a_state_that_was_never_mirrored_is_reported_at_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """close raises what the last mirror_out failed with, and lets go of the region all the same."""
+    """close raises what the last mirror_out failed with, and releases the region."""
     loop = Loop()
 
     def refuse(*_: Any) -> int:

@@ -44,7 +44,7 @@ MODES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("how", MODES, ids=str)
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_frozen_base_is_sealed_twice_and_then_left(
+def test_a_frozen_base_is_sealed_twice_and_then_not_again(
     fused: bool, how: dict[str, Any], path: Path
 ) -> None:
     """Once into each slot; what moves is mirrored all the same, also where torch does not count."""
@@ -225,7 +225,7 @@ def test_a_parameter_written_to_meanwhile_is_never_committed_torn(
     assert newest_snapshot(path, KEY).digest() == wanted
 
 
-def test_a_mirror_lets_go_of_its_optimizer(path: Path) -> None:
+def test_a_closed_mirror_leaves_no_hook(path: Path) -> None:
     """Once closed, no hook of it is left."""
     loop = Loop()
     with Mirror.open(path, KEY, loop.state, overlap=True, only_steps_write=True) as mirror:

@@ -93,7 +93,7 @@ def test_a_cell_that_is_run_twice_has_the_newer_mirror(path: Path) -> None:
         second.mirror_out(4)
 
 
-def test_a_mirror_that_nobody_holds_lets_go_of_its_region(path: Path) -> None:
+def test_a_mirror_without_references_releases_its_region(path: Path) -> None:
     """Without close."""
     mirror = Mirror.open(path, KEY, Loop().state)
     mirror.mirror_out(1)
@@ -112,7 +112,7 @@ def test_two_regions_objects_are_still_refused(path: Path) -> None:
 
 
 def test_a_key_in_bytes_is_refused(path: Path) -> None:
-    """And no region is left that stands in the way."""
+    """And no region is left behind."""
     with pytest.raises(KeyFileError, match="The key is a bytes, not an owner's key. Load it"):
         Mirror.open(path, bytes(32), {"n": 1})  # type: ignore[arg-type]
     Mirror.open(path, KEY, {"n": 1}).close()
@@ -214,7 +214,7 @@ def test_a_state_that_an_object_does_not_load_is_refused_by_its_name(path: Path)
 
 
 def test_a_refused_commit_leaves_zeros(path: Path) -> None:
-    """Never bytes that the host had a say in."""
+    """Never bytes that the host influenced."""
     with Mirror.open(path, KEY, {"a": torch.ones(100_000), "b": torch.ones(200_000)}) as mirror:
         mirror.mirror_out(1)
         at = mirror._slots._pinned.layout.chunks(1) + 500_000

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plinius.data.sampler import Sampler
+from plinius.training.sampler import Sampler
 
 PINNED = (
     [8, 4, 1, 6, 3, 2, 7, 5, 9, 0],

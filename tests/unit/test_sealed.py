@@ -136,7 +136,7 @@ def test_threads_share_a_dataset(tmp_path: Path) -> None:
 
 
 def test_bytes_that_change_after_they_were_read_do_no_harm(tmp_path: Path) -> None:
-    """Each piece is asked for once and copied: what was authenticated is what is used."""
+    """Each range is read once and copied: what was authenticated is what is used."""
     sealed(tmp_path / "d.sealed")
     raw = (tmp_path / "d.sealed").read_bytes()
     asked = []
@@ -174,7 +174,7 @@ def test_nothing_of_the_data_is_in_the_file(tmp_path: Path) -> None:
     assert b"diagnosis" not in raw
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
+def test_progress_is_reported(tmp_path: Path) -> None:
     """Progress rises, and ends at the count."""
     told: list[tuple[int, int]] = []
     data = source_of(np.zeros((3000, 1), U8), np.zeros(3000, U8))
@@ -250,7 +250,7 @@ def test_a_source_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     """When the file system takes no more, the part is removed."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     data = source_of(np.zeros((1000, 1000), U8), np.zeros(1000, U8))
@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_missing_folders_and_files_are_told(tmp_path: Path) -> None:
+def test_missing_folders_and_files_are_refused(tmp_path: Path) -> None:
     """Writing into and reading from nowhere."""
     with pytest.raises(StorageError, match="^Cannot write .*: No such file or directory"):
         seal_dataset(source_of(*digits()), KEY, tmp_path / "none" / "d.sealed")

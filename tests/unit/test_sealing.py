@@ -29,7 +29,7 @@ def hkdf(key: bytes, salt: bytes, info: bytes, length: int) -> bytes:
 
 
 def test_the_independent_hkdf_knows_rfc_5869() -> None:
-    """Test case 1 of RFC 5869, so that the next test rests on something."""
+    """Test case 1 of RFC 5869, so that the next test can rely on it."""
     out = hkdf(b"\x0b" * 22, bytes(range(13)), bytes(range(0xF0, 0xFA)), 42)
     assert out.hex() == (
         "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"

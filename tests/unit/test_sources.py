@@ -186,7 +186,7 @@ def test_npz_gives_its_records(tmp_path: Path, save: Callable[..., None], kind: 
 
 
 def test_npz_labels_may_be_vectors_or_missing(tmp_path: Path) -> None:
-    """One-hot or soft labels tell the number of classes; without y there are no labels."""
+    """One-hot or soft labels give the number of classes; without y there are no labels."""
     soft = np.array([[0.25, 0.75], [1, 0]], np.float32)
     np.savez(tmp_path / "d.npz", x=np.zeros(2), y=soft)
     source = npz_source(tmp_path / "d.npz")

@@ -1,4 +1,4 @@
-"""The SPS benchmark: what it runs, what it counts, how it is shown. Speed is not judged here."""
+"""The SPS benchmark: what it runs, what it counts, how it is shown. Speed is not checked here."""
 
 import io
 import json
@@ -116,7 +116,9 @@ def test_the_table_and_the_plot_stand_beside_the_paper(report: Report, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["missing/sps.png", "sps.nonsense"])
-def test_a_plot_that_cannot_be_written_is_told(report: Report, tmp_path: Path, name: str) -> None:
+def test_a_plot_that_cannot_be_written_is_refused(
+    report: Report, tmp_path: Path, name: str
+) -> None:
     """With the file's name."""
     with pytest.raises(StorageError, match="Cannot write .*sps"):
         plot(report, tmp_path / name)

@@ -137,7 +137,7 @@ def like(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def test_values_that_json_takes_for_equal_are_told_apart(tmp_path: Path) -> None:
+def test_values_that_json_takes_for_equal_are_distinguished(tmp_path: Path) -> None:
     """An object that shows 1 where 1.0 was mirrored did not restore its state."""
 
     class Number:

@@ -105,13 +105,6 @@ def test_the_manifest_and_the_digests_on_the_page_are_those_of_the_files() -> No
     assert f"```\n{plain.decode()}\n```\n" in text
 
 
-@pytest.mark.parametrize("path", sorted(PAGES.glob("*.md")), ids=lambda path: path.name)
-def test_the_links_of_a_page_lead_somewhere(path: Path) -> None:
-    """To a file of this tree."""
-    for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
-        assert (path.parent / target).exists(), target
-
-
 def test_every_vector_is_on_the_page() -> None:
     """And opens or not as it says there (test_sealed_dataset_vectors.py)."""
     text = (PAGES / "sealed-dataset.md").read_text(encoding="utf-8")

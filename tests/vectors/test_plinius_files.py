@@ -35,7 +35,7 @@ def test_all_labels_open() -> None:
 
 
 def test_all_images_open() -> None:
-    """The 346 images of the last piece are whole pixels times float32(1/255), and MNIST's."""
+    """The 346 images of the last part are whole pixels times float32(1/255), and MNIST's."""
     images = np.array([image for image, _ in legacy_source(KEY, IMAGES, None, SKIP)])
     assert (images.shape, images.dtype.name) == ((346, 784), "float32")
     pixels = np.rint(images * 255).astype(np.uint8)

@@ -115,5 +115,5 @@ def test_bad_is_refused_by_name(key: OwnerKey, name: str) -> None:
 
 
 def test_every_vector_is_tested() -> None:
-    """No bad vector lies about unused."""
+    """No bad vector is unused."""
     assert {f"bad-{name}.sealed" for name in BAD} == {f.name for f in FOLDER.glob("bad-*")}

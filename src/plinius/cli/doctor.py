@@ -13,7 +13,7 @@ import click
 from plinius.cli.console import answer
 from plinius.cli.shared_options import PATH, json_option
 from plinius.errors import PliniusError
-from plinius.pm.cacheline import pwb_name
+from plinius.pm.cacheline import PWB_VARIABLE, pwb_name
 from plinius.pm.region import Region
 
 _TEE_DEVICES = {
@@ -115,8 +115,8 @@ def _swap() -> Finding:
 
 
 def _write_back() -> Finding:
-    chosen = " (PLINIUS_PWB)" if "PLINIUS_PWB" in os.environ else ""
+    chosen = f" ({PWB_VARIABLE})" if PWB_VARIABLE in os.environ else ""
     try:
         return Finding("persistent memory", None, f"write-back by {pwb_name()}{chosen}")
     except PliniusError as refusal:
-        return Finding("persistent memory", None, refusal.what)
+        return Finding("persistent memory", None, str(refusal))

@@ -30,10 +30,15 @@ def info(file: Path, as_json: bool) -> None:
 
 @region.command()
 @click.argument("file", type=PATH)
-@click.option("--key", "key_path", type=PATH, help="Also open every sealed byte with this key.")
+@click.option(
+    "--key",
+    "key_path",
+    type=PATH,
+    help="Also open the newest commit and every record with this key.",
+)
 @json_option
 def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
-    """Check a region's structure, and with a key that everything sealed in it opens."""
+    """Check a region's structure, and with a key that the newest commit and every record open."""
     key = load_key(key_path) if key_path else None
     with Region.open(file, writable=False) as opened:
         opened.consistency_check()

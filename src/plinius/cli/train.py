@@ -3,8 +3,10 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +22,7 @@ from plinius.cli.shared_options import (
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.keys import load_key
-from plinius.training.metrics import IterationMetrics, metrics_file, tensorboard
+from plinius.training.metrics import IterationMetrics, Listener, metrics_file, tensorboard
 
 if TYPE_CHECKING:
     from plinius.training.trainer import Run
@@ -81,18 +83,13 @@ def train(
     data: Path,
     region: Path,
     key_path: Path,
-    seed: int,
-    threads: int | None,
     wanted: int | None,
     mirror_every: int,
     metrics: Path | None,
     board: Path | None,
-    weights: Path | None,
-    precision: Literal["fp32", "bf16"],
     accept_previous: bool,
-    run_id: str | None,
-    dataset_id: str | None,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes the run."""
     stop = _Stop()  # before torch is imported, which takes seconds
@@ -103,44 +100,36 @@ def train(
 
     key = load_key(key_path)
     until = last_iteration(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, seed, precision, threads, weights, run_id, dataset_id)
+    settings = Settings(cfg, data, **chosen)
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
         _report_start(run)
         resumed_at = run.iteration
-        with (
-            live_line(until) as show,
-            metrics_file(metrics) as write,
-            tensorboard(board, resumed_at) as plot,
-        ):
-
-            def report(iteration: IterationMetrics) -> None:
-                show(iteration)
-                write(iteration)
-                plot(iteration)
-
-            last = run.train(until, mirror_every, report, lambda: stop.wanted)
-        done = run.iteration >= until
-        say(
-            f"Done: iteration {run.iteration}, mirrored."
-            if done
-            else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
-        )
-        answer(
-            {
-                "iteration": run.iteration,
-                "resumed_at": resumed_at,
-                "run_id": run.mirror.run_id,
-                "dataset_id": run.dataset_id,
-                "done": done,
-                "average_loss": run.average_loss,
-                "loss": last.loss if last else None,
-            },
-            as_json,
-        )
-    if not done:
+        with _listener(until, metrics, board, resumed_at) as listener:
+            last = run.train(until, mirror_every, listener, lambda: stop.wanted)
+        _report_end(run, until, resumed_at, last, as_json)
+    if run.iteration < until:
         sys.exit(STOPPED)
+
+
+@contextmanager
+def _listener(
+    until: int, metrics: Path | None, board: Path | None, resumed_at: int
+) -> Iterator[Listener]:
+    """All that is done with the metrics of an iteration: shown, and written where it was asked."""
+    with (
+        live_line(until) as show,
+        metrics_file(metrics) as write,
+        tensorboard(board, resumed_at) as plot,
+    ):
+
+        def report(iteration: IterationMetrics) -> None:
+            show(iteration)
+            write(iteration)
+            plot(iteration)
+
+        yield report
 
 
 class _Stop:
@@ -159,7 +148,7 @@ class _Stop:
 
 
 def _report_start(run: "Run") -> None:
-    """Say what a person should know before training goes on."""
+    """Say what a person should know before training starts."""
     for warning in run.network.warnings:
         say(f"warning: {warning}")
     if run.slow_precision:
@@ -168,6 +157,30 @@ def _report_start(run: "Run") -> None:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
+
+
+def _report_end(
+    run: "Run", until: int, resumed_at: int, last: IterationMetrics | None, as_json: bool
+) -> None:
+    """Say how far training went, and print the result."""
+    done = run.iteration >= until
+    say(
+        f"Done: iteration {run.iteration}, mirrored."
+        if done
+        else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
+    )
+    answer(
+        {
+            "iteration": run.iteration,
+            "resumed_at": resumed_at,
+            "run_id": run.mirror.run_id,
+            "dataset_id": run.dataset_id,
+            "done": done,
+            "average_loss": run.average_loss,
+            "loss": last.loss if last else None,
+        },
+        as_json,
+    )
 
 
 def _exactness(run: "Run") -> str:

@@ -1,6 +1,6 @@
 """What a record is: a sample and its label, each of one fixed dtype and shape.
 
-`plinius.sources` yields records through `Source`, which checks every one: whoever reads a source
+`plinius.sources` yields records through `Source`, which checks every one: code that reads a source
 can rely on its counts, dtypes, shapes and label ranges.
 """
 

@@ -29,6 +29,30 @@ _PLAIN = (
 _log = logging.getLogger("plinius")
 
 
+class RunOptions:
+    """What both callbacks are made with. See MirrorCallback."""
+
+    def __init__(
+        self,
+        region: str | Path,
+        key: OwnerKey,
+        *,
+        every: int = 1,
+        state: MutableMapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """`region`, `key` and `options` are those of `Mirror.open`, `every` counts steps.
+
+        Raises ValueError if `every` is less than 1.
+        """
+        super().__init__()
+        if every < 1:
+            raise ValueError("every must be at least 1")
+        self._region, self._key, self._every = region, key, every
+        self._given: MutableMapping[str, Any] = {} if state is None else state
+        self._options = options
+
+
 class RunMirror:
     """The mirror of one run: the parts that a callback collects, and those that the user gives."""
 

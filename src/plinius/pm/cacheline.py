@@ -11,15 +11,18 @@ from plinius.errors import PliniusError
 from plinius.pm._persist import ffi, lib
 from plinius.pm.block_writer import MEMORY_BLOCK_BYTES, CopyWriter
 from plinius.pm.mapped import MappedMedium
-from plinius.pm.medium import Granularity, Int64s, check_native
+from plinius.pm.medium import Granularity, check_native
 
 _MAP_SHARED_VALIDATE, _MAP_SYNC = 0x03, 0x80000  # of <linux/mman.h>; Python has no names for them
+PWB_VARIABLE = "PLINIUS_PWB"
+"""The environment variable that names the write-back instruction to use."""
 _PWB_KINDS = {"clwb": 3, "clflushopt": 2, "clflush": 1, "dc-cvap": 4}  # best first
 
 
 class CacheLineMedium(MappedMedium):
     """A file mapped with MAP_SYNC (CACHE_LINE), or in a memory file system (PROCESS)."""
 
+    granularity = Granularity.CACHE_LINE
     block_bytes = MEMORY_BLOCK_BYTES
 
     def __init__(
@@ -35,7 +38,7 @@ class CacheLineMedium(MappedMedium):
         sync = granularity is Granularity.CACHE_LINE
         flags = _MAP_SHARED_VALIDATE | _MAP_SYNC if sync else mmap.MAP_SHARED
         super().__init__(fd, flags, writable=writable)
-        self._pwb = _PWB_KINDS[pwb_name(pwb)] if writable else 0
+        self.pwb = _PWB_KINDS[pwb_name(pwb)] if writable else 0
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """See Medium."""
@@ -50,19 +53,19 @@ class CacheLineMedium(MappedMedium):
         """See Medium. Uses streaming stores, which pass the processor's cache."""
         self._check_whole(offset, len(data))
         source = ffi.from_buffer(data)
-        check_native(lib.pl_copy(self._pwb, self._address + offset, source, len(data)))
+        check_native(lib.pl_copy(self.pwb, self._address + offset, source, len(data)))
 
     def copy(self, to: int, source: int, length: int) -> None:
         """See Medium. Uses streaming stores."""
         self._check(to, length)
         self._check(source, length)
         start = self._address
-        check_native(lib.pl_copy(self._pwb, start + to, start + source, length))
+        check_native(lib.pl_copy(self.pwb, start + to, start + source, length))
 
     def flush(self, offset: int, length: int) -> None:
         """See Medium."""
         self._check(offset, length)
-        check_native(lib.pl_flush(self._pwb, self._address + offset, length))
+        check_native(lib.pl_flush(self.pwb, self._address + offset, length))
 
     def drain(self) -> None:
         """See Medium. One instruction, which covers only the processor that runs it."""
@@ -74,19 +77,6 @@ class CacheLineMedium(MappedMedium):
 
     def quiesce(self) -> None:
         """See Medium. No block is ever written in the background here."""
-
-    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
-        self._check_lines(base, length, lines)
-        at = ffi.from_buffer("int64_t[]", lines)
-        check_native(lib.pl_flush_lines(self._pwb, self._address + base, at, len(at)))
-
-    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium. Uses streaming stores."""
-        self._check(source, length)
-        self._check_lines(to, length, lines)
-        at, start = ffi.from_buffer("int64_t[]", lines), self._address
-        check_native(lib.pl_copy_lines(self._pwb, start + to, start + source, at, len(at)))
 
 
 def is_memory_file_system(fd: int) -> bool:
@@ -105,11 +95,11 @@ def pwb_name(wanted: str | None = None) -> str:
     Raises PliniusError if this CPU does not have it, or has none at all.
     """
     here = pwb_names()
-    wanted = wanted or os.environ.get("PLINIUS_PWB")
+    wanted = wanted or os.environ.get(PWB_VARIABLE)
     if wanted is not None and wanted not in here:
         raise PliniusError(
-            f"PLINIUS_PWB={wanted} is not a write-back instruction of this CPU",
-            f"Unset it, or choose one of: {', '.join(here) or 'none here'}",
+            f"{PWB_VARIABLE}={wanted} is not a write-back instruction of this CPU",
+            f"Set it to one of: {', '.join(here)}; or unset it" if here else "Unset it",
         )
     if not here:
         raise PliniusError(

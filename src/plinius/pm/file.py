@@ -4,14 +4,12 @@ import errno
 import mmap
 import os
 
-import numpy as np
-
 from plinius.errors import StorageError
 from plinius.pm import block_writer
-from plinius.pm._persist import ffi, lib
+from plinius.pm._persist import lib
 from plinius.pm.block_writer import DISK_BLOCK_BYTES, BackgroundFile, RingWriter, write_all
 from plinius.pm.mapped import MappedMedium
-from plinius.pm.medium import LINE, WORD, Granularity, Int64s, check_native, merge_ranges
+from plinius.pm.medium import Granularity, check_native, merge_ranges
 
 _MSYNC_GAP = 1 << 20  # flushed ranges at most this far apart share one msync
 _NEXT_STEP = {
@@ -99,26 +97,6 @@ class FileMedium(MappedMedium):
         """See Medium."""
         if self._background:
             self._background.quiesce()
-
-    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium. Notes one range from the first line to the last, as msync does not write
-        clean pages.
-        """
-        self._check_lines(base, length, lines)
-        if len(lines):
-            first, last = int(lines.min()) * LINE, int(lines.max()) * LINE
-            self.flush(base + first, last + LINE - first)
-
-    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
-        self._check(source, length)
-        self._check_lines(to, length, lines)
-        offsets = (lines[:, None] * LINE + np.arange(0, LINE, WORD)).reshape(-1)
-        at = ffi.from_buffer("int64_t[]", offsets)
-        words = ffi.from_buffer("uint64_t[]", np.empty(len(offsets), np.uint64))
-        check_native(lib.pl_read_words(self._address + source, at, words, len(at)))
-        check_native(lib.pl_store_words(self._address + to, at, words, len(at)))
-        self.flush_lines(to, length, lines)
 
     def close(self) -> None:
         """See MappedMedium. Waits for blocks that are being written."""

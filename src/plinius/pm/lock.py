@@ -45,7 +45,7 @@ class FileLock:
             )
 
     def release(self) -> None:
-        """Unlock the file, even if somebody has a duplicate of the descriptor."""
+        """Unlock the file, even if there is a duplicate of the descriptor."""
         if self._fd is not None:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
             self._close()

@@ -4,29 +4,18 @@ import contextlib
 import errno
 import mmap
 import os
-from abc import ABC, abstractmethod
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from plinius.errors import RegionError, RegionFullError, StorageError
 from plinius.pm._persist import ffi, lib
-from plinius.pm.block_writer import Writer
-from plinius.pm.medium import (
-    LINE,
-    WORD,
-    Granularity,
-    Int64s,
-    Uint64s,
-    check_native,
-    file_cut_short,
-)
+from plinius.pm.medium import WORD, Medium, check_native, file_cut_short
+
+if TYPE_CHECKING:
+    from plinius.pm._persist import Pointer
 
 
-class MappedMedium(ABC):
-    """A file mapped shared: a Medium with list operations. See CacheLineMedium and FileMedium."""
-
-    granularity: Granularity
-    block_bytes: int
+class MappedMedium(Medium):
+    """A file mapped shared: a Medium. See CacheLineMedium and FileMedium."""
 
     def __init__(self, fd: int, flags: int, *, writable: bool) -> None:
         """Map the file with mmap(2) `flags`; `close` closes `fd`. Raises OSError if it cannot be
@@ -64,13 +53,13 @@ class MappedMedium(ABC):
         self._check_whole(offset, length)
         return self._view[offset : offset + length].toreadonly()
 
-    @abstractmethod
-    def read_into(self, offset: int, out: memoryview) -> None:
-        """See Medium."""
+    def address(self, offset: int, length: int) -> "Pointer":
+        """Where a range lies in memory, for native functions: they check nothing more.
 
-    @abstractmethod
-    def writer(self) -> Writer:
-        """See Medium."""
+        It is valid until the medium is resized or closed. Raises RegionError.
+        """
+        self._check(offset, length)
+        return self._address + offset
 
     def store(self, offset: int, data: bytes | memoryview) -> None:
         """See Medium."""
@@ -83,55 +72,6 @@ class MappedMedium(ABC):
         if offset % WORD:
             raise ValueError("a word is stored at a multiple of 8")
         check_native(lib.pl_store_word(self._address + offset, word))
-
-    @abstractmethod
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def copy(self, to: int, source: int, length: int) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def flush(self, offset: int, length: int) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def drain(self) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def fence(self) -> None:
-        """See Medium."""
-
-    @abstractmethod
-    def quiesce(self) -> None:
-        """See Medium."""
-
-    def store_words(self, base: int, length: int, offsets: Int64s, words: Uint64s) -> None:
-        """See ListMedium."""
-        self._check_words(base, length, offsets)
-        if len(words) != len(offsets):
-            raise ValueError("there is one word for every offset")
-        at, data = ffi.from_buffer("int64_t[]", offsets), ffi.from_buffer("uint64_t[]", words)
-        check_native(lib.pl_store_words(self._address + base, at, data, len(at)))
-
-    def swap_words(self, base: int, length: int, first: Int64s, second: Int64s) -> None:
-        """See ListMedium."""
-        self._check_words(base, length, first)
-        self._check_words(base, length, second)
-        if len(first) != len(second):
-            raise ValueError("each word is exchanged with one other")
-        one, other = ffi.from_buffer("int64_t[]", first), ffi.from_buffer("int64_t[]", second)
-        check_native(lib.pl_swap_words(self._address + base, one, other, len(one)))
-
-    @abstractmethod
-    def flush_lines(self, base: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
-
-    @abstractmethod
-    def copy_lines(self, to: int, source: int, length: int, lines: Int64s) -> None:
-        """See ListMedium."""
 
     def resize(self, size: int) -> None:
         """See Medium. Views stay valid: the old mapping lives as long as a view of it."""
@@ -158,28 +98,12 @@ class MappedMedium(ABC):
             allocate(self._fd, offset + length, offset)
 
     def close(self) -> None:
-        """Close the file. The mapping itself goes with the last view of it."""
+        """Close the file. The mapping itself is removed with the last view of it."""
         if self._fd >= 0:
             for name in ("_address", "_view", "_map"):
                 self.__dict__.pop(name, None)  # close can be called again after an interrupt
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    # C follows a list without any checks, so every bound is checked here.
-
-    def _check_words(self, base: int, length: int, offsets: Int64s) -> None:
-        self._check_list(base, length, offsets, length - WORD)
-
-    def _check_lines(self, base: int, length: int, lines: Int64s) -> None:
-        self._check_list(base, length, lines, length // LINE - 1)
-
-    def _check_list(self, base: int, length: int, numbers: Int64s, last: int) -> None:
-        self._check(base, length)
-        if base % LINE or numbers.dtype != np.int64 or not numbers.flags.c_contiguous:
-            raise ValueError("a list is a contiguous array of int64, and its base is line-aligned")
-        # As uint64 a negative number is huge, so one pass checks both ends.
-        if len(numbers) and (last < 0 or numbers.view(np.uint64).max() > last):
-            raise _outside(base, base + length)
 
     def _check_whole(self, offset: int, length: int) -> None:
         """Check the range, and that the file still is as long as its mapping: the rest of the last

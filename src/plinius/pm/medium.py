@@ -9,9 +9,6 @@ anything else: it may be durable in part and in any order.
 import enum
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from plinius.errors import StorageError
 from plinius.pm.block_writer import Writer
 
@@ -21,9 +18,6 @@ PAGE = 4096
 """Bytes in a page of the file formats, whatever the page size of the machine is."""
 WORD = 8
 """Bytes in the largest store that never reaches the medium in part."""
-
-Int64s = npt.NDArray[np.int64]
-Uint64s = npt.NDArray[np.uint64]
 
 
 class Granularity(enum.Enum):
@@ -39,7 +33,9 @@ class Granularity(enum.Enum):
         if self is Granularity.CACHE_LINE:
             return "a process kill, a kernel crash and a power cut (DAX with MAP_SYNC)"
         if self is Granularity.PAGE:
-            return "a process kill; a kernel crash and a power cut as far as its disk keeps msync"
+            return (
+                "a process kill; a kernel crash and a power cut, if the disk keeps what it confirms"
+            )
         return "a process kill only: memory file system, lost at power-off and reboot"
 
 
@@ -59,13 +55,13 @@ class Medium(Protocol):
         """What a fence promises here."""
 
     def read(self, offset: int, length: int) -> memoryview:
-        """A copy of `length` bytes; nobody can change it afterwards."""
+        """A copy of `length` bytes, in private memory."""
 
     def view(self, offset: int, length: int) -> memoryview:
         """A read-only view of `length` bytes. The host may change them at any time."""
 
     def read_into(self, offset: int, out: memoryview) -> None:
-        """Copy len(out) bytes into `out`; nobody can change the copy afterwards."""
+        """Copy len(out) bytes into `out`."""
 
     @property
     def block_bytes(self) -> int:
@@ -110,10 +106,10 @@ class Medium(Protocol):
         """
 
     def release(self, offset: int, length: int) -> None:
-        """Give the storage behind whole pages back, where that can be: they then mean nothing."""
+        """Give the storage of whole pages back if possible. Their bytes are undefined then."""
 
     def reserve(self, offset: int, length: int) -> None:
-        """Have storage behind every page of a range again. Raises RegionFullError."""
+        """Give every page of a range storage again. Raises RegionFullError."""
 
     def close(self) -> None:
         """Release the medium."""

@@ -1,6 +1,8 @@
 """Chooses the medium that fits a file."""
 
-from plinius.pm.cacheline import CacheLineMedium, is_memory_file_system
+import os
+
+from plinius.pm.cacheline import PWB_VARIABLE, CacheLineMedium, is_memory_file_system, pwb_name
 from plinius.pm.file import FileMedium
 from plinius.pm.mapped import MappedMedium
 from plinius.pm.medium import Granularity
@@ -11,8 +13,10 @@ def open_medium(fd: int, *, writable: bool = True, pwb: str | None = None) -> Ma
 
     The medium owns `fd` once this returns. `pwb` names the write-back instruction (see pwb_name);
     an ordinary disk needs none. Raises OSError if the file cannot be mapped, StorageError if it is
-    empty, PliniusError if the instruction is missing.
+    empty, PliniusError if the instruction is missing or PLINIUS_PWB names none.
     """
+    if writable and PWB_VARIABLE in os.environ:
+        pwb_name()  # a wrong name is refused on a disk too, where none is used
     try:
         return CacheLineMedium(fd, Granularity.CACHE_LINE, writable=writable, pwb=pwb)
     except OSError:  # the kernel grants MAP_SYNC only on DAX

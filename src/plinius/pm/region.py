@@ -55,7 +55,7 @@ class Region:
     """An open region. Opening it checks the structure and recovers an interrupted transaction;
     `writable=False` writes nothing.
 
-    `name` stands for the region in errors. `id` is its random name (16 bytes).
+    `name` is used in errors. `id` is its random name (16 bytes).
     """
 
     def __init__(

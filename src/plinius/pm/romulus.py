@@ -16,15 +16,10 @@ import enum
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-
-import numpy as np
-import numpy.typing as npt
+from typing import Protocol
 
 from plinius.errors import RegionError, StorageError
-from plinius.pm.medium import LINE, WORD, Int64s, Medium, merge_ranges, round_up
-from plinius.pm.vectored import list_operations, read_words
-
-_NO_LINES = np.empty(0, np.int64)
+from plinius.pm.medium import LINE, Medium, merge_ranges, round_up
 
 
 class TwinState(enum.Enum):
@@ -38,6 +33,22 @@ class TwinState(enum.Enum):
     def word(self) -> int:
         """The state as the little-endian integer that is stored."""
         return int.from_bytes(self.value, "little")
+
+
+class StoreLog(Protocol):
+    """Stores of a transaction that `Twins.store` did not make (see `Twins.join`).
+
+    Each method takes where twins start in the medium, in bytes.
+    """
+
+    def flush(self, twin: int) -> None:
+        """Flush all that was stored in a twin."""
+
+    def copy(self, to: int, source: int) -> None:
+        """Copy all that was stored from one twin to the other, and flush the copy."""
+
+    def clear(self) -> None:
+        """Forget the stores: the transaction has ended."""
 
 
 class _Transaction:
@@ -56,7 +67,6 @@ class Twins:
 
     def __init__(self, medium: Medium, state_at: int, main: int, back: int, length: int) -> None:
         self._medium = medium
-        self._lists = list_operations(medium)
         self._state_at = state_at
         self._main = main
         self._back = back
@@ -66,7 +76,7 @@ class Twins:
         self._failed = False
         self._recovered = False
         self._log: list[tuple[int, int]] = []
-        self._lines: list[Int64s] = []
+        self._joined: list[StoreLog] = []
         self._read_from = back if self.state() is TwinState.MUTATING else main
 
     def state(self) -> TwinState:
@@ -88,13 +98,9 @@ class Twins:
         self._check(offset, length)
         return bytes(self._medium.read(self._read_from + offset, length))
 
-    def read_words(self, offsets: npt.ArrayLike) -> Int64s:
-        """A copy of the 8-byte words at many offsets: an int64 array of their shape, (n,).
-
-        Raises ValueError if an offset is not a multiple of 8, RegionError outside the twin.
-        """
-        at = self._words_at(offsets)
-        return read_words(self._medium.view(self._read_from, self.length), at)
+    def view(self) -> memoryview:
+        """A read-only view of the consistent copy. The host may change its bytes at any time."""
+        return self._medium.view(self._read_from, self.length)
 
     def reading(self) -> AbstractContextManager[object]:
         """A context in which no other thread changes what is read."""
@@ -138,34 +144,17 @@ class Twins:
         self._log.append((offset // LINE * LINE, min(end, self.length)))
         self._medium.store(self._main + offset, data)
 
-    def store_words(self, offsets: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Write many 8-byte integers in order, inside a transaction: of several at one offset the
-        last one stays.
+    def join(self, log: StoreLog) -> int:
+        """Commit or roll back the stores in `log` with the open transaction; it is cleared then.
 
-        `offsets` has shape (n,) and is in bytes; `values` has the same shape. Raises ValueError if
-        an offset is not a multiple of 8 or the shapes differ, TypeError for values that are not
-        int64 or uint64, and what `store` raises; then nothing is stored.
+        Returns where they have to be made: the offset of MAIN in the medium, in bytes. Each store
+        must be in the log before it is made. Raises RuntimeError (a programming error) outside a
+        transaction of this thread.
         """
         self._check_inside()
-        at = self._words_at(offsets)
-        words = np.ascontiguousarray(values)
-        if words.dtype not in (np.int64, np.uint64):
-            raise TypeError("the words of a region are int64 or uint64")
-        if words.shape != at.shape:
-            raise ValueError("there is one value for every offset")
-        self._log_words(at)
-        self._lists.store_words(self._main, self.length, at, words.view(np.uint64))
-
-    def swap_words(self, first: npt.ArrayLike, second: npt.ArrayLike) -> None:
-        """Exchange the 8-byte words at the offsets first[i] and second[i], for each i in order, so
-        an offset may occur more than once. Both have shape (n,). Raises what store_words raises.
-        """
-        self._check_inside()
-        one, other = self._words_at(first), self._words_at(second)
-        if one.shape != other.shape:
-            raise ValueError("each word is exchanged with one other")
-        self._log_words(np.concatenate((one, other)))
-        self._lists.swap_words(self._main, self.length, one, other)
+        if log not in self._joined:
+            self._joined.append(log)
+        return self._main
 
     def equal(self) -> bool:
         """Whether MAIN and BACK hold the same bytes, as they must when the state is IDLE."""
@@ -201,41 +190,37 @@ class Twins:
 
     def _begin(self) -> None:
         assert not self._log
-        assert not self._lines
+        assert not self._joined
         self._set(TwinState.MUTATING)
         self._medium.fence()
 
     def _commit(self) -> None:
-        ranges, lines = merge_ranges(self._log), self._logged_lines()
+        ranges = merge_ranges(self._log)
         for start, end in ranges:
             self._medium.flush(self._main + start, end - start)
-        if lines.size:
-            self._lists.flush_lines(self._main, self.length, lines)
+        for log in self._joined:
+            log.flush(self._main)
         self._medium.fence()
         self._set(TwinState.COPYING)
         self._medium.fence()
-        self._copy(self._back, self._main, ranges, lines)
+        self._copy(self._back, self._main, ranges)
         self._finish()
 
     def _roll_back(self) -> None:
-        self._copy(self._main, self._back, merge_ranges(self._log), self._logged_lines())
+        self._copy(self._main, self._back, merge_ranges(self._log))
         self._finish()
 
-    def _copy(self, to: int, source: int, ranges: list[tuple[int, int]], lines: Int64s) -> None:
+    def _copy(self, to: int, source: int, ranges: list[tuple[int, int]]) -> None:
         for start, end in ranges:
             self._medium.copy(to + start, source + start, end - start)
-        if lines.size:
-            self._lists.copy_lines(to, source, self.length, lines)
-
-    def _logged_lines(self) -> Int64s:
-        """The lines that store_words touched. Within one call a line may occur more than once."""
-        if len(self._lines) < 2:
-            return self._lines[0] if self._lines else _NO_LINES
-        return _without_repeats(np.sort(np.concatenate(self._lines)))
+        for log in self._joined:
+            log.copy(to, source)
 
     def _finish(self) -> None:
         self._log.clear()
-        self._lines.clear()
+        for log in self._joined:
+            log.clear()
+        self._joined.clear()
         self._medium.fence()
         self._set(TwinState.IDLE)
 
@@ -273,33 +258,9 @@ class Twins:
         if not self.in_transaction:
             raise RuntimeError("a region is stored to only inside a transaction")
 
-    def _log_words(self, offsets: Int64s) -> None:
-        self._lines.append(_without_repeats(offsets // LINE))
-        if sum(map(len, self._lines)) > self.length // WORD:
-            self._lines = [self._logged_lines()]  # so the log is never larger than the twin
-
-    def _words_at(self, offsets: npt.ArrayLike) -> Int64s:
-        at = np.ascontiguousarray(offsets, np.int64)
-        if at.ndim != 1 or int(np.bitwise_or.reduce(at)) % WORD:
-            raise ValueError("the offsets of words are a list of multiples of 8")
-        if at.size and at.view(np.uint64).max() > self.length - WORD:  # a negative one is huge
-            self._check(int(at.min()), WORD)
-            self._check(int(at.max()), WORD)
-        return at
-
     def _check(self, offset: int, length: int) -> None:
         if not (offset >= 0 and 0 <= length <= self.length - offset):
             raise RegionError(
                 f"The region's heap points outside itself (bytes {offset} to {offset + length})",
                 "It was damaged or altered: restore a copy of it, or start a new region",
             )
-
-
-def _without_repeats(lines: Int64s) -> Int64s:
-    """The lines without repetitions of the one before."""
-    if lines.size < 2:
-        return lines
-    new = np.empty(lines.size, np.bool_)
-    new[0] = True
-    np.not_equal(lines[1:], lines[:-1], out=new[1:])
-    return lines if new.all() else lines[new]

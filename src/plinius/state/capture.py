@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Callable, Hashable, MutableMapping, Set
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -194,20 +194,21 @@ class RunState:
 
     def _tensor_bytes(self, encoded: EncodedState) -> list[TensorBytes]:
         """The bytes of all tensors; those made for an earlier commit if they are still right."""
-        found, kept = dict(encoded.stored), {}
-        for name in encoded.tensors.keys() - encoded.stored.keys():
-            tensor = encoded.tensors[name]
-            place = place_of(tensor)
-            known = self._stored.get(name)
-            if known and known[0] == place:
-                found[name], kept[name] = known[1], known
-                continue
-            memory = Memory(tensor)
-            found[name] = memory.named(name)
-            if memory.own and not is_gradient(name):
-                kept[name] = place, found[name]
+        kept = {}
+        tensors = [*map(encoded.stored.get, encoded.tensors)]
+        for index, (name, tensor) in enumerate(encoded.tensors.items()):
+            if tensors[index] is None:
+                place = place_of(tensor)
+                known = self._stored.get(name)
+                if known is None or known[0] != place:
+                    memory = Memory(tensor)
+                    known = place, memory.named(name)
+                    if not memory.own or is_gradient(name):
+                        tensors[index] = known[1]
+                        continue
+                tensors[index], kept[name] = known[1], known
         self._stored = kept
-        return [*map(found.__getitem__, encoded.tensors)]
+        return cast(list[TensorBytes], tensors)
 
     def _versions(
         self, tracker: VersionTracker, tensors: list[TensorBytes], encoded: EncodedState

@@ -15,7 +15,7 @@ import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
@@ -28,22 +28,23 @@ from plinius.state.tensor_memory import Memory, Place, has_gaps, place_of
 
 LEAST_ITEMS = 16
 """Smaller containers are encoded each time; what they hold may still be in the cache."""
-_MOST_MISSES, _MOST_DEPTH = 6, 16
+_MOST_MISSES, _MOST_LEVELS = 6, 16
 _PLAIN_TYPES = {torch.Tensor, nn.Parameter, nn.Buffer}
 _SCALARS = {int, bool, str, type(None)}
+_CONTAINERS = {dict, list, tuple}
 _KEYS = {str, int}
-_T = torch.Tensor
-_IS_CPU = attrgetter("is_cpu")
+_T, _S = torch.Tensor, torch.UntypedStorage
+_DTYPE, _GRAD = attrgetter("dtype"), attrgetter("grad")
+_REQUIRES_GRAD, _IS_LEAF = attrgetter("requires_grad"), attrgetter("is_leaf")
 
 Facts = Callable[[Iterable[torch.Tensor]], Iterator[object]]
 _FACTS: tuple[Facts, ...] = (
-    partial(map, attrgetter("dtype")), partial(map, _T.size), partial(map, _T.is_contiguous),
-    partial(map, _T.is_neg), partial(map, _T.storage_offset),
-    lambda tensors: map(torch.UntypedStorage.nbytes, map(_T.untyped_storage, tensors)),
+    partial(map, attrgetter("is_cpu")), partial(map, _DTYPE), partial(map, _T.size),
+    partial(map, _T.stride), partial(map, _T.is_conj), partial(map, _T.is_neg),
+    partial(map, _T.storage_offset),
+    lambda tensors: map(_S.nbytes, map(_T.untyped_storage, tensors)),
 )  # fmt: skip
-"""Facts of strided tensors on the CPU: the strides of a contiguous one follow from its size."""
-_MORE_FACTS: tuple[Facts, ...] = (partial(map, _T.stride), partial(map, _T.is_conj))
-"""Facts that matter if a tensor is not contiguous, or complex."""
+"""All but the address. Only a strided tensor has strides; the others raise RuntimeError."""
 Description = tuple[tuple[str, str], ...]
 Encode = Callable[[], tuple[Json, Description]]
 
@@ -51,14 +52,14 @@ Encode = Callable[[], tuple[Json, Description]]
 class Structure(NamedTuple):
     """What an encoding depends on, apart from the facts and addresses of the tensors.
 
-    `containers` are those whose identity matters, because the state may hold them twice. The form
-    tells two structures apart if these are `key_types`.
+    `gradients` are those of the tensors. `containers` are those whose identity matters, because the
+    state may hold them twice.
     """
 
     form: list[object]
     tensors: list[torch.Tensor]
+    gradients: list[torch.Tensor]
     containers: list[object]
-    key_types: list[type]
 
 
 class Target(Protocol):
@@ -119,11 +120,19 @@ class EncodingCache:
 
 
 class _Held(NamedTuple):
-    """The tensors of an entry at their addresses. Replaced as a whole: no interrupt halves it."""
+    """The tensors of an entry where they are now. Replaced as a whole: no interrupt halves it.
+
+    `aliases` are other tensor objects for those that are not gradients, with the same sizes,
+    strides, offset and storage; `storages` are theirs, and `memories` the addresses and bytes of
+    these.
+    """
 
     addresses: list[int]
     stored: dict[str, TensorBytes]
     names_at: dict[int, tuple[str, ...]]
+    aliases: list[torch.Tensor]
+    storages: list[torch.UntypedStorage]
+    memories: list[int]
 
 
 class _Entry:
@@ -136,30 +145,33 @@ class _Entry:
         paths: list[str],
         encoded: tuple[Json, Description],
     ) -> None:
-        tensors = structure.tensors
+        tensors, gradients = structure.tensors, structure.gradients
         self._form, self._paths, self.encoded = structure.form, paths, encoded
-        simple = all(map(_T.is_contiguous, tensors)) and not any(map(_T.is_complex, tensors))
-        wanted = _FACTS if simple else (*_FACTS, *_MORE_FACTS)
-        self._facts = [(facts, [*facts(tensors)]) for facts in wanted]
+        self._dtypes = [*map(_DTYPE, tensors)]
+        # Of a complex tensor there is a conjugate at the same place, and the imaginary part of that,
+        # at another offset than 0, is the one kind of real tensor that torch negates on reading.
+        self._has_bits = any(map(_T.storage_offset, tensors)) or any(map(_T.is_complex, tensors))
+        self._facts = _facts_of(tensors)
+        self._gradient_facts = _facts_of(gradients)
         self._indices = indices
-        addresses = [*map(_T.data_ptr, tensors)]
+        self._gradients = [name for name, index in indices.items() if index >= len(tensors)]
+        addresses = [*map(_T.data_ptr, chain(tensors, gradients))]
         self._pattern = _pattern(addresses)
-        self._gradients = [name for name in indices if is_gradient(name)]
-        self._held = self._hold(addresses, tensors, _Held([], {}, {}))
+        self._held = self._hold(addresses, structure, None)
 
     @classmethod
     def of(
         cls, target: Target, structure: Structure, encode: Encode
     ) -> tuple["_Entry | None", tuple[Json, Description]]:
         """Encode, and make an entry unless what was encoded is not all in the structure."""
-        tensors, before = structure.tensors, len(target.tensors)
+        tensors, before = [*structure.tensors, *structure.gradients], len(target.tensors)
         alone = (
             _are_plain(tensors)
             and target.names_at.keys().isdisjoint(map(_T.data_ptr, tensors))
             and target.seen.keys().isdisjoint(map(id, structure.containers))
         )
         node, description = encode()
-        if not alone or any(map(has_gaps, tensors)) or {*structure.key_types} - _KEYS:
+        if not alone or any(map(has_gaps, tensors)):
             return None, (node, description)
         indices = _indices([*islice(target.tensors.items(), before, None)], tensors)
         paths = [target.seen[id(it)][0] for it in structure.containers if id(it) in target.seen]
@@ -172,14 +184,8 @@ class _Entry:
 
     def add_to(self, target: Target, now: Structure) -> bool:
         """Add the tensors and containers to the target, unless encoding would not give the same."""
-        tensors = now.tensors
-        if now.form != self._form or not self._has_facts(tensors):
+        if now.form != self._form or not self._finds(now):
             return False
-        addresses = [*map(_T.data_ptr, tensors)]
-        if addresses != self._held.addresses:
-            if _pattern(addresses) != self._pattern or not all(map(_IS_CPU, tensors)):
-                return False
-            self._held = self._hold(addresses, tensors, self._held)
         held, ids = self._held, [*map(id, now.containers)]
         if not (
             target.names_at.keys().isdisjoint(held.names_at)
@@ -187,6 +193,7 @@ class _Entry:
             and target.seen.keys().isdisjoint(ids)
         ):
             return False
+        tensors = [*now.tensors, *now.gradients]
         there = map(tensors.__getitem__, self._indices.values())
         target.tensors.update(zip(self._indices, there, strict=True))
         target.stored.update(held.stored)
@@ -203,27 +210,66 @@ class _Entry:
                 addresses[self._indices[name]] = -1
             self._held = self._held._replace(addresses=addresses, stored=stored)
 
-    def _has_facts(self, tensors: list[torch.Tensor]) -> bool:
+    def _finds(self, now: Structure) -> bool:
+        """Whether the tensors are as they were, also if they are somewhere else now."""
         try:
-            return all(
-                len(tensors) == len(known) and all(map(operator.eq, facts(tensors), known))
-                for facts, known in self._facts
-            )
-        except RuntimeError:  # it is sparse or nested, and not contiguous or otherwise
+            stayed = self._have_stayed(now.tensors)
+            if not (stayed or _have(now.tensors, self._facts)):
+                return False
+            if not _have(now.gradients, self._gradient_facts):
+                return False
+        except RuntimeError:  # not a strided tensor
             return False
+        if not stayed or now.gradients:
+            addresses = [*map(_T.data_ptr, chain(now.tensors, now.gradients))]
+            if _pattern(addresses) != self._pattern:
+                return False
+            self._held = self._hold(addresses, now, self._held)
+        return True
 
-    def _hold(self, addresses: list[int], tensors: list[torch.Tensor], old: _Held) -> _Held:
+    def _have_stayed(self, tensors: list[torch.Tensor]) -> bool:
+        held = self._held
+        return (
+            len(tensors) == len(held.aliases)
+            and all(map(_T.is_set_to, tensors, held.aliases))
+            and _memories(held.storages) == held.memories
+            and all(map(operator.is_, map(_DTYPE, tensors), self._dtypes))
+            and not (self._has_bits and any(map(_T.is_conj, tensors)))
+            and not (self._has_bits and any(map(_T.is_neg, tensors)))
+        )
+
+    def _hold(self, addresses: list[int], now: Structure, old: _Held | None) -> _Held:
+        tensors = [*now.tensors, *now.gradients]
         stored: dict[str, TensorBytes] = {}
         names_at: dict[int, tuple[str, ...]] = {}
         for name, index in self._indices.items():
             address = addresses[index]
-            if old.stored and old.addresses[index] == address and name in old.stored:
+            if old and old.addresses[index] == address and name in old.stored:
                 stored[name] = old.stored[name]
             else:
                 stored[name] = Memory(tensors[index]).named(name)
             if address:  # empty tensors have none
                 names_at[address] = (*names_at.get(address, ()), name)
-        return _Held(addresses, stored, names_at)
+        if old and self._have_stayed(now.tensors):
+            return _Held(addresses, stored, names_at, *old[3:])
+        aliases = [*map(_T.detach, now.tensors)]
+        storages = [*map(_T.untyped_storage, aliases)]
+        return _Held(addresses, stored, names_at, aliases, storages, _memories(storages))
+
+
+def _facts_of(tensors: list[torch.Tensor]) -> list[tuple[Facts, list[object]]]:
+    return [(facts, [*facts(tensors)]) for facts in _FACTS]
+
+
+def _have(tensors: list[torch.Tensor], facts: list[tuple[Facts, list[object]]]) -> bool:
+    return all(
+        len(tensors) == len(known) and all(map(operator.eq, fact(tensors), known))
+        for fact, known in facts
+    )
+
+
+def _memories(storages: list[torch.UntypedStorage]) -> list[int]:
+    return [*map(_S.data_ptr, storages), *map(_S.nbytes, storages)]
 
 
 def is_gradient(name: str) -> bool:
@@ -233,73 +279,80 @@ def is_gradient(name: str) -> bool:
 
 def structure_of_tree(value: object) -> Structure | None:
     """The structure of a container; None if it holds more than containers, values and tensors."""
-    structure = Structure([], [], [], [])
-    whole = _add_items(value, structure, set(), 0)
+    structure, key_types, seen = Structure([], [], [], []), set[type](), {id(value)}
+    level: list[Any] = [value]
+    for _ in range(_MOST_LEVELS):
+        items = _add_level(level, structure.form, key_types)
+        kinds = [*map(type, items)]
+        structure.form.extend(kinds)
+        if kinds.count(_T) == len(kinds):
+            structure.tensors.extend(items)
+            break
+        level = []
+        for item, kind in zip(items, kinds, strict=True):
+            if kind in _CONTAINERS:
+                level.append(item)
+            elif kind in _PLAIN_TYPES:
+                structure.tensors.append(item)
+            elif kind in _SCALARS:
+                structure.form.append(item)
+            elif kind is float and item == item:
+                structure.form.append(item.hex())  # 0.0 and -0.0 are equal; some NaNs look alike
+            else:
+                return None
+        shared = [it for it in level if type(it) is not tuple]  # two places may hold one tuple
+        if len(seen | {*map(id, shared)}) != len(seen) + len(shared):
+            return None
+        seen.update(map(id, shared))
+        structure.containers.extend(shared)
+    else:
+        return None
     tensors = structure.tensors
-    if not whole or not tensors or any(map(attrgetter("requires_grad"), tensors)):
+    if not tensors or key_types - _KEYS or any(map(_REQUIRES_GRAD, tensors)):
         return None
-    if any(grad is not None for grad in map(attrgetter("grad"), tensors)):
-        return None
-    return structure
+    return structure if _are_none(map(_GRAD, tensors)) else None
+
+
+def _add_level(level: list[Any], form: list[object], key_types: set[type]) -> list[Any]:
+    """Add containers of one depth, without their items, which it returns."""
+    kinds = [*map(type, level)]
+    form.extend(kinds)
+    form.extend(map(len, level))
+    if kinds.count(dict) == len(kinds):
+        dicts, items = level, chain.from_iterable(map(dict.values, level))
+    else:
+        dicts = [it for it in level if type(it) is dict]
+        items = chain.from_iterable(it.values() if type(it) is dict else it for it in level)
+    keys = [*chain.from_iterable(dicts)]
+    types = [*map(type, keys)]
+    key_types.update(types)
+    form.extend(keys)
+    form.extend(types)
+    return [*items]
 
 
 def structure_of_module(module: nn.Module) -> Structure | None:
     """The structure of a module; None if its state_dict may show more than its own tensors."""
-    structure = Structure([], [], [], [])
+    form: list[object] = []
     raw: list[torch.Tensor | None] = []
-    if not _add_modules(module, structure.form, raw, set()):
+    if not _add_modules(module, form, raw, set()):
         return None
     tensors = [tensor for tensor in raw if tensor is not None]
-    if {*map(type, tensors)} - _PLAIN_TYPES or not all(map(attrgetter("is_leaf"), tensors)):
+    if {*map(type, tensors)} - _PLAIN_TYPES or not all(map(_IS_LEAF, tensors)):
         return None
-    grads = [*map(attrgetter("grad"), tensors)]
-    structure.form.extend(map(attrgetter("requires_grad"), tensors))
-    structure.form.extend(grad is None for grad in grads)
+    grads = [*map(_GRAD, tensors)]
+    form.extend(map(_REQUIRES_GRAD, tensors))
+    if _are_none(grads):
+        return Structure(form, tensors, [], [])
+    form.extend(grad is None for grad in grads)
     grads = [grad for grad in grads if grad is not None]
-    if any(map(attrgetter("requires_grad"), grads)) or {*map(type, grads)} - {torch.Tensor}:
+    if any(map(_REQUIRES_GRAD, grads)) or {*map(type, grads)} - {_T}:
         return None
-    structure.tensors.extend(tensors)
-    structure.tensors.extend(grads)
-    return structure
+    return Structure(form, tensors, grads, [])
 
 
-def _add_items(value: Any, structure: Structure, seen: set[int], depth: int) -> bool:
-    """Add a container; False if it is too deep, or holds something twice or that is not plain."""
-    if depth > _MOST_DEPTH or id(value) in seen:
-        return False
-    form, cls = structure.form, type(value)
-    form.append(cls)
-    if cls is dict:
-        items = value.values()
-        form.extend(value)
-        key_types = [*map(type, value)]
-        form.extend(key_types)
-        structure.key_types.extend(key_types)
-    else:
-        items = value
-    if cls is not tuple:  # it does not matter whether two places hold one tuple
-        seen.add(id(value))
-        if depth:  # the encoder has seen the outermost one
-            structure.containers.append(value)
-    types = [*map(type, items)]
-    form.append(len(types))
-    form.extend(types)
-    if types.count(torch.Tensor) == len(types):
-        structure.tensors.extend(items)
-        return True
-    for item, kind in zip(items, types, strict=True):
-        if kind is dict or kind is list or kind is tuple:
-            if not _add_items(item, structure, seen, depth + 1):
-                return False
-        elif kind in _PLAIN_TYPES:
-            structure.tensors.append(item)
-        elif kind in _SCALARS:
-            form.append(item)
-        elif kind is float and item == item:
-            form.append(item.hex())  # 0.0 and -0.0 are equal, and some NaNs look alike
-        else:
-            return False
-    return True
+def _are_none(values: Iterable[object]) -> bool:
+    return all(map(operator.is_, values, repeat(None)))
 
 
 def _add_modules(
@@ -348,7 +401,7 @@ def _is_plain(cls: Any) -> bool:
 
 def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
     return (
-        all(map(_IS_CPU, tensors))
+        all(map(attrgetter("is_cpu"), tensors))
         and {*map(attrgetter("layout"), tensors)} <= {torch.strided}
         and not any(map(attrgetter("is_nested"), tensors))
         and not any(map(_T.is_conj, tensors))

@@ -41,12 +41,12 @@ def _optimizers(
 
 def lost_parameters(optimizers: Iterator[tuple[str, Any]], held: Set[int]) -> list[str]:
     """The paths of optimizers that step parameters which are not at any address in `held`."""
-    return [
-        path
-        for path, optimizer in optimizers
-        if any(
-            not is_lazy(parameter) and parameter.numel() and parameter.data_ptr() not in held
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        )
-    ]
+    lost = []
+    for path, optimizer in optimizers:
+        parameters = [it for group in optimizer.param_groups for it in group["params"]]
+        there = [it for it in parameters if not is_lazy(it)]
+        if not held >= {*map(torch.Tensor.data_ptr, there)} and any(
+            it.numel() and it.data_ptr() not in held for it in there
+        ):
+            lost.append(path)
+    return lost

@@ -1,6 +1,6 @@
 """A persistent array of numbers, which its root's name finds again after any stop.
 
-0   48  header (see header.py); its three numbers are zero
+0   48  header (see structure_header.py); its three numbers are zero
 48  8n  n elements, int64 or float64, little-endian
 """
 
@@ -10,9 +10,11 @@ from typing import Self, overload
 import numpy as np
 import numpy.typing as npt
 
-from plinius.pm.medium import WORD, Int64s
+from plinius.pm.medium import WORD
 from plinius.pm.region import Region
+from plinius.structures.list_operations import Int64s
 from plinius.structures.structure_header import HEADER, Structure
+from plinius.structures.words import Words
 
 Index = int | slice | npt.NDArray[np.integer]
 Numbers = npt.NDArray[np.int64] | npt.NDArray[np.float64]
@@ -29,6 +31,10 @@ class PersistentArray(Structure):
 
     MAGIC, WHAT, KINDS = b"PLNSARR\n", "array", ("int64", "float64")
 
+    def __init__(self, region: Region, name: str) -> None:
+        super().__init__(region, name)
+        self._words = Words(region)
+
     @classmethod
     def create(cls, region: Region, name: str, length: int, kind: str = "int64") -> Self:
         """Make an array of `length` zeros; `kind` is "int64" or "float64".
@@ -41,7 +47,7 @@ class PersistentArray(Structure):
 
     @property
     def offset(self) -> int:
-        """The offset of its first element in the heap, in bytes: for `Twins.store_words`."""
+        """The offset of its first element in the heap, in bytes: for Words and Twins."""
         return self._at + HEADER.size
 
     @overload
@@ -50,7 +56,7 @@ class PersistentArray(Structure):
     def __getitem__(self, index: slice | npt.NDArray[np.integer]) -> Numbers: ...
     def __getitem__(self, index: Index) -> int | float | Numbers:
         with self._twins.reading():
-            words = self._twins.read_words(self._offsets(self._places(index)))
+            words = self._words.read(self._offsets(self._places(index)))
         values: Numbers = words.view(self.kind)
         return values if isinstance(index, slice | np.ndarray) else values[0].item()
 
@@ -61,9 +67,7 @@ class PersistentArray(Structure):
         with self._twins.transaction():
             places = self._places(index)
             words = np.broadcast_to(given.astype(self.kind), places.shape)
-            self._twins.store_words(
-                self._offsets(places), np.ascontiguousarray(words).view(np.int64)
-            )
+            self._words.store(self._offsets(places), np.ascontiguousarray(words).view(np.int64))
 
     def swap(self, first: Int64s | int, second: Int64s | int) -> None:
         """Exchange the elements first[i] and second[i], for each i in order.
@@ -76,7 +80,7 @@ class PersistentArray(Structure):
             raise ValueError("each element is exchanged with one other")
         with self._twins.transaction():
             offsets = self._offsets(self._places(np.concatenate((one, other))))
-            self._twins.swap_words(offsets[: one.size], offsets[one.size :])
+            self._words.swap(offsets[: one.size], offsets[one.size :])
 
     def _places(self, index: Index) -> Int64s:
         length = self._header()[0]
@@ -88,9 +92,8 @@ class PersistentArray(Structure):
         if index.dtype.kind not in "iu" or index.ndim != 1:
             raise TypeError("an array is indexed by an integer, a slice or a list of integers")
         places = np.ascontiguousarray(index, np.int64)
-        if (
-            places.size and places.view(np.uint64).max() >= length
-        ):  # as uint64 a negative one is huge
+        # As uint64 a negative one is huge.
+        if places.size and places.view(np.uint64).max() >= length:
             raise IndexError(f"array {self.name} has {length:,} elements")
         return places
 

@@ -1,6 +1,6 @@
 """A persistent stack and queue: items in a chain of nodes, each a block of the heap.
 
-The header (see header.py) has
+The header (see structure_header.py) has
 
     24  8   offset of the first node, 0 if there is none: a queue pops from it
     32  8   queue: bytes already popped from the first node

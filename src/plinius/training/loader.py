@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from plinius.data.sampler import Sampler
+from plinius.training.sampler import Sampler
 
 
 class ResumableLoader:
@@ -31,7 +31,7 @@ class ResumableLoader:
         return max(1, self._sampler.count // self._sampler.batch)
 
     def __iter__(self) -> Iterator[Any]:
-        """The remaining batches of the epoch; each is counted before it is given."""
+        """The remaining batches of the epoch; each is counted before it is yielded."""
         remaining = range(self.iteration, (self.iteration // len(self) + 1) * len(self))
         generator = torch.Generator()  # its own: the run's must not be drawn from
         generator.manual_seed(self._seed % 2**63 ^ self.iteration)

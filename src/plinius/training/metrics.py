@@ -1,6 +1,7 @@
-"""Metrics: the numbers that leave the trainer in clear. They leave through this file only.
+"""Metrics: the numbers that leave the trainer in clear, after each iteration.
 
-The host can read each of them. Nothing else about the data or the parameters leaves in clear.
+The host can read each of them. What else leaves in clear is a result that a person asked a command
+for (`test`, `digest`, `export`): THREATS.md lists all of it.
 """
 
 import json
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import NotInstalledError, StorageError
-from plinius.files import PRIVATE, private
+from plinius.files import PRIVATE
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
     try:
-        with private():
+        with _private_files():
             writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)
             writer.flush()
     except OSError as error:
@@ -94,6 +95,16 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
         yield write
     finally:
         writer.close()
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """A context in which other code makes private files: it sets the umask of the process."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _cannot_write(path: Path, error: OSError, wanted: str, option: str) -> StorageError:

@@ -21,7 +21,6 @@ from plinius.darknet.schedule import rate
 from plinius.darknet.weights import load_weights_bytes, read_parameters
 from plinius.data.dataset_extent import load_dataset, require_dataset
 from plinius.data.records import Progress
-from plinius.data.sampler import Sampler
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.jsonvalue import Json
@@ -31,6 +30,7 @@ from plinius.pm.region import Region
 from plinius.training.batches import Batches
 from plinius.training.metrics import IterationMetrics, Listener
 from plinius.training.safetensors_files import load_safetensors
+from plinius.training.sampler import Sampler
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 

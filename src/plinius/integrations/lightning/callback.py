@@ -1,7 +1,6 @@
 """The callback, and the mirrored run of one call of fit."""
 
-from collections.abc import Callable, MutableMapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -20,12 +19,11 @@ from plinius.integrations.lightning.trainer_state import (
     MetricStates,
     data_module_part,
 )
-from plinius.integrations.shared import RunMirror, replace_method, require_one_process
-from plinius.keys import OwnerKey
+from plinius.integrations.shared import RunMirror, RunOptions, replace_method, require_one_process
 from plinius.mirror import Mirror
 
 
-class MirrorCallback(Callback):
+class MirrorCallback(RunOptions, Callback):
     """Mirrors a run of `Trainer.fit`: commits every `every` steps, and resumes from the newest.
 
     The state is the module, its optimizers and schedulers, what Lightning counts and logs, the
@@ -40,19 +38,7 @@ class MirrorCallback(Callback):
     of `Mirror.open`.
     """
 
-    def __init__(
-        self,
-        region: str | Path,
-        key: OwnerKey,
-        *,
-        every: int = 1,
-        state: MutableMapping[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        self._region, self._key, self._every = region, key, every
-        self._given: MutableMapping[str, Any] = {} if state is None else state
-        self._options = options
-        self._run: _Run | None = None
+    _run: "_Run | None" = None
 
     @property
     def mirror(self) -> Mirror | None:

@@ -1,13 +1,12 @@
 """The callback: it commits and resumes between the phases of the Trainer's loop."""
 
 import os
-from collections.abc import Callable, MutableMapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
-from plinius.integrations.shared import RunMirror, replace_method
+from plinius.integrations.shared import RunMirror, RunOptions, replace_method
 from plinius.integrations.transformers.batches import Batches
 from plinius.integrations.transformers.refusals import (
     identity_of,
@@ -15,13 +14,12 @@ from plinius.integrations.transformers.refusals import (
     require_covered,
 )
 from plinius.integrations.transformers.trainer_state import TrainerValues, find_trainer
-from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 
 Method = Callable[..., Any]
 
 
-class MirrorCallback(TrainerCallback):
+class MirrorCallback(RunOptions, TrainerCallback):
     """Mirrors a run of `Trainer.train`: model, optimizer, scheduler, and the Trainer's own values.
 
     A commit is made where a step begins, if `every` steps were made since the last commit, or if
@@ -35,20 +33,8 @@ class MirrorCallback(TrainerCallback):
     raises, call `close` before the region is used again in the same process.
     """
 
-    def __init__(
-        self,
-        region: str | Path,
-        key: OwnerKey,
-        *,
-        every: int = 1,
-        state: MutableMapping[str, Any] | None = None,
-        **options: Any,
-    ) -> None:
-        self._region, self._key, self._every = region, key, every
-        self._given: MutableMapping[str, Any] = {} if state is None else state
-        self._options = options
-        self._run: RunMirror | None = None
-        self._undo: list[Callable[[], None]] = []
+    _run: RunMirror | None = None
+    _undo: Sequence[Callable[[], None]] = ()
 
     @property
     def mirror(self) -> Mirror | None:
@@ -91,7 +77,7 @@ class MirrorCallback(TrainerCallback):
         """
         for undo in self._undo:
             undo()
-        run, self._run, self._undo = self._run, None, []
+        run, self._run, self._undo = self._run, None, ()
         if run:
             run.close()
 
