@@ -86,7 +86,7 @@ class Planner:
     """Plans commits, by what is known of the chunks in the two slots."""
 
     def __init__(self) -> None:
-        self._tensors: Sequence[TensorSpec] = ()
+        self._specs: list[bytes] = []
         self._stored: list[dict[int, StoredChunk]] = [{}, {}]
         self._back_offs: dict[int, _BackOff] = {}
         self._versions: dict[int, _Versions] = {}
@@ -99,16 +99,17 @@ class Planner:
 
         `versions` are those of the first tensors; of the others nothing is trusted.
         """
-        if not _same_specs(tensors, self._tensors):
+        specs = [tensor.json for tensor in tensors]
+        if specs != self._specs:
             self.forget()
-            self.chunks = cut([tensor.nbytes for tensor in tensors])
-        self._tensors, self._versions = tensors, {}
+            self._specs, self.chunks = specs, cut([tensor.nbytes for tensor in tensors])
+        self._versions = {}
         if versions:
             self._versions = {chunk.number: _versions(chunk, versions) for chunk in self.chunks}
 
     def forget(self) -> None:
         """Rely on nothing in the slots."""
-        self._tensors, self._stored, self._back_offs = (), [{}, {}], {}
+        self._specs, self._stored, self._back_offs = [], [{}, {}], {}
 
     def candidates(self, number: int) -> list[Chunk]:
         """The chunks whose fingerprint decides whether commit `number` seals them."""
@@ -171,18 +172,10 @@ class Planner:
 
 
 def _versions(chunk: Chunk, versions: Sequence[Hashable]) -> _Versions:
-    if chunk.segments[-1].tensor >= len(versions):
+    last = chunk.segments[-1].tensor
+    if last >= len(versions):
         return None
-    found = tuple(versions[segment.tensor] for segment in chunk.segments)
+    if len(chunk.segments) == 1:
+        return None if versions[last] is None else (versions[last],)
+    found = tuple([versions[segment.tensor] for segment in chunk.segments])
     return None if None in found else found
-
-
-def _same_specs(tensors: Sequence[TensorSpec], others: Sequence[TensorSpec]) -> bool:
-    if len(tensors) != len(others):
-        return False
-    return all(
-        one is other
-        or (one.name, one.dtype, one.shape, one.order)
-        == (other.name, other.dtype, other.shape, other.order)
-        for one, other in zip(tensors, others, strict=True)
-    )

@@ -12,12 +12,17 @@ from plinius.jsonvalue import Json, JsonText, to_json
 from plinius.snapshot import TensorBytes
 from plinius.state.class_lookup import Classes
 from plinius.state.codec import UNKNOWN, Blueprint, Encoder, pointer, refused
-from plinius.state.codecs.generators import Generator, generator_state, set_generator_state
+from plinius.state.codecs.generators import (
+    Generator,
+    generator_state,
+    same_state,
+    set_generator_state,
+)
 from plinius.state.codecs.stateful_objects import loads_later
 from plinius.state.copies import Copies
 from plinius.state.encoding_cache import EncodingCache, is_gradient
 from plinius.state.optimizers import lost_parameters, optimizers_in, owned_by
-from plinius.state.tensor_memory import Memory, Place, place_of, storage_of
+from plinius.state.tensor_memory import Memory, Place, place_of, storages_of
 from plinius.state.version_tracker import VersionTracker
 
 _log = logging.getLogger("plinius")
@@ -143,7 +148,7 @@ class RunState:
             for path, blueprint in encoder.blueprints.items()
         }
         for name, state in before.items():  # a loader may draw when it is asked for its state
-            if not _same_state(generator_state(shared[name]), state):
+            if not same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
                 self._drew = True
         json[RNG] = encoder.separately(lambda: encoder.node(shared, RNG))
@@ -194,19 +199,19 @@ class RunState:
 
     def _tensor_bytes(self, encoded: EncodedState) -> list[TensorBytes]:
         """The bytes of all tensors; those made for an earlier commit if they are still right."""
+        tensors, names = [*map(encoded.stored.get, encoded.tensors)], [*encoded.tensors]
         kept = {}
-        tensors = [*map(encoded.stored.get, encoded.tensors)]
-        for index, (name, tensor) in enumerate(encoded.tensors.items()):
-            if tensors[index] is None:
-                place = place_of(tensor)
-                known = self._stored.get(name)
-                if known is None or known[0] != place:
-                    memory = Memory(tensor)
-                    known = place, memory.named(name)
-                    if not memory.own or is_gradient(name):
-                        tensors[index] = known[1]
-                        continue
-                tensors[index], kept[name] = known[1], known
+        for index in [index for index, it in enumerate(tensors) if it is None]:
+            name = names[index]
+            place = place_of(tensor := encoded.tensors[name])
+            known = self._stored.get(name)
+            if known is None or known[0] != place:
+                memory = Memory(tensor)
+                known = place, memory.named(name)
+                if not memory.own or is_gradient(name):
+                    tensors[index] = known[1]
+                    continue
+            tensors[index], kept[name] = known[1], known
         self._stored = kept
         return cast(list[TensorBytes], tensors)
 
@@ -214,34 +219,33 @@ class RunState:
         self, tracker: VersionTracker, tensors: list[TensorBytes], encoded: EncodedState
     ) -> list[Hashable]:
         """Of each tensor its memory, kept so that no other gets it, and its counts of writes."""
-        counts = tracker.counts(encoded.tensors.values())
-        unknown = encoded.uncounted | (
-            encoded.tensors.keys() - encoded.stored.keys() - self._stored.keys()
-        )
+        names = encoded.tensors
+        known: list[Hashable] = [*zip(tensors, *tracker.counts([*names.values()]), strict=True)]
+        unknown = encoded.uncounted | (names.keys() - encoded.stored.keys() - self._stored.keys())
         return [
-            None if name in unknown or is_gradient(name) else (it, *count)
-            for name, it, count in zip(encoded.tensors, tensors, counts, strict=True)
+            None if name in unknown or is_gradient(name) else version
+            for name, version in zip(names, known, strict=True)
         ]
 
     def _shared(self, encoded: EncodedState) -> dict[str, tuple[torch.Tensor, Hashable]]:
         """The tensors that only steps of the optimizers may write to, and their versions now."""
-        owned = {
-            storage_of(tensor)
-            for _, optimizer in optimizers_in(self.parts)
-            for tensor in owned_by(optimizer)
-        }
+        owned: set[int] = set()
+        for _, optimizer in optimizers_in(self.parts):
+            owned.update(storages_of(owned_by(optimizer)))
         copied = self._always_copied | encoded.uncounted
         return {
             name: (tensor, self._version_of(tensor))
-            for name, tensor in encoded.tensors.items()
-            if storage_of(tensor) in owned
+            for (name, tensor), storage in zip(
+                encoded.tensors.items(), storages_of(encoded.tensors.values()), strict=True
+            )
+            if storage in owned
             and name not in copied
             and (name in encoded.stored or name in self._stored)
         }
 
     def _version_of(self, tensor: torch.Tensor) -> Hashable:
         assert self._tracker
-        return place_of(tensor), [*self._tracker.counts([tensor])], self._tracker.steps
+        return place_of(tensor), *self._tracker.counts([tensor]), self._tracker.steps
 
 
 def generators() -> dict[str, Generator]:
@@ -251,14 +255,6 @@ def generators() -> dict[str, Generator]:
         "numpy": np.random.get_state.__self__,  # type: ignore[attr-defined]
         "torch": torch.default_generator,
     }
-
-
-def _same_state(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return all(_same_state(one[key], other[key]) for key in one)
-    if isinstance(one, np.ndarray):
-        return np.array_equal(one, other)
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
 def _require_rebuildable(path: str, first: Blueprint | None, now: Blueprint) -> None:

@@ -25,6 +25,7 @@ from plinius.state.encoding_cache import (
     LEAST_ITEMS,
     Description,
     Encode,
+    EncodeValues,
     EncodingCache,
     Structure,
     structure_of_tree,
@@ -213,6 +214,14 @@ class Encoder:
         if self._cache is None or self.in_key:
             return encode()
         return self._cache.encode(self, path, structure, encode)
+
+    def cached_values(
+        self, path: str, same: Callable[[object], bool], encode: EncodeValues
+    ) -> Json:
+        """The JSON that `encode` returns, or that of the values before if `same` says so."""
+        if self._cache is None or self.in_key:
+            return encode()[1]
+        return self._cache.encode_values(self, path, same, encode)
 
     def _shared(self, codec: Codec, value: Any, path: str) -> Json:
         if self.in_key:

@@ -47,6 +47,7 @@ _FACTS: tuple[Facts, ...] = (
 """All but the address. Only a strided tensor has strides; the others raise RuntimeError."""
 Description = tuple[tuple[str, str], ...]
 Encode = Callable[[], tuple[Json, Description]]
+EncodeValues = Callable[[], tuple[object, Json]]
 
 
 class Structure(NamedTuple):
@@ -76,6 +77,7 @@ class EncodingCache:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._values: dict[str, _Values] = {}
         self._misses: dict[str, int] = {}
         self._waits: dict[str, int] = {}
         self._visited: set[str] = set()
@@ -110,13 +112,43 @@ class EncodingCache:
             self._entries[path] = made
         return encoded
 
+    def encode_values(
+        self, target: Target, path: str, same: Callable[[object], bool], encode: EncodeValues
+    ) -> Json:
+        """The JSON that `encode` returns, of values that it returns too and that nobody changes.
+
+        It is taken from the cache if `same` says so of the values that were encoded last.
+        """
+        self._visited.add(path)
+        known = self._values.get(path)
+        if known is None or not same(known.values):
+            before = len(target.tensors)
+            values, node = encode()
+            tensors = dict(islice(target.tensors.items(), before, None))
+            stored = {name: Memory(tensor).named(name) for name, tensor in tensors.items()}
+            known = self._values[path] = _Values(values, JsonText(to_json(node)), tensors, stored)
+        target.tensors.update(known.tensors)
+        target.stored.update(known.stored)
+        return known.json
+
     def end(self) -> None:
         """After each commit: forget what is not in the state any more, and release gradients."""
         for path in self._entries.keys() - self._visited:
             del self._entries[path]
+        for path in self._values.keys() - self._visited:
+            del self._values[path]
         self._visited = set()
         for entry in self._entries.values():
             entry.release_gradients()
+
+
+class _Values(NamedTuple):
+    """Values with their encoding."""
+
+    values: object
+    json: JsonText
+    tensors: dict[str, torch.Tensor]
+    stored: dict[str, TensorBytes]
 
 
 class _Held(NamedTuple):
@@ -148,8 +180,8 @@ class _Entry:
         tensors, gradients = structure.tensors, structure.gradients
         self._form, self._paths, self.encoded = structure.form, paths, encoded
         self._dtypes = [*map(_DTYPE, tensors)]
-        # Of a complex tensor there is a conjugate at the same place, and the imaginary part of that,
-        # at another offset than 0, is the one kind of real tensor that torch negates on reading.
+        # A complex tensor has a conjugate at the same place, and the imaginary part of that, at
+        # another offset than 0, is the one kind of real tensor that torch negates on reading.
         self._has_bits = any(map(_T.storage_offset, tensors)) or any(map(_T.is_complex, tensors))
         self._facts = _facts_of(tensors)
         self._gradient_facts = _facts_of(gradients)
@@ -308,7 +340,7 @@ def structure_of_tree(value: object) -> Structure | None:
     else:
         return None
     tensors = structure.tensors
-    if not tensors or key_types - _KEYS or any(map(_REQUIRES_GRAD, tensors)):
+    if key_types - _KEYS or any(map(_REQUIRES_GRAD, tensors)):
         return None
     return structure if _are_none(map(_GRAD, tensors)) else None
 

@@ -1,6 +1,8 @@
 """Tensors of torch as bytes: dtypes by name, order in memory, and the memory itself."""
 
 import functools
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -84,9 +86,9 @@ def has_storage(tensor: torch.Tensor) -> bool:
     return (tensor.storage_offset() + count) * tensor.element_size() <= size
 
 
-def storage_of(tensor: torch.Tensor) -> int:
-    """A number for its storage, unique while that is alive."""
-    return int(tensor.untyped_storage()._cdata)
+def storages_of(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """A number for the storage of each, unique while that is alive."""
+    return [*map(attrgetter("_cdata"), map(torch.Tensor.untyped_storage, tensors))]
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:

@@ -6,14 +6,14 @@ optimizers in the state are counted here as well, because of their fused kernels
 """
 
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
 import torch
 
 from plinius.state.optimizers import owned_by
-from plinius.state.tensor_memory import storage_of
+from plinius.state.tensor_memory import storages_of
 
 Optimizers = list[torch.optim.Optimizer]
 
@@ -48,20 +48,21 @@ class VersionTracker:
             elif key not in self._stepped:
                 continue
             self._add_steps(key)
-            self._owned[key] = {storage_of(tensor) for tensor in owned_by(optimizer)}
+            self._owned[key] = set(storages_of(owned_by(optimizer)))
             self._add_steps(key)
             self._stepped.pop(key, None)
 
-    def counts(self, tensors: Collection[torch.Tensor]) -> Iterator[tuple[Hashable, int]]:
-        """The counted writes to tensors. To an inference tensor none are: it is always another."""
+    def counts(self, tensors: Sequence[torch.Tensor]) -> tuple[list[object], list[int]]:
+        """The counted writes to tensors, and the last steps of optimizers that may have written.
+
+        To an inference tensor none are counted: its count is always another.
+        """
         if any(map(torch.Tensor.is_inference, tensors)):
-            versions: Iterable[Hashable] = (
-                object() if tensor.is_inference() else tensor._version for tensor in tensors
-            )
+            writes = [object() if it.is_inference() else it._version for it in tensors]
         else:
-            versions = map(attrgetter("_version"), tensors)
-        steps = (self._last_step.get(storage, 0) for storage in map(storage_of, tensors))
-        return zip(versions, steps, strict=True)
+            writes = [*map(attrgetter("_version"), tensors)]
+        last = self._last_step
+        return writes, [last.get(storage, 0) for storage in storages_of(tensors)]
 
     def close(self) -> None:
         """Remove the hooks."""

@@ -1,6 +1,7 @@
 """The codec of random number generators: of torch, NumPy and Python."""
 
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,23 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 
 def generator_state(generator: Generator) -> object:
-    """The state of a random number generator, as plain values, arrays and tensors."""
+    """The state of a random number generator, as plain values, arrays and tensors: all new."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, np.random.Generator):
         return {**generator.bit_generator.state, **_seed_of(generator.bit_generator)}
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
-    version, words, gauss = generator.getstate()
-    return {"version": version, "words": np.array(words, np.int64), "gauss": gauss}
+    return generator.getstate()
+
+
+def same_state(one: Any, other: Any) -> bool:
+    """Whether two states that `generator_state` returned are equal."""
+    if isinstance(one, dict):
+        return all(same_state(one[key], other[key]) for key in one)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
 def _seed_of(bits: np.random.BitGenerator) -> dict[str, Any]:
@@ -45,8 +54,7 @@ def set_generator_state(generator: Generator, state: Any) -> None:
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
-        words = tuple(map(int, state["words"]))
-        generator.setstate((state["version"], words, state["gauss"]))
+        generator.setstate(state)
 
 
 def _encode_generator(encoder: Encoder, value: Generator, path: str) -> Json:
@@ -54,7 +62,19 @@ def _encode_generator(encoder: Encoder, value: Generator, path: str) -> Json:
         raise refused(path, f"is a generator on {value.device}")
     if type(value) not in (torch.Generator, *_GENERATORS):
         raise refused(path, f"is a generator of class {type(value).__qualname__}")
-    return [type(value).__name__, encoder.node(generator_state(value), path)]
+    now = generator_state(value)
+    node = encoder.cached_values(
+        path, partial(same_state, now), lambda: (now, encoder.node(_arrays(now), path))
+    )
+    return [type(value).__name__, node]
+
+
+def _arrays(state: Any) -> Any:
+    """The words of Python's generator as an array, for they are 625."""
+    if not isinstance(state, tuple):
+        return state
+    version, words, gauss = state
+    return {"version": version, "words": np.array(words, np.int64), "gauss": gauss}
 
 
 def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
@@ -63,6 +83,8 @@ def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> A
     if type(live).__name__ != name or _other_bits(live, state):
         live = _new_generator(name, state, path)
     try:
+        if name == "Random":
+            state = state["version"], tuple(map(int, state["words"])), state["gauss"]
         set_generator_state(live, state)
     except (ValueError, TypeError, RuntimeError):
         raise MismatchError(
