@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
@@ -36,6 +36,7 @@ ROUNDS, SHORT_ROUNDS = 9, 5
 _PLINIUS, _TWO = "plinius", "plinius, 2 threads"
 _SEALED, _DIRECT, _PLAIN = "torch.save + AES-GCM", "O_DIRECT + fdatasync", "torch.save"
 _WARM_UP = 2
+_STEPS_BEFORE = 12
 
 
 def run_mirror(
@@ -87,15 +88,14 @@ def _compete(place: Path, layers: int, rounds: int) -> list[Row]:
         folder = Path(stack.enter_context(made))
         clock = _Clock()
         mirrors = [
-            stack.enter_context(_mirror(folder / name, network, threads, clock))
-            for name, threads in (("one", 1), ("two", 2))
+            stack.enter_context(_mirror(folder, network, threads, clock)) for threads in (1, 2)
         ]
         granularity = mirrors[0].granularity
         limits = [stack.enter_context(_closing(Limits(tensors, folder, n))) for n in (1, 2)]
         entered = [
-            Rival(_PLINIUS, mirrors[0].save, mirrors[0].restore),
+            mirrors[0].rival(_PLINIUS),
             limits[0].aes(),
-            Rival(_TWO, mirrors[1].save, mirrors[1].restore),
+            mirrors[1].rival(_TWO),
             limits[1].aes(),
             limits[0].memcpy(),
             rivals.torch_save(tensors, folder),
@@ -138,6 +138,8 @@ def _take_turns(
         shuffle(order)
         for rival in order:
             counts = turn >= _WARM_UP
+            if rival.before:
+                rival.before()
             clock.begin("save", counts and rival.name == _PLINIUS)
             seconds = _timed(rival.save)
             clock.end(seconds)
@@ -239,37 +241,54 @@ class _TimedWriter:
 
 
 class _Mirrored:
-    """A mirror of a network in a region of its own."""
+    """Two mirrors of a network: one is saved to, the other restored from.
 
-    def __init__(self, region: Region, network: torch.nn.Module, threads: int) -> None:
+    The one that is saved to does not restore in between, as in training: it knows which chunks keep
+    changing, and seals these without a fingerprint.
+    """
+
+    def __init__(self, saved: Region, restored: Region, network: nn.Module, threads: int) -> None:
         key = OwnerKey.generate()
-        self.granularity = region.granularity
+        self.granularity = saved.granularity
         self._tensors = [tensor.detach() for tensor in network.state_dict().values()]
-        self.mirror = Mirror.open(region, key, {"model": network}, threads=threads)
-        self._iteration = self.mirror.mirror_in()
+        self._saves = Mirror.open(saved, key, {"model": network}, threads=threads)
+        self._restores = Mirror.open(restored, key, {"model": network}, threads=threads)
+        self._restores.mirror_out(0)
+        self._iteration = 0
+        for _ in range(_STEPS_BEFORE):
+            self._change()
+            self._save()
 
-    def save(self) -> None:
-        """Mirror all of it out: every tensor counts as written to, as after a step."""
-        self._iteration += 1
+    def rival(self, name: str) -> Rival:
+        """Saving when a part of each chunk has changed, and restoring."""
+        return Rival(name, self._save, self._restores.mirror_in, before=self._change)
+
+    def close(self) -> None:
+        """Close both mirrors."""
+        self._saves.close()
+        self._restores.close()
+
+    def _change(self) -> None:
         for tensor in self._tensors:
-            torch.autograd.graph.increment_version(tensor)
-        self.mirror.mirror_out(self._iteration)
+            tensor.view(-1)[::4096] = self._iteration + 1
 
-    def restore(self) -> None:
-        self.mirror.mirror_in()
+    def _save(self) -> None:
+        self._iteration += 1
+        self._saves.mirror_out(self._iteration)
+        assert self._saves.sealed_bytes > sum(it.nbytes for it in self._tensors)
 
 
 @contextmanager
-def _mirror(
-    path: Path, network: torch.nn.Module, threads: int, clock: _Clock
-) -> Iterator[_Mirrored]:
-    with Region.create(path, 0) as region:
-        region.medium = cast(Medium, _TimedMedium(region.medium, clock))
-        made = _Mirrored(region, network, threads)
-        try:
-            yield made
-        finally:
-            made.mirror.close()
+def _mirror(folder: Path, network: nn.Module, threads: int, clock: _Clock) -> Iterator[_Mirrored]:
+    with ExitStack() as stack:
+        regions = []
+        for name in ("saved", "restored"):
+            region = stack.enter_context(Region.create(folder / f"{name}-{threads}", 0))
+            region.medium = cast(Medium, _TimedMedium(region.medium, clock))
+            regions.append(region)
+        made = _Mirrored(regions[0], regions[1], network, threads)
+        stack.callback(made.close)
+        yield made
 
 
 @contextmanager

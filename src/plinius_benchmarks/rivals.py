@@ -30,12 +30,17 @@ _AAD = bytes(32)
 
 
 class Rival(NamedTuple):
-    """How to save and how to restore; `after` ends a save, and is not part of its time."""
+    """How to save and how to restore.
+
+    `before` changes what is saved, as a training step does, and `after` ends a save; neither is
+    part of its time.
+    """
 
     name: str
     save: Act
     restore: Act | None
     after: Act | None = None
+    before: Act | None = None
 
 
 def sealer() -> sealing.Sealer:
