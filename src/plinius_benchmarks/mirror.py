@@ -36,7 +36,7 @@ ROUNDS, SHORT_ROUNDS = 9, 5
 _PLINIUS, _TWO = "plinius", "plinius, 2 threads"
 _SEALED, _DIRECT, _PLAIN = "torch.save + AES-GCM", "O_DIRECT + fdatasync", "torch.save"
 _WARM_UP = 2
-_STEPS_BEFORE = 12
+_STEPS_BEFORE = 80
 
 
 def run_mirror(
