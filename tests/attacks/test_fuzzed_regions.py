@@ -105,6 +105,7 @@ def as_a_reader(path: Path) -> None:
 def load_a_checkpoint(path: Path) -> None:
     values = checkpointed()
     with RegionStorage(path, KEY) as storage:
+        storage.read_metadata()  # torch raises an error of its own in place of this one's
         try:
             dcp.load(values, storage_reader=storage, planner=LoadPlanner())
         except CheckpointException as error:  # torch wraps what a storage raises
