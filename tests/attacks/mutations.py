@@ -72,7 +72,8 @@ def mutated_text(whole: bytes, rng: random.Random) -> bytes:
         match rng.randrange(6):
             case 0 | 1 | 2:
                 number = rng.choice(_NUMBERS)
-                lines[at] = re.sub(rb"[0-9.]+", lambda _, it=number: it, lines[at], count=1)
+                before, _, after = re.split(rb"([0-9.]+|$)", lines[at], maxsplit=1)
+                lines[at] = before + number + after
             case 3:
                 lines.insert(at, lines[other])
             case 4:

@@ -73,7 +73,7 @@ Command = Callable[[World, Path, Path], list[object]]
 
 def bench(name: str, option: str) -> Command:
     def made(w: World, _: Path, p: Path) -> list[object]:
-        given: dict[str, object] = {"--cfg": w.cfg, "--data": w.data, "--key": w.key} | {option: p}
+        given = {"--cfg": w.cfg, "--data": w.data, "--key": w.key} | {option: p}
         if name == "overhead":
             given = {"--cfg": p}
         return ["bench", name, "--short", *(word for pair in given.items() for word in pair)]

@@ -39,7 +39,7 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Eight numbers for each image."""
         y: torch.Tensor = self.tied(self.frozen(self.head(self.norm(self.conv(x)).mean((2, 3)))))
-        return y + self.hidden.sum()
+        return y
 
 
 def objects(seed: int, log: int) -> State:
@@ -111,7 +111,7 @@ def others(state: State) -> str:
         del plain[name]
     same = {name: id(it) for name, it in state.items()}
     modes = [module.training for module in state["model"].modules()]
-    random_state = [random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]]
+    random_state = [random.getstate(), repr(np.random.get_state(legacy=False))]
     torch_state = [torch.get_rng_state().tolist(), state["generator"].get_state().tolist()]
     schedule = state["scheduler"].state_dict()
     return repr([groups, plain, same, modes, random_state, torch_state, schedule])
