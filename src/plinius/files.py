@@ -59,12 +59,6 @@ def read_file(path: str | Path, limit: int) -> bytes:
     return data
 
 
-def file_size(path: str | Path) -> int:
-    """The size of a regular file in bytes. Raises StorageError."""
-    with open_to_read(path) as file:
-        return os.fstat(file.fileno()).st_size
-
-
 @contextmanager
 def private() -> Iterator[None]:
     """Files that other code makes meanwhile are its user's alone, by the process's umask."""

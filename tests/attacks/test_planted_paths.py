@@ -184,6 +184,17 @@ def test_a_command_reads_regular_files_only(
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("name", ["class/x.png", "class"])
+def test_what_is_in_a_folder_of_images_is_no_exception(name: str, plant: Plant, spot: Path) -> None:
+    """An image, or the folder of a class."""
+    planted = spot / "images" / name
+    planted.parent.mkdir(parents=True)
+    plant(planted)  # a link to a file is one to nothing here
+    with pytest.raises(PliniusError, match=f"{spot}/images"):
+        folder_source(spot / "images")
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 @pytest.mark.parametrize("what", WRITES)
 def test_a_command_writes_through_nothing(
     what: str, plant: Plant, world: World, trained: Path, spot: Path
