@@ -157,6 +157,27 @@ def test_five_refusals_in_a_living_mirror_leave_nothing(where: str, tmp_path: Pa
     assert left(path, objects) == before
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_five_mirrors_that_committed_and_were_refused_leave_nothing(
+    way: str, tmp_path: Path
+) -> None:
+    """Their hooks, which they had from the first commit, are gone when they are closed."""
+    objects = state()
+    before = left(tmp_path, objects)
+    for number in range(5):
+        path = tmp_path / f"{number}.region"
+        with Mirror.open(path, KEY, objects, **WAYS[way]) as mirror:
+            mirror.mirror_out(1)
+            mirror.wait()
+            at = mirror._slots._pinned.layout.manifest(1)
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(bytes(64))
+            with pytest.raises(PliniusError, match="Commit 1"):
+                mirror.mirror_in()
+    assert left(tmp_path, objects) == before
+
+
 def test_five_refused_checkpoint_storages_leave_nothing(tmp_path: Path) -> None:
     """Nor do those of torch.distributed.checkpoint."""
     path, objects = tmp_path / "run.region", state()
