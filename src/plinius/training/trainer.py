@@ -82,7 +82,8 @@ class Run:
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
-        self.network.require_cost()
+        self.network.require_trainable()
+        self.network.require_batch()
         weights_sha256 = self._load_weights(settings.weights)
         if not region.exists():
             self._check_before_create(region, key, settings)
@@ -202,6 +203,7 @@ class Run:
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
             opened = time.perf_counter()
             learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
+            self.network.seen = self.iteration * self.cfg.net.rows
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
             average = loss if self.average_loss is None else self.average_loss
@@ -237,6 +239,7 @@ class Run:
         total = 0.0
         passes = self.cfg.net.subdivisions
         for inputs, targets in zip(x.chunk(passes), truth.chunk(passes), strict=True):
+            self.network.seen += len(inputs)
             with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
                 objective, reported = self.network.loss(_channels_last(inputs), targets)
             torch.autograd.backward(objective / len(x))
