@@ -1,6 +1,7 @@
 """What a mirrored run has reached: `test`, `digest`, `export`."""
 
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -76,7 +77,8 @@ def export(
         from plinius.training.evaluation import trained_network
 
         network = trained_network(cfg, snapshot)
-        result["seen"] = seen = snapshot.iteration * read_cfg(cfg).net.batch
+        start = cast(int, snapshot.identity.get("seen", 0))
+        result["seen"] = seen = start + snapshot.iteration * read_cfg(cfg).net.rows
     if cfg and output.suffix == ".weights":
         save_weights(network, output, seen)
     else:

@@ -62,6 +62,14 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=PATH, help="Start from these parameters (.weights, .safetensors).")
 @click.option(
+    "--upto",
+    type=click.IntRange(1),
+    help="The .weights file holds the first so many layers, as darknet53.conv.74 holds 74.",
+)
+@click.option(
+    "--clear", is_flag=True, help="Begin the schedule anew, whatever the weights have seen."
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
@@ -88,6 +96,8 @@ def train(
     metrics: Path | None,
     board: Path | None,
     weights: Path | None,
+    upto: int | None,
+    clear: bool,
     precision: Literal["fp32", "bf16"],
     accept_previous: bool,
     run_id: str | None,
@@ -102,12 +112,17 @@ def train(
     from plinius.training.trainer import Run, Settings, last_iteration
 
     key = load_key(key_path)
-    until = last_iteration(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, seed, precision, threads, weights, run_id, dataset_id)
+    if (upto or clear) and weights is None:
+        raise click.UsageError("--upto and --clear are for --weights")
+    last_iteration(read_cfg(cfg), wanted)  # refuse before a region is made
+    settings = Settings(
+        cfg, data, seed, precision, threads, weights, run_id, dataset_id, upto, clear
+    )
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
         _report_start(run)
+        until = last_iteration(run.cfg, wanted, run.start_update)
         resumed_at = run.iteration
         with (
             live_line(until) as show,
@@ -164,6 +179,11 @@ def _report_start(run: "Run") -> None:
         say(f"warning: {warning}")
     if run.slow_precision:
         say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+    if run.start.seen:
+        say(
+            f"The weights have seen {run.start.seen} records: the schedule goes on at update "
+            f"{run.start_update + run.iteration + 1} (--clear, in a new region, begins it anew)."
+        )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity

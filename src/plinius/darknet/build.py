@@ -21,6 +21,7 @@ from plinius.darknet.losses.detection import Detection
 from plinius.darknet.losses.iseg import Iseg
 from plinius.darknet.losses.region import Region
 from plinius.darknet.losses.yolo import Yolo
+from plinius.darknet.memory import machine_memory, shown
 from plinius.errors import CfgError
 
 MAX_PARAMETERS = 2**31
@@ -54,6 +55,16 @@ def build_layers(cfg: Cfg, norm: str, generator: torch.Generator) -> list[Layer]
         what = f"{cfg.name} describes {count} parameters"
         raise CfgError(what, f"At most {MAX_PARAMETERS} are possible; lower filters or output")
     return layers
+
+
+def require_memory(name: str, needed: int, doing: str) -> None:
+    """Raise CfgError if the machine has less than `needed` bytes of memory."""
+    there = machine_memory()
+    if needed > there:
+        raise CfgError(
+            f"{doing} {name} takes at least {shown(needed)} of memory; there are {shown(there)}",
+            "Lower batch, filters or output, or use a machine with more",
+        )
 
 
 def _layer(

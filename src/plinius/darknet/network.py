@@ -6,12 +6,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from plinius.darknet.build import build_layers, input_shape, truths_of, unknown_costs
+from plinius.darknet.build import (
+    build_layers,
+    input_shape,
+    require_memory,
+    truths_of,
+    unknown_costs,
+)
 from plinius.darknet.cfg import Cfg
 from plinius.darknet.layers.base import Layer
 from plinius.darknet.layers.normalisation import Batchnorm, needs_two_values
-from plinius.darknet.losses.base import LossLayer
+from plinius.darknet.losses.base import DeltaLoss, LossLayer
 from plinius.darknet.losses.cost import Cost
+from plinius.darknet.memory import machine_memory, parameter_bytes, row_bytes, training_bytes
 from plinius.errors import CfgError
 
 BATCH_NORMS = ("darknet", "torch")
@@ -24,9 +31,9 @@ class Network(nn.Module):
     autocast. `batch_norm` is "darknet" or "torch", whose formula is used. `generator` draws the
     weights and then the dropout masks: its state is part of the run state. `truths` is the number
     of truth values per row. `warnings` are those of the cfg and its layers. `seen` is the number of
-    rows trained on, the pass under way included: whoever trains sets it before each pass, as
-    [region] and a stopbackward above 1 depend on it. Raises CfgError before any memory is allocated,
-    ValueError for another `batch_norm`.
+    rows trained on, the pass under way included: whoever trains sets it before each pass, because
+    [region] and a stopbackward above 1 depend on it. Raises CfgError before any memory is
+    allocated, ValueError for another `batch_norm`.
     """
 
     def __init__(self, cfg: Cfg, *, batch_norm: str = "darknet", seed: int = 0) -> None:
@@ -42,6 +49,7 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.truths = truths_of(layers)
         self.seen = 0
+        self.time_steps = cfg.net.time_steps
         self._rows, self._rows_per_pass = cfg.net.rows, cfg.net.sub_batch
         self._plan = _plan(layers)
         self._result = max(i for i, layer in enumerate(layers) if not isinstance(layer, Cost))
@@ -49,6 +57,7 @@ class Network(nn.Module):
         self.parameter_count = sum(
             array.numel() for layer in layers for array in layer.arrays().values()
         )
+        require_memory(cfg.name, parameter_bytes(layers), "To hold")
         self.to_empty(device="cpu")
         for layer in layers:
             layer.reset(self.generator)
@@ -125,11 +134,32 @@ class Network(nn.Module):
             if isinstance(layer, LossLayer):
                 layer.require_trainable()
 
+    def require_classes(self) -> None:
+        """Raise CfgError unless the output has one value for each value of the truth."""
+        for layer in self.sequence:
+            if isinstance(layer, DeltaLoss):
+                raise layer.section.error("finds boxes or masks, not classes", "Test it elsewhere")
+
+    def rows_that_fit(self, most: int) -> int:
+        """How many rows, at least 1 and at most `most`, a pass without gradients can have.
+
+        They take a quarter of the memory of the machine. In a recurrent network the number is a
+        multiple of its time steps.
+        """
+        fit = machine_memory() // 4 // row_bytes(self.sequence)
+        return max(min(fit, most) // self.time_steps, 1) * self.time_steps
+
     def require_batch(self) -> None:
-        """Raise CfgError if batch normalisation has a single value of a channel to work on."""
+        """Raise CfgError if a pass of training cannot work with the batch of the cfg.
+
+        It takes more memory than the machine has, or batch normalisation would have a single value
+        of a channel to work on.
+        """
+        rows = self._rows_per_pass
+        require_memory(self.name, training_bytes(self.sequence, rows), "To train")
         for layer in self.sequence:
             steps = getattr(layer, "steps", 1)
-            if needs_two_values(layer, self._rows_per_pass // steps):
+            if needs_two_values(layer, rows // steps):
                 todo = "Raise batch, or lower subdivisions"
                 raise layer.section.error("batch_normalize needs two values per channel", todo)
 

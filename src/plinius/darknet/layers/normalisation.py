@@ -39,9 +39,9 @@ class Normalization(Layer):
     """[normalization], also [lrn]: y = x * n ** -beta across channels.
 
     n of channel k is kappa + alpha * (the sum of x ** 2 of the channels k - (size - 1) // 2 to
-    k + size // 2 that exist, less that of channel size // 2). The last part is an accident of the
-    original (darknet: normalization_layer.c) that is in every network trained with it: n can be
-    negative, and y then is not a number. The gradient is that of this formula; the original's is
+    k + size // 2 that exist, less that of channel size // 2 if it exists). The last part is an
+    accident of the original (darknet: normalization_layer.c) that is in every network trained with
+    it: n can be negative, and y then is not a number. The gradient is that of this formula; the original's is
     grad * n ** -beta alone.
     """
 
@@ -57,7 +57,9 @@ class Normalization(Layer):
         squares = x.square()
         before, after = (self.size - 1) // 2, self.size // 2
         padded = functional.pad(squares, (0, 0, 0, 0, before, after))
-        sums = padded.unfold(1, before + after + 1, 1).sum(-1) - squares[:, after : after + 1]
+        sums = padded.unfold(1, before + after + 1, 1).sum(-1)
+        if after < self.in_shape[0]:
+            sums = sums - squares[:, after : after + 1]
         return x * (self.kappa + self.alpha * sums) ** -self.beta
 
 

@@ -1,0 +1,250 @@
+"""Darknet networks on the command line: `describe`, weights to begin with, runs of every kind."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.world import CFG, World, call, digest_of
+from plinius.darknet.cfg import read_cfg
+from plinius.darknet.network import Network
+from plinius.darknet.weights import load_weights, save_weights
+
+RUNS = {
+    "detection": """[net]
+batch=4
+height=16
+width=16
+channels=1
+learning_rate=0.001
+max_batches=6
+[convolutional]
+filters=8
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=leaky
+[convolutional]
+filters=8
+size=3
+pad=1
+activation=leaky
+[shortcut]
+from=-2
+[upsample]
+[convolutional]
+filters=14
+size=1
+activation=linear
+[yolo]
+mask=0,1
+anchors=4,5, 8,7, 12,12
+classes=2
+num=3
+max=3
+[route]
+layers=1
+[reorg]
+stride=2
+[convolutional]
+filters=7
+size=1
+activation=linear
+[yolo]
+mask=2
+anchors=4,5, 8,7, 12,12
+classes=2
+num=3
+max=3
+""",
+    "sequence": """[net]
+batch=4
+subdivisions=2
+time_steps=5
+inputs=3
+learning_rate=0.05
+max_batches=6
+[rnn]
+output=6
+activation=tanh
+[gru]
+output=6
+tanh=1
+[lstm]
+output=6
+batch_normalize=1
+[dropout]
+probability=.2
+[connected]
+output=3
+activation=linear
+[softmax]
+""",
+    "augmented": """[net]
+batch=4
+height=16
+width=16
+channels=1
+learning_rate=0.01
+max_batches=6
+[crop]
+crop_height=12
+crop_width=12
+flip=1
+[local]
+filters=2
+size=3
+pad=1
+activation=leaky
+[batchnorm]
+[deconvolutional]
+filters=2
+size=2
+stride=2
+activation=leaky
+[lrn]
+[convolutional]
+filters=2
+activation=linear
+[avgpool]
+[logistic]
+""",
+}
+
+
+def sealed(world: World, kind: str, folder: Path) -> Path:
+    """A sealed dataset for a kind of run."""
+    draws = np.random.default_rng(5)
+    count = 12
+    if kind == "sequence":
+        x = draws.random((count, 5, 3), np.float32)
+        y = np.eye(3, dtype=np.float32)[draws.integers(0, 3, (count, 5))]
+    else:
+        x = draws.random((count, 1, 16, 16), np.float32)
+        y = np.eye(2, dtype=np.float32)[draws.integers(0, 2, count)]
+    if kind == "detection":
+        y = np.zeros((count, 3, 5), np.float32)
+        y[:, 0] = [0.4, 0.6, 0.3, 0.3, 1]
+        y[::2, 1] = [0.7, 0.2, 0.7, 0.6, 0]
+    np.savez(folder / "data.npz", x=x, y=y)
+    call("seal", "--key", world.key, "-o", folder / "data.sealed", "--npz", folder / "data.npz")
+    return folder / "data.sealed"
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_runs_of_every_kind_resume_bit_for_bit(kind: str, world: World, tmp_path: Path) -> None:
+    """A run that ended after every iteration has the digest of one that never did."""
+    cfg, data = tmp_path / "net.cfg", sealed(world, kind, tmp_path)
+    cfg.write_text(RUNS[kind])
+
+    def train(region: Path, *more: object) -> None:
+        using = ["--data", data, "--key", world.key, "--region", region, "--threads", 1]
+        result = call("train", cfg, *using, *more)
+        assert result.code == 0, result.stderr
+
+    train(tmp_path / "whole")
+    for iteration in range(7):
+        train(tmp_path / "parts", "--iterations", iteration)
+    assert digest_of(tmp_path / "parts", world.key) == digest_of(tmp_path / "whole", world.key)
+    tested = call(
+        *("test", cfg, "--data", data, "--key", world.key, "--region", tmp_path / "whole", "--json")
+    )
+    if kind == "detection":
+        assert (tested.code, tested.stdout) == (1, "")
+        assert "finds boxes or masks, not classes" in tested.stderr
+    else:
+        assert 0 <= tested.json["accuracy"] <= 1
+
+
+def test_training_goes_on_where_the_weights_ended(world: World, tmp_path: Path) -> None:
+    """`seen` of a .weights file counts for the schedule, the end and export, unless --clear.
+
+    A resume need not be given the weights again.
+    """
+    network, file = Network(read_cfg(world.cfg)), tmp_path / "a.weights"
+    save_weights(network, file, 8 * 20)
+    region, out = tmp_path / "on", tmp_path / "out.weights"
+    metrics = ["--metrics", tmp_path / "m.jsonl"]
+    first = call(*world.train(region, "--weights", file, "--iterations", 2, "--json", *metrics))
+    assert "have seen 160 records: the schedule goes on at update 21" in first.stderr
+    assert first.json["iteration"] == 2
+    last = call(*world.train(region, "--json"))
+    assert last.json["iteration"] == 4  # max_batches=24
+    rates = [json.loads(line)["rate"] for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert rates == pytest.approx([0.1 * (1 - n / 24) ** 4 for n in (21, 22)])
+    using = ["--region", region, "--key", world.key]
+    assert call("export", world.cfg, *using, "-o", out, "--json").json["seen"] == 8 * 24
+    assert load_weights(network, out) == 8 * 24
+
+    anew = tmp_path / "anew"
+    result = call(*world.train(anew, "--weights", file, "--clear", "--json", "--iterations", 3))
+    assert "have seen" not in result.stderr
+    assert call(*world.train(anew, "--json")).json["iteration"] == 24
+    refused = call(*world.train(anew, "--weights", file))
+    assert "This is not the run in the region: seen is 160 but was unknown" in refused.stderr
+
+
+def test_the_first_layers_can_begin_a_run(world: World, tmp_path: Path) -> None:
+    """--upto loads a file of the first layers; it needs weights, and no .safetensors file."""
+    network, file, region = Network(read_cfg(world.cfg), seed=9), tmp_path / "a", tmp_path / "r"
+    save_weights(network, file, 0, upto=1)
+    told = call(*world.train(region, "--weights", file, "--iterations", 0))
+    assert "say that it holds 2 layers (--upto 2)" in told.stderr
+    call(*world.train(region, "--weights", file, "--upto", 1, "--iterations", 0))
+    out = tmp_path / "out.weights"
+    call("export", world.cfg, "--region", region, "--key", world.key, "-o", out)
+    begun = Network(read_cfg(world.cfg))
+    load_weights(begun, out)
+    assert begun.sequence[0].arrays()["weights"].equal(network.sequence[0].arrays()["weights"])
+    assert call(*world.train(tmp_path / "s", "--upto", 1)).code == 2
+    assert call(*world.train(tmp_path / "s", "--clear")).code == 2
+    assert not (tmp_path / "s").exists()
+
+
+def test_describe_shows_the_layers(world: World, tmp_path: Path) -> None:
+    """Darknet's table as text and as JSON, and the network drawn as an SVG picture."""
+    told = call("describe", world.cfg)
+    lines = told.stdout.splitlines()
+    assert lines[0].split() == [
+        *("layer", "type", "filters", "size", "input", "output", "parameters", "BFLOPs")
+    ]
+    assert lines[1].split()[:4] == ["0", "convolutional", "6", "3x3/1"]
+    assert "8 x 8 x 1  8 x 8 x 6" in lines[1]
+    network = Network(read_cfg(world.cfg))
+    assert lines[-2].startswith(f"{network.parameter_count:,} parameters, ")
+    picture = tmp_path / "net.svg"
+    values = call("describe", world.cfg, "--json", "--draw", picture).json
+    assert values["parameters"] == network.parameter_count
+    assert values["layers"][0]["bflops"] == pytest.approx(2 * 9 * 6 * 64 / 1e9)
+    assert values["layers"][1]["output"] == [6, 4, 4]
+    save_weights(network, tmp_path / "a", 0)
+    assert values["weights_file_bytes"] == (tmp_path / "a").stat().st_size
+    drawn = ElementTree.fromstring(picture.read_text())
+    boxes = [it for it in drawn.iter("{http://www.w3.org/2000/svg}rect") if it.get("rx")]
+    assert len(boxes) == len(network.sequence)
+    assert call("describe", world.cfg, "--draw", tmp_path / "net.png").code == 2
+    assert call("describe", world.cfg, "--draw", picture).code == 1
+
+
+def test_describe_takes_no_memory_for_what_cannot_be_built(tmp_path: Path) -> None:
+    """A network that is larger than the machine is described; training it is refused."""
+    path = tmp_path / "large.cfg"
+    path.write_text(
+        "[net]\nbatch=65536\nheight=128\nwidth=128\nchannels=2\nmax_batches=1\n"
+        + "[convolutional]\nactivation=linear\nfilters=2\n" * 2_00
+        + "[cost]\n"
+    )
+    values = call("describe", path, "--json").json
+    assert values["training_bytes"] > 200 * 65536 * 2 * 128 * 128 * 4
+    assert values["parameters"] == 200 * 6
+
+
+def test_what_has_no_effect_is_said_once(world: World, tmp_path: Path) -> None:
+    """Keys for the reading of pictures are named when a run begins."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(CFG.replace("channels=1", "channels=1\nhue=.1\nangle=7"))
+    told = call("describe", cfg)
+    assert told.stderr.splitlines() == [f"warning: {cfg}:7: [net] hue, angle have no effect here"]
