@@ -9,16 +9,12 @@ from cli.world import (
     RECORDS,
     call,
 )
+from plinius.darknet.cfg_keys import LAYER_KEYS
 from plinius.pm.region import Region
 
 # Networks
 
-KINDS = (
-    "[net], [convolutional], [deconvolutional], [local], [connected], [maxpool], [avgpool], "
-    "[local_avgpool], [dropout], [batchnorm], [normalization], [l2norm], [activation], [softmax], "
-    "[logistic], [cost], [crop], [route], [shortcut], [sam], [scale_channels], [upsample], "
-    "[reorg], [rnn], [gru], [lstm], [crnn], [region], [yolo], [detection], [iseg]"
-)
+KINDS = ", ".join(f"[{kind}]" for kind in ("net", *LAYER_KEYS))
 
 
 @case

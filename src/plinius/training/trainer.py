@@ -92,11 +92,10 @@ class Run:
             self._check_before_create(region, key, settings)
         with ExitStack() as opened:
             self.region = opened.enter_context(Region.open_or_create(region))
-            stored = stored_identity(self.region, key, accept_previous)
-            self.start = given or Beginning.of(stored)
             dataset = load_dataset(
                 self.region, settings.data, key, progress, wanted=settings.dataset_id
             )
+            self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
                 Mirror.open(

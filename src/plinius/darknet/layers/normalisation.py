@@ -41,8 +41,8 @@ class Normalization(Layer):
     n of channel k is kappa + alpha * (the sum of x ** 2 of the channels k - (size - 1) // 2 to
     k + size // 2 that exist, less that of channel size // 2 if it exists). The last part is an
     accident of the original (darknet: normalization_layer.c) that is in every network trained with
-    it: n can be negative, and y then is not a number. The gradient is that of this formula; the original's is
-    grad * n ** -beta alone.
+    it: n can be negative, and y then is not a number. The gradient is that of this formula;
+    the original's is grad * n ** -beta alone.
     """
 
     def __init__(self, section: Section, shape: Shape) -> None:
