@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cli.world import CFG, World, call, digest_of
-from plinius.darknet.cfg import read_cfg
+from plinius.darknet.cfg import parse_cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights, save_weights
+from plinius.data.sealed_dataset import SealedDataset
+from plinius.keys import load_key
+from plinius.training.recalibration import recalibrate
 
 RUNS = {
     "detection": """[net]
@@ -248,3 +252,46 @@ def test_what_has_no_effect_is_said_once(world: World, tmp_path: Path) -> None:
     cfg.write_text(CFG.replace("channels=1", "channels=1\nhue=.1\nangle=7"))
     told = call("describe", cfg)
     assert told.stderr.splitlines() == [f"warning: {cfg}:7: [net] hue, angle have no effect here"]
+
+
+def test_rolling_statistics_that_lag_are_said_and_recalibrated(
+    world: World, trained: Path, tmp_path: Path
+) -> None:
+    """After 24 passes they have come 21 % of their way; from training data they are the data's."""
+    using = ["--region", trained, "--key", world.key, "--json"]
+    before = digest_of(trained, world.key)
+    told = call("test", world.cfg, "--data", world.held_out, *using)
+    assert "have come 21 % of their way from 0" in told.stderr
+    anew = call("test", world.cfg, "--data", world.held_out, *using, "--recalibrate", world.data)
+    assert "of their way" not in anew.stderr
+    assert anew.json["accuracy"] > told.json["accuracy"]
+    assert digest_of(trained, world.key) == before
+
+
+@pytest.mark.parametrize("kind", ["conn", "lstm"])
+def test_recalibrated_statistics_are_the_mean_of_passes(
+    kind: str, world: World, tmp_path: Path
+) -> None:
+    """Of a part that runs once a pass, or once a step."""
+    steps, rows = (1, 4) if kind == "conn" else (3, 12)
+    cfg = parse_cfg(
+        f"[net]\nbatch=4\ntime_steps={steps}\ninputs=2\n[{kind}]\noutput=3\nbatch_normalize=1\n"
+        "[softmax]\n",
+        "a.cfg",
+    )
+    draws = np.random.default_rng(2)
+    x = draws.random((4, *([steps] if steps > 1 else []), 2), np.float32)
+    y = np.zeros((4, *([steps] if steps > 1 else []), 3), np.float32)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    data = tmp_path / "data.sealed"
+    call("seal", "--key", world.key, "-o", data, "--npz", tmp_path / "data.npz")
+    network = Network(cfg)
+    recalibrate(network, cfg, SealedDataset.from_file(data, load_key(world.key)))
+    layer = network.sequence[0]
+    weights = layer.get_parameter("weights" if kind == "conn" else "ui.weights")
+    mean = layer.get_buffer("rolling_mean" if kind == "conn" else "ui.rolling_mean")
+    seen = (torch.from_numpy(x) @ weights.detach().T).reshape(4, steps, 3).mean(0)
+    shares = torch.tensor([0.99 ** (steps - 1 - step) for step in range(steps)])
+    expected = (seen * (shares / shares.sum())[:, None]).sum(0)
+    assert rows == cfg.net.rows
+    torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-6)

@@ -1,12 +1,15 @@
 """The cfg reader: Darknet's syntax, located warnings and refusals, bounds."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from plinius.darknet.activations import ACTIVATIONS
 from plinius.darknet.cfg import MAX_BYTES, MAX_SECTIONS, MAX_WARNINGS, parse_cfg, read_cfg
+from plinius.darknet.cfg_keys import ALIASES, LAYER_KEYS, REFUSED
 from plinius.darknet.network import Network
 from plinius.errors import CfgError, StorageError
 
@@ -230,3 +233,12 @@ def test_files_are_read_with_their_digest(tmp_path: Path) -> None:
     path.write_bytes("é".encode() * MAX_BYTES)
     with pytest.raises(StorageError, match="^Cannot read .*: File too large"):
         read_cfg(path)
+
+
+def test_the_page_names_what_the_reader_takes() -> None:
+    """docs/darknet.md has every section, alias, activation, and key that is refused."""
+    page = (Path(__file__).parents[2] / "docs" / "darknet.md").read_text()
+    for kind in LAYER_KEYS:
+        assert f"`[{kind}]`" in page
+    words = set(re.findall(r"[A-Za-z_0-9]+", page))
+    assert set(ALIASES) | set(ACTIVATIONS) | set(REFUSED) <= words
