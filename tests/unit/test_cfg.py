@@ -115,6 +115,8 @@ def test_unknown_words_fall_back_and_are_told() -> None:
         (NET + "[upsample]\nstride=-3\n[cost]\n", "the stride does not divide evenly"),
         (NET + "[reorg]\nstride=2\n[cost]\n", "Make the channels a multiple of 4"),
         (NET + "[crop]\ncrop_height=9\n[cost]\n", "larger than the image of 8 x 8"),
+        (NET + "[crnn]\nsize=2\n", "[crnn] the state would change its size"),
+        (NET + "[max]\nmaxpool_depth=1\nout_channels=3\n", "out_channels=3 is too many"),
         (NET + "[yolo]\nclasses=3\n", "[yolo] has 2 channels before it, not 1 anchors"),
         (NET + "[region]\nclasses=3\n", "[region] has 2 channels before it, not 1 anchors"),
         (NET + "[detection]\n", "[detection] has 128 values before it, not 147"),
@@ -242,3 +244,25 @@ def test_the_page_names_what_the_reader_takes() -> None:
         assert f"`[{kind}]`" in page
     words = set(re.findall(r"[A-Za-z_0-9]+", page))
     assert set(ALIASES) | set(ACTIVATIONS) | set(REFUSED) <= words
+
+
+def test_maps_are_read_beside_the_cfg(tmp_path: Path) -> None:
+    """The truth's classes become those of the network; what names no class of it is refused."""
+    (tmp_path / "cfg").mkdir()
+    (tmp_path / "data").mkdir()
+    path, file = tmp_path / "cfg" / "net.cfg", tmp_path / "data" / "a.map"
+    text = "[net]\nbatch=1\nheight=2\nwidth=2\nchannels=8\n[region]\nclasses=3\nmap=data/a.map\n"
+    path.write_text(text)
+    assert "map='data/a.map' was not read" in refused(text)
+    file.write_text("2\n0\n")
+    network = Network(read_cfg(path))
+    x = torch.zeros(1, 8, 2, 2, requires_grad=True)
+    truth = torch.zeros(1, 150)
+    truth[0, :5] = torch.tensor([0.3, 0.3, 0.5, 0.5, 0])
+    network.loss(x, truth)[0].backward()
+    assert x.grad is not None
+    assert [-1 if g < 0 else 1 for g in x.grad[0, 5:, 0, 0]] == [1, 1, -1]
+    for wrong in ("3\n", "-1\n", "x\n", ""):
+        file.write_text(wrong)
+        with pytest.raises(CfgError):
+            Network(read_cfg(path))

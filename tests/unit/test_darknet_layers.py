@@ -35,6 +35,8 @@ NETWORKS = {
     "sam": IMAGE + CONV + CONV + "[sam]\nfrom=0\n",
     "scale_channels": IMAGE + CONV + "[avgpool]\n[scale_channels]\nfrom=0\nactivation=tanh\n",
     "local_avgpool": IMAGE + CONV + "[local_avgpool]\nsize=3\nstride=1\n",
+    "maxpool_depth": IMAGE + CONV + "[max]\nmaxpool_depth=1\nout_channels=3\n",
+    "crnn of the fork": FLAT + "[crnn]\nhidden=2\noutput=3\nsize=1\nactivation=tanh\n",
     "deconvolutional": IMAGE + "[deconv]\nfilters=2\nsize=3\nstride=2\npadding=1\n",
     "local": IMAGE + "[local]\nfilters=2\nsize=3\npad=1\n",
     "reorg": IMAGE + CONV + "[reorg]\nstride=2\n",

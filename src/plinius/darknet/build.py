@@ -12,7 +12,14 @@ from plinius.darknet.layers.connected import Connected
 from plinius.darknet.layers.convolutional import Convolutional, Deconvolutional, Local
 from plinius.darknet.layers.elementwise import Activation, Crop, Dropout
 from plinius.darknet.layers.normalisation import Batchnorm, L2norm, Normalization
-from plinius.darknet.layers.pooling import Avgpool, LocalAvgpool, Maxpool, Reorg, Upsample
+from plinius.darknet.layers.pooling import (
+    Avgpool,
+    LocalAvgpool,
+    Maxpool,
+    MaxpoolDepth,
+    Reorg,
+    Upsample,
+)
 from plinius.darknet.layers.recurrent import Crnn, Gru, Lstm, Rnn
 from plinius.darknet.losses.base import LossLayer
 from plinius.darknet.losses.classes import Logistic, Softmax
@@ -86,7 +93,8 @@ def _layer(
         case "connected":
             return Connected(section, shape, norm)
         case "maxpool":
-            return Maxpool(section, shape)
+            deep = section.integer("maxpool_depth")
+            return MaxpoolDepth(section, shape) if deep else Maxpool(section, shape)
         case "local_avgpool":
             return LocalAvgpool(section, shape)
         case "avgpool":
@@ -136,9 +144,9 @@ def _loss(cfg: Cfg, section: Section, shape: Shape, generator: torch.Generator) 
         case "cost":
             return Cost(section, shape)
         case "yolo":
-            return Yolo(section, shape, (cfg.net.width, cfg.net.height))
+            return Yolo(section, shape, (cfg.net.width, cfg.net.height), cfg.class_map(section))
         case "region":
-            return Region(section, shape, cfg.tree(section))
+            return Region(section, shape, cfg.tree(section), cfg.class_map(section))
         case "detection":
             return Detection(section, shape, generator)
         case "iseg":

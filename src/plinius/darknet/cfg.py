@@ -28,7 +28,7 @@ from plinius.darknet.cfg_keys import (
     UNUSED,
 )
 from plinius.darknet.cfg_options import MAX_VALUES, Value, real
-from plinius.darknet.tree import MAX_TREE_BYTES, Tree, parse_tree
+from plinius.darknet.tree import MAX_TREE_BYTES, Tree, parse_map, parse_tree
 from plinius.errors import CfgError
 from plinius.files import read_file
 
@@ -120,7 +120,8 @@ class Cfg:
     """A network description: [net], the layer sections in order, and warnings for the user.
 
     `name` is used in messages; `sha256` is the hex digest of the bytes of the file, and of those of
-    its trees if there are any. `trees` are the files that `tree` keys name.
+    the other files that it names, if any. `trees` and `maps` are these: a map has the class of the
+    network for each class of the data.
     """
 
     name: str
@@ -129,6 +130,17 @@ class Cfg:
     warnings: tuple[str, ...]
     sha256: str
     trees: Mapping[str, Tree] = field(default_factory=dict)
+    maps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def class_map(self, section: Section) -> tuple[int, ...] | None:
+        """The map that a section names. Raises CfgError if its file was not read."""
+        name = section.options["map"]
+        if name is None:
+            return None
+        if name not in self.maps:
+            todo = "Read the cfg from a file, with the map beside it"
+            raise section.error(f"map={_shown(str(name))} was not read", todo, "map")
+        return self.maps[str(name)]
 
     def tree(self, section: Section) -> Tree | None:
         """The tree that a section names. Raises CfgError if its file was not read."""
@@ -142,20 +154,31 @@ class Cfg:
 
 
 def read_cfg(path: str | Path) -> Cfg:
-    """Read the description at `path`, and the trees it names, by their paths from its folder.
+    """Read the description at `path`, and the trees and maps that it names.
 
-    Raises StorageError, and CfgError with `path:line`.
+    They are looked for by their paths from its folder, from the folder above, and from the working
+    folder. Raises StorageError, and CfgError with `path:line`.
     """
     cfg = parse_cfg(_text(path, MAX_BYTES), str(path))
     trees: dict[str, Tree] = {}
+    maps: dict[str, tuple[int, ...]] = {}
     digest = hashlib.sha256(bytes.fromhex(cfg.sha256))
     for section in cfg.sections:
-        name = section.options.get("tree")
-        if isinstance(name, str) and name not in trees:
-            text = _text(Path(path).parent / name, MAX_TREE_BYTES)
-            trees[name] = parse_tree(text, name)
+        for key in ("tree", "map"):
+            name = section.options.get(key)
+            if not isinstance(name, str) or name in (trees if key == "tree" else maps):
+                continue
+            folder = Path(path).parent
+            found = [at for at in (folder, folder.parent, Path()) if (at / name).is_file()]
+            text = _text((found or [folder])[0] / name, MAX_TREE_BYTES)
+            if key == "tree":
+                trees[name] = parse_tree(text, name)
+            else:
+                maps[name] = parse_map(text, name)
             digest.update(hashlib.sha256(text.encode()).digest())
-    return replace(cfg, trees=trees, sha256=digest.hexdigest()) if trees else cfg
+    if not trees and not maps:
+        return cfg
+    return replace(cfg, trees=trees, maps=maps, sha256=digest.hexdigest())
 
 
 def _text(path: str | Path, limit: int) -> str:

@@ -24,10 +24,11 @@ ALIASES = {
     "avg": "avgpool",
     "local_avg": "local_avgpool",
     "lrn": "normalization",
+    "reorg3d": "reorg",  # fork
     "soft": "softmax",
 }
 UNSUPPORTED = (
-    *("reorg3d", "conv_lstm", "Gaussian_yolo", "contrastive", "implicit_add", "implicit_mul"),
+    *("conv_lstm", "Gaussian_yolo", "contrastive", "implicit_add", "implicit_mul"),
     *("implicit", "empty", "silence", "history", "vsconv", "embedding"),
 )
 """Sections of the fork that are not here."""
@@ -71,6 +72,7 @@ COMMON_KEYS: dict[str, Key] = {
 }
 _SIZE = integer(1, 1, 1024)
 _OPTIONAL = integer(None, 1, 1024)
+_OPTIONAL_COUNT = integer(None, 1)
 _STRIDES = {"stride": _SIZE, "stride_x": _OPTIONAL, "stride_y": _OPTIONAL}  # _x, _y: fork
 _FILTERS = {
     "filters": integer(1, 1),
@@ -122,6 +124,7 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
     "maxpool": {
         **_POOL,
         "maxpool_depth": FLAG,  # fork
+        "out_channels": integer(1, 1),  # fork
         "antialiasing": FLAG,  # fork
     },
     "avgpool": {},
@@ -182,7 +185,16 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
     "rnn": {**_RNN, "output": integer(1, 1)},
     "gru": {"output": integer(1, 1), "batch_normalize": FLAG, "tanh": FLAG},
     "lstm": {"output": integer(1, 1), "batch_normalize": FLAG},
-    "crnn": {**_RNN, "output_filters": integer(1, 1), "hidden_filters": integer(1, 1)},
+    "crnn": {
+        **_RNN,
+        "output_filters": integer(1, 1),
+        "hidden_filters": integer(1, 1),
+        "output": _OPTIONAL_COUNT,  # fork, as the rest
+        "hidden": _OPTIONAL_COUNT,
+        "size": _OPTIONAL,
+        "pad": FLAG,
+        "padding": integer(0, 0, 1024),
+    },
     "region": {
         "coords": integer(4, 4, 1024),
         "classes": _CLASSES,
@@ -286,7 +298,7 @@ NO_EFFECT = ("adam", "clip", "binary", "dot", "spatial", "smooth", "onlyforward"
 """The original reads these and uses them nowhere in its CPU code: setting one gives a warning."""
 
 REFUSED = {
-    **dict.fromkeys(("dropblock", "antialiasing", "maxpool_depth", "assisted_excitation"), 0),
+    **dict.fromkeys(("dropblock", "antialiasing", "assisted_excitation"), 0),
     **dict.fromkeys(("sway", "rotate", "stretch", "stretch_sway", "cbn", "coordconv"), 0),
     **dict.fromkeys(("bin_output", "scale_wh"), 0),
     "share_index": None,

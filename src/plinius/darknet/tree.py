@@ -1,4 +1,6 @@
-"""Trees of classes (darknet: tree.c, read_tree): one line "name parent" for each class.
+"""Trees and maps of classes.
+
+A tree (darknet: tree.c, read_tree) has one line "name parent" for each class.
 
 Classes with the same parent, one line after the other, are a group; -1 is the parent of the first.
 """
@@ -40,7 +42,7 @@ def parse_tree(text: str, name: str) -> Tree:
         if not words:
             continue
         given = words[1] if len(words) > 1 else "-1"
-        parent = int(given) if given.lstrip("-").isascii() and _digits(given) else None
+        parent = int(given) if given.isascii() and _digits(given) else None
         if parent is None or not -1 <= parent < len(parents) or len(parents) == MAX_CLASSES:
             raise CfgError(
                 f"{name}:{number}: {line[:40]!r} is no class of a tree",
@@ -54,6 +56,18 @@ def parse_tree(text: str, name: str) -> Tree:
     if not parents:
         raise CfgError(f"{name} holds no classes", "Name a tree file of Darknet")
     return Tree(tuple(parents), tuple(groups), tuple(sizes))
+
+
+def parse_map(text: str, name: str) -> tuple[int, ...]:
+    """A map of classes: one number a line (darknet: utils.c, read_map). Raises CfgError."""
+    lines = text.split()
+    if (
+        not lines
+        or len(lines) > MAX_CLASSES
+        or not all(it.isascii() and _digits(it) for it in lines)
+    ):
+        raise CfgError(f"{name} is no map of classes", "A line is the number of a class")
+    return tuple(int(line) for line in lines)
 
 
 def _digits(text: str) -> bool:

@@ -51,6 +51,28 @@ class Maxpool(_Pool):
         return functional.max_pool2d(x, self.size, self.stride)
 
 
+class MaxpoolDepth(Layer):
+    """[maxpool] maxpool_depth=1 of the fork: the maximum of channels k, k + n, k + 2 n, ...
+
+    n is `out_channels`, and that many channels come out (fork: maxpool_layer.c).
+    """
+
+    def __init__(self, section: Section, shape: Shape) -> None:
+        channels, height, width = image_shape(section, shape)
+        out = section.integer("out_channels")
+        if out > channels:
+            todo = f"Give at most {channels}"
+            raise section.error(f"out_channels={out} is too many", todo, "out_channels")
+        super().__init__(section, shape, (out, height, width))
+        self.missing = -channels % out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (records, c, h, w) to (records, out_channels, h, w)."""
+        x = x.reshape(-1, *self.in_shape)
+        x = functional.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
+        return x.reshape(len(x), -1, *self.out_shape).max(1).values
+
+
 class LocalAvgpool(_Pool):
     """[local_avgpool] of the fork: the mean of the pixels of the window that lie in the image.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from plinius.darknet.cfg import Section
-from plinius.darknet.layers.base import Layer, Shape, activation_name, image_shape
+from plinius.darknet.layers.base import Layer, Shape, activation_name
 from plinius.darknet.layers.connected import ConnectionPart
 from plinius.darknet.layers.convolutional import ConvolutionPart, Window
 from plinius.darknet.layers.weighted import Weighted
@@ -139,25 +139,40 @@ class Rnn(_Simple):
 class Crnn(_Simple):
     """[crnn]: an [rnn] whose parts are 3x3 convolutions with padding 1 (darknet: crnn_layer.c).
 
+    With `size` they are of that size, and values are images of one pixel (fork: crnn_layer.c).
     The original gives its parts a learning rate of 0, so that they are never trained; here they
     are.
     """
 
     def __init__(self, section: Section, shape: Shape, norm: str, steps: int, rows: int) -> None:
-        channels, height, width = image_shape(section, shape)
-        hidden, filters = section.integer("hidden_filters"), section.integer("output_filters")
+        channels, height, width = shape if len(shape) == 3 else (math.prod(shape), 1, 1)
+        own, fork = ("hidden_filters", "output_filters"), ("hidden", "output")
+        hidden, filters = (
+            section.integer(new if section.options[new] else old)
+            for old, new in zip(own, fork, strict=True)
+        )
+        size, padding = 3, 1
+        if section.options["size"]:
+            size, padding = section.integer("size"), section.integer("padding")
+            padding = size // 2 if section.integer("pad") else padding
+            if 2 * padding != size - 1:
+                raise section.error(
+                    "the state would change its size", "Give pad=1, size odd", "size"
+                )
         super().__init__(section, shape, (filters, height, width), steps, rows)
         name = activation_name(section)
         norm = norm if section.integer("batch_normalize") else ""
-        window = Window(padding=1)
+        window = Window(padding=padding)
         self.set_parts(
-            lambda i, o: ConvolutionPart(i, o, 3, window, name, norm), (channels, hidden, filters)
+            lambda i, o: ConvolutionPart(i, o, size, window, name, norm),
+            (channels, hidden, filters),
         )
         self.add_states((hidden, height, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (rows, c, h, w) to (rows, output_filters, h, w)."""
-        return super().forward(x.reshape(-1, *self.in_shape))
+        image = (-1, *self.out_shape[1:])
+        return super().forward(x.reshape(len(x), *image))
 
 
 class _Gated(Recurrent):

@@ -34,11 +34,18 @@ class Truth:
     rest: Boxes
 
 
-def read_truth(values: npt.NDArray[np.float32], entry: int, classes: int) -> Truth:
+def read_truth(
+    values: npt.NDArray[np.float32],
+    entry: int,
+    classes: int,
+    class_map: tuple[int, ...] | None = None,
+) -> Truth:
     """The objects of one record: entries of `entry` values, x y w h ... class, up to the first x=0.
 
+    A map has the class of the network for each class of the data.
     Raises SourceError unless boxes lie in the picture and classes are below `classes`.
     """
+    classes = classes if class_map is None else len(class_map)
     entries = values.reshape(-1, entry)
     ends = np.flatnonzero(entries[:, 0] == 0)
     entries = entries[: ends[0]] if len(ends) else entries
@@ -56,7 +63,10 @@ def read_truth(values: npt.NDArray[np.float32], entry: int, classes: int) -> Tru
             "A box of the truth has a class that the network does not have",
             f"Classes are 0 to {classes - 1}",
         )
-    return Truth(boxes, labels.astype(np.int64), entries[:, 4 : entry - 1])
+    found = labels.astype(np.int64)
+    if class_map is not None:
+        found = np.array(class_map, np.int64)[found]
+    return Truth(boxes, found, entries[:, 4 : entry - 1])
 
 
 def predicted_boxes(y: npt.NDArray[np.float32], anchors: Boxes, grid: tuple[float, float]) -> Boxes:

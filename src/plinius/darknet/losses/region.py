@@ -8,7 +8,7 @@ from plinius.darknet.cfg import Section
 from plinius.darknet.layers.base import Shape, image_shape
 from plinius.darknet.losses.base import Array, DeltaLoss
 from plinius.darknet.losses.boxes import Truth, overlap, predicted_boxes, read_truth
-from plinius.darknet.losses.yolo import read_anchors
+from plinius.darknet.losses.yolo import checked_map, read_anchors
 from plinius.darknet.tree import Tree
 
 _PRIOR_UNTIL = 12800
@@ -27,7 +27,9 @@ class Region(DeltaLoss):
     the delta is passed on, as its GPU code does.
     """
 
-    def __init__(self, section: Section, shape: Shape, tree: Tree | None) -> None:
+    def __init__(
+        self, section: Section, shape: Shape, tree: Tree | None, class_map: tuple[int, ...] | None
+    ) -> None:
         channels = image_shape(section, shape)[0]
         classes, coords = section.integer("classes"), section.integer("coords")
         count = section.integer("num")
@@ -41,12 +43,12 @@ class Region(DeltaLoss):
         if tree and tree.classes != classes:
             what = f"the tree has {tree.classes} classes, not {classes}"
             raise section.error(what, "Give the tree of this network", "tree")
-        for key in ("background", "map"):
-            if section.options[key]:
-                raise section.error(f"{key} is not supported", "Remove the line", key)
+        if section.integer("background"):
+            raise section.error("background is not supported", "Remove the line", "background")
         super().__init__(section, shape, shape)
         self.classes, self.coords, self.tree = classes, coords, tree
         self.anchors = read_anchors(section, count)
+        self.map = checked_map(section, class_map, classes)
         self.truths = (coords + 1) * section.integer("max")
 
     def _split(self, x: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ class Region(DeltaLoss):
         if label is not None:
             self._classify_only(delta, y, label)
             return delta.reshape(output.shape)
-        objects = read_truth(truth, self.coords + 1, self.classes)
+        objects = read_truth(truth, self.coords + 1, self.classes, self.map)
         predicted = self.boxes(output)
         if len(objects.boxes):
             overlaps = overlap(predicted.reshape(-1, 4), objects.boxes)

@@ -27,6 +27,15 @@ def read_anchors(section: Section, count: int) -> Array:
     return anchors
 
 
+def checked_map(
+    section: Section, class_map: tuple[int, ...] | None, classes: int
+) -> tuple[int, ...] | None:
+    """The map. Raises CfgError if it names a class that the network does not have."""
+    if class_map is not None and not all(0 <= label < classes for label in class_map):
+        raise section.error("the map names a class beyond classes", "Correct the map", "map")
+    return class_map
+
+
 class Yolo(DeltaLoss):
     """[yolo] with classes + 5 channels for each anchor in `mask`: x, y, w, h, object, classes.
 
@@ -43,7 +52,13 @@ class Yolo(DeltaLoss):
     iou_loss=mse can be trained.
     """
 
-    def __init__(self, section: Section, shape: Shape, sides: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        section: Section,
+        shape: Shape,
+        sides: tuple[int, int],
+        class_map: tuple[int, ...] | None,
+    ) -> None:
         channels = image_shape(section, shape)[0]
         classes, total = section.integer("classes"), section.integer("num")
         mask = section.options["mask"] or tuple(range(total))
@@ -65,9 +80,7 @@ class Yolo(DeltaLoss):
         self.assign = section.real("truth_thresh")
         self.scale_x_y = section.real("scale_x_y")
         self.raw = bool(section.integer("new_coords"))
-        kinds = ("map",) if section.options["map"] else ()
-        if kinds:
-            raise section.error("map is not supported", "Give the classes of the network", "map")
+        self.map = checked_map(section, class_map, classes)
 
     def require_trainable(self) -> None:
         """As LossLayer."""
@@ -103,7 +116,7 @@ class Yolo(DeltaLoss):
 
     def delta(self, output: Array, truth: Array, seen: int) -> Array:
         """As DeltaLoss."""
-        objects = read_truth(truth, 5, self.classes)
+        objects = read_truth(truth, 5, self.classes, self.map)
         y = output.reshape(len(self.mask), self.classes + 5, *self.in_shape[1:])
         delta = np.zeros_like(y)
         delta[:, 4] = 0 - y[:, 4]
