@@ -1,6 +1,7 @@
 """What a mirrored run has reached: `test`, `digest`, `export`."""
 
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -25,15 +26,31 @@ from plinius.slots import newest_snapshot
 @data_option
 @region_option
 @key_option
+@click.option(
+    "--recalibrate",
+    "training_data",
+    type=PATH,
+    help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
+)
 @json_option
-def test(cfg: Path, data: Path, region: Path, key_path: Path, as_json: bool) -> None:
+def test(
+    cfg: Path, data: Path, region: Path, key_path: Path, training_data: Path | None, as_json: bool
+) -> None:
     """Measure the accuracy of the mirrored network on a sealed dataset."""
     from plinius.training.evaluation import accuracy, trained_network
+    from plinius.training.recalibration import lag, recalibrate
 
     key = load_key(key_path)
     snapshot = newest_snapshot(region, key)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
+    if training_data:
+        with counting("recalibrating") as progress:
+            recalibrate(
+                network, read_cfg(cfg), SealedDataset.from_file(training_data, key), progress
+            )
+    elif lagging := lag(read_cfg(cfg), network, snapshot):
+        say(lagging)
     with counting("testing") as progress:
         fraction = accuracy(network, dataset, progress)
     answer(
@@ -76,7 +93,8 @@ def export(
         from plinius.training.evaluation import trained_network
 
         network = trained_network(cfg, snapshot)
-        result["seen"] = seen = snapshot.iteration * read_cfg(cfg).net.batch
+        start = cast(int, snapshot.identity.get("seen", 0))
+        result["seen"] = seen = start + snapshot.iteration * read_cfg(cfg).net.rows
     if cfg and output.suffix == ".weights":
         save_weights(network, output, seen)
     else:

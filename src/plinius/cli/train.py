@@ -64,6 +64,14 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=PATH, help="Start from these parameters (.weights, .safetensors).")
 @click.option(
+    "--upto",
+    type=click.IntRange(1),
+    help="The .weights file holds the first so many layers, as darknet53.conv.74 holds 74.",
+)
+@click.option(
+    "--clear", is_flag=True, help="Begin the schedule anew, whatever the weights have seen."
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
@@ -99,12 +107,15 @@ def train(
     from plinius.training.trainer import Run, Settings, last_iteration
 
     key = load_key(key_path)
-    until = last_iteration(read_cfg(cfg), wanted)
+    if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
+        raise click.UsageError("--upto and --clear are for --weights")
+    last_iteration(read_cfg(cfg), wanted)  # refuse before a region is made
     settings = Settings(cfg, data, **chosen)
     with counting("loading the sealed dataset") as progress:
         run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
     with run:
         _report_start(run)
+        until = last_iteration(run.cfg, wanted, run.start_update)
         resumed_at = run.iteration
         with _listener(until, metrics, board, resumed_at) as listener:
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
@@ -153,6 +164,11 @@ def _report_start(run: "Run") -> None:
         say(f"warning: {warning}")
     if run.slow_precision:
         say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+    if run.start.seen:
+        say(
+            f"The weights have seen {run.start.seen} records: the schedule goes on at update "
+            f"{run.start_update + run.iteration + 1} (--clear, in a new region, begins it anew)."
+        )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity

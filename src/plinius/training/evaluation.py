@@ -13,7 +13,7 @@ from plinius.mirror.run_identity import require_same_run
 from plinius.snapshot import Snapshot
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
-from plinius.training.batches import Batches
+from plinius.training.batches import Batches, by_time
 
 _BATCH = 256
 
@@ -33,16 +33,23 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
 
 
 def accuracy(network: Network, dataset: SealedDataset, progress: Progress | None = None) -> float:
-    """The fraction (0 to 1) of records whose largest output is at the label (top-1 accuracy).
+    """The fraction (0 to 1) of rows whose largest output is at the label (top-1 accuracy).
 
-    `progress` counts records. Raises SourceError if the dataset does not fit, SealError.
+    Records are opened as many at a time as fit into memory; in a recurrent network each is a
+    sequence that begins at state 0. `progress` counts records. Raises SourceError if the dataset
+    does not fit, SealError, and CfgError for a network that does not end in classes.
     """
-    batches = Batches(dataset, network.input_shape, network.truths)
+    network.require_classes()
+    steps = network.time_steps
+    batches = Batches(dataset, network.input_shape, network.truths, steps)
     count, correct = dataset.header.count, 0
+    at_once = network.rows_that_fit(_BATCH * steps) // steps
     with torch.inference_mode():
-        for start in range(0, count, _BATCH):
-            x, truth = batches.open(np.arange(start, min(start + _BATCH, count)))
-            correct += int((network(x).argmax(1) == truth.argmax(1)).sum())
+        for start in range(0, count, at_once):
+            x, truth = batches.open(np.arange(start, min(start + at_once, count)))
+            network.reset_states()
+            found = network(by_time(x, steps)).argmax(1)
+            correct += int((found == by_time(truth, steps).argmax(1)).sum())
             if progress:
-                progress(min(start + _BATCH, count), count)
-    return correct / count
+                progress(min(start + at_once, count), count)
+    return correct / (count * steps)
