@@ -10,6 +10,7 @@ from plinius.darknet.build import (
     build_layers,
     input_shape,
     require_memory,
+    require_truths,
     truths_of,
     unknown_costs,
 )
@@ -130,6 +131,7 @@ class Network(nn.Module):
             raise CfgError(
                 f"{self.name} has no layer with a cost", "End the network with [softmax] or [cost]"
             )
+        require_truths(layers, self.truths)
         for layer in layers:
             if isinstance(layer, LossLayer):
                 layer.require_trainable()
