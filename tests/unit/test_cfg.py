@@ -18,9 +18,9 @@ SMALL = NET + "[convolutional]\nfilters=3\nsize=3\npad=1\nactivation=leaky\n[sof
 
 
 def refused(text: str) -> str:
-    """The message with which reading, or building, `text` is refused."""
+    """The message with which reading, building, or training `text` is refused."""
     with pytest.raises(CfgError) as caught:
-        Network(parse_cfg(text, "a.cfg"))
+        Network(parse_cfg(text, "a.cfg")).require_trainable()
     return str(caught.value)
 
 

@@ -36,7 +36,8 @@ from plinius.slots import newest_snapshot
 def test(
     cfg: Path, data: Path, region: Path, key_path: Path, training_data: Path | None, as_json: bool
 ) -> None:
-    """Measure the accuracy of the mirrored network on a sealed dataset."""
+    """Measure the mirrored network on a sealed dataset: accuracy, or mean average precision."""
+    from plinius.training.detection import mean_average_precision
     from plinius.training.evaluation import accuracy, trained_network
     from plinius.training.recalibration import lag, recalibrate
 
@@ -51,12 +52,11 @@ def test(
             )
     elif lagging := lag(read_cfg(cfg), network, snapshot):
         say(lagging)
+    measure = mean_average_precision if network.finds_boxes else accuracy
     with counting("testing") as progress:
-        fraction = accuracy(network, dataset, progress)
-    answer(
-        {"accuracy": fraction, "samples": dataset.header.count, "iteration": snapshot.iteration},
-        as_json,
-    )
+        value = measure(network, dataset, progress)
+    name = "mean_average_precision" if network.finds_boxes else "accuracy"
+    answer({name: value, "samples": dataset.header.count, "iteration": snapshot.iteration}, as_json)
 
 
 @click.command()

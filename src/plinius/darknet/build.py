@@ -165,29 +165,31 @@ def unknown_costs(sections: Sequence[Section]) -> list[str]:
 
 
 def truths_of(layers: Sequence[Layer]) -> int:
-    """Truth values per record that a network takes.
+    """Truth values per row that a network takes.
 
     Those that its last layer compares with, if it says how many, else the outputs of the last layer
-    other than [cost] (darknet: parser.c, parse_network_cfg). Raises CfgError if a layer compares
-    with another number.
+    other than [cost] (darknet: parser.c, parse_network_cfg). Raises CfgError if all are [cost].
     """
     plain = [layer for layer in layers if not isinstance(layer, Cost)]
     if not plain:
         raise layers[0].section.error("nothing to compare", "Put a layer before it")
     last = layers[-1]
-    truths = current = math.prod(plain[-1].out_shape)
     if isinstance(last, LossLayer) and not isinstance(last, Cost) and last.truths is not None:
-        truths = current = last.truths
+        return last.truths
+    return math.prod(plain[-1].out_shape)
+
+
+def require_truths(layers: Sequence[Layer], truths: int) -> None:
+    """Raise CfgError if a layer compares with another number of truth values than there are."""
     for layer in layers:
         own = layer.truths if isinstance(layer, LossLayer) else None
-        if own is not None and own != current:
+        if own is not None and own != truths:
             raise layer.section.error(
-                f"compares {own} values with a truth of {current}",
+                f"compares {own} values with a truth of {truths}",
                 "Make them equal; a [softmax] with noloss=1 compares nothing",
             )
         if layer.gives_truth:
-            current = math.prod(layer.out_shape)
-    return truths
+            truths = math.prod(layer.out_shape)
 
 
 def _check_pass(layers: Sequence[Layer], rows: int) -> None:

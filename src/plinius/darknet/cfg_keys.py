@@ -97,7 +97,6 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
         "xnor": FLAG,
         "dot": real(0),
         "dilation": _SIZE,  # fork
-        "bin_output": FLAG,  # fork
         "antialiasing": FLAG,  # fork
         "share_index": integer(None, -(1 << 20)),  # fork
         "assisted_excitation": real(0),  # fork
@@ -285,7 +284,8 @@ UNUSED: dict[str, dict[str, float]] = {
     "shortcut": {"weights_normalization": -1},
     "rnn": {"hidden": -1, "logistic": 0},
     "local_avgpool": {},
-    "convolutional": {"angle": -1},
+    # bin_output only packs what the next xnor layer reads the signs of.
+    "convolutional": {"angle": -1, "bin_output": 0},
 }
 """Keys that are known and do nothing here, with the value that asks for nothing, or -1."""
 
@@ -300,7 +300,7 @@ NO_EFFECT = ("adam", "clip", "binary", "dot", "spatial", "smooth", "onlyforward"
 REFUSED = {
     **dict.fromkeys(("dropblock", "antialiasing", "assisted_excitation"), 0),
     **dict.fromkeys(("sway", "rotate", "stretch", "stretch_sway", "cbn", "coordconv"), 0),
-    **dict.fromkeys(("bin_output", "scale_wh"), 0),
+    "scale_wh": 0,
     "share_index": None,
     "weights_type": "none",
 }

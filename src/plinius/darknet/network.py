@@ -10,13 +10,14 @@ from plinius.darknet.build import (
     build_layers,
     input_shape,
     require_memory,
+    require_truths,
     truths_of,
     unknown_costs,
 )
 from plinius.darknet.cfg import Cfg
 from plinius.darknet.layers.base import Layer
 from plinius.darknet.layers.normalisation import Batchnorm, needs_two_values
-from plinius.darknet.losses.base import DeltaLoss, LossLayer
+from plinius.darknet.losses.base import BoxLoss, DeltaLoss, LossLayer
 from plinius.darknet.losses.cost import Cost
 from plinius.darknet.memory import machine_memory, parameter_bytes, row_bytes, training_bytes
 from plinius.errors import CfgError
@@ -130,9 +131,32 @@ class Network(nn.Module):
             raise CfgError(
                 f"{self.name} has no layer with a cost", "End the network with [softmax] or [cost]"
             )
+        require_truths(layers, self.truths)
         for layer in layers:
             if isinstance(layer, LossLayer):
                 layer.require_trainable()
+
+    def heads(self, x: Tensor) -> list[tuple[LossLayer, Tensor]]:
+        """The layers with a cost, and their outputs."""
+        pairs = ((self.sequence[i], y) for i, _, y in self._walk(x))
+        return [(layer, y) for layer, y in pairs if isinstance(layer, LossLayer)]
+
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether a layer finds boxes of objects."""
+        return any(isinstance(layer, BoxLoss) for layer in self.sequence)
+
+    def box_head(self) -> BoxLoss:
+        """The last layer that finds boxes. Raises CfgError if none, or their classes differ."""
+        found = [layer for layer in self.sequence if isinstance(layer, BoxLoss)]
+        if not found:
+            todo = "End it with [yolo], [region] or [detection]"
+            raise CfgError(f"{self.name} finds no boxes", todo)
+        for layer in found:
+            if layer.classes != found[-1].classes:
+                what = f"has {found[-1].classes} classes, another {layer.classes}"
+                raise found[-1].section.error(what, "Give all the same classes", "classes")
+        return found[-1]
 
     def require_classes(self) -> None:
         """Raise CfgError unless the output has one value for each value of the truth."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from plinius.darknet.layers.base import Layer
+from plinius.darknet.losses.boxes import Truth
 
 Array = npt.NDArray[np.float32]
 
@@ -89,3 +90,17 @@ class DeltaLoss(LossLayer):
         delta = torch.from_numpy(np.stack(deltas)).to(x.device)
         objective = -(delta * x.reshape(delta.shape).float()).sum()
         return objective, delta.square().sum()
+
+
+class BoxLoss(DeltaLoss):
+    """A layer that finds boxes of objects of some classes."""
+
+    classes: int
+
+    def found(self, output: Array) -> tuple[Array, Array]:
+        """(boxes (n, 4), scores (n, classes)) of the output (*out_shape) of one record."""
+        raise NotImplementedError
+
+    def objects(self, truth: Array) -> Truth:
+        """The objects in the truth (truths,) of one record. Raises SourceError."""
+        raise NotImplementedError

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from plinius.darknet.cfg import Section
 from plinius.darknet.layers.base import Shape
-from plinius.darknet.losses.base import Array, DeltaLoss
-from plinius.darknet.losses.boxes import overlap
+from plinius.darknet.losses.base import Array, BoxLoss
+from plinius.darknet.losses.boxes import Truth, overlap
 from plinius.errors import SourceError
 
 _RANDOM_UNTIL = 64000
 
 
-class Detection(DeltaLoss):
+class Detection(BoxLoss):
     """[detection] on side * side cells, each with `num` boxes.
 
     The input is the classes of all cells, then the confidences of all boxes, then their boxes. A
@@ -52,6 +52,33 @@ class Detection(DeltaLoss):
         y, end = x.clone(), self.cells * self.classes
         y[:, :end] = y[:, :end].reshape(len(y), self.cells, -1).softmax(2).flatten(1)
         return y
+
+    def found(self, output: Array) -> tuple[Array, Array]:
+        """As BoxLoss (get_detection_detections)."""
+        side = self.section.integer("side")
+        first, second = self.cells * self.classes, self.cells * (self.classes + self.count)
+        classes = output[:first].reshape(self.cells, 1, self.classes)
+        sure = output[first:second].reshape(self.cells, self.count, 1)
+        boxes = output[second:].reshape(self.cells, self.count, 4).copy()
+        if self.section.integer("sqrt"):
+            boxes[:, :, 2:] *= boxes[:, :, 2:]
+        self._place(boxes, side)
+        return boxes.reshape(-1, 4), (classes * sure).reshape(-1, self.classes)
+
+    def _place(self, boxes: Array, side: int) -> None:
+        """From x and y in the cell to those in the picture, of boxes (cells, n, 4), in place."""
+        cells = np.arange(self.cells, dtype=np.float32)
+        boxes[:, :, 0] = (boxes[:, :, 0] + (cells % side)[:, None]) / side
+        boxes[:, :, 1] = (boxes[:, :, 1] + (cells // side)[:, None]) / side
+
+    def objects(self, truth: Array) -> Truth:
+        """As BoxLoss; a cell with an object has the class of its largest value."""
+        cells = truth.reshape(self.cells, -1)
+        boxes = cells[:, None, 1 + self.classes :].copy()
+        self._place(boxes, self.section.integer("side"))
+        there = cells[:, 0].astype(np.int64) != 0
+        classes = cells[there, 1 : 1 + self.classes].argmax(1).astype(np.int64)
+        return Truth(boxes[there, 0], classes, cells[:0, :0])
 
     def delta(self, output: Array, truth: Array, seen: int) -> Array:
         """As DeltaLoss."""

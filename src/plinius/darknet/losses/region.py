@@ -6,7 +6,7 @@ from torch import Tensor
 
 from plinius.darknet.cfg import Section
 from plinius.darknet.layers.base import Shape, image_shape
-from plinius.darknet.losses.base import Array, DeltaLoss
+from plinius.darknet.losses.base import Array, BoxLoss
 from plinius.darknet.losses.boxes import Truth, overlap, predicted_boxes, read_truth
 from plinius.darknet.losses.yolo import checked_map, read_anchors
 from plinius.darknet.tree import Tree
@@ -18,7 +18,7 @@ _ONLY_CLASS = 100_000
 """A truth with a larger x and y has a class, and no box."""
 
 
-class Region(DeltaLoss):
+class Region(BoxLoss):
     """[region] with coords + 1 + classes channels for each of `num` anchors.
 
     The output is the sigmoid of x, y and the object, and a softmax over the classes (softmax=1), of
@@ -74,6 +74,20 @@ class Region(DeltaLoss):
         height, width = self.in_shape[1:]
         return predicted_boxes(y, self.anchors, (width, height))
 
+    def found(self, output: Array) -> tuple[Array, Array]:
+        """As BoxLoss; a score is object times class, in a tree times those of its parents."""
+        y = output.reshape(len(self.anchors), -1, *self.in_shape[1:])
+        classes = y[:, self.coords + 1 :].copy()
+        for label, parent in enumerate(self.tree.parents if self.tree else ()):
+            if parent >= 0:
+                classes[:, label] *= classes[:, parent]
+        scores = np.moveaxis(classes * y[:, self.coords : self.coords + 1], 1, -1)
+        return self.boxes(output).reshape(-1, 4), scores.reshape(-1, self.classes)
+
+    def objects(self, truth: Array) -> Truth:
+        """As BoxLoss."""
+        return read_truth(truth, self.coords + 1, self.classes, self.map)
+
     def delta(self, output: Array, truth: Array, seen: int) -> Array:
         """As DeltaLoss."""
         y = output.reshape(len(self.anchors), -1, *self.in_shape[1:])
@@ -84,7 +98,7 @@ class Region(DeltaLoss):
         if label is not None:
             self._classify_only(delta, y, label)
             return delta.reshape(output.shape)
-        objects = read_truth(truth, self.coords + 1, self.classes, self.map)
+        objects = self.objects(truth)
         predicted = self.boxes(output)
         if len(objects.boxes):
             overlaps = overlap(predicted.reshape(-1, 4), objects.boxes)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from plinius.darknet.cfg import Section
 from plinius.darknet.layers.base import Shape, image_shape
-from plinius.darknet.losses.base import Array, DeltaLoss
-from plinius.darknet.losses.boxes import overlap, predicted_boxes, read_truth
+from plinius.darknet.losses.base import Array, BoxLoss
+from plinius.darknet.losses.boxes import Truth, overlap, predicted_boxes, read_truth
 
 
 def read_anchors(section: Section, count: int) -> Array:
@@ -36,7 +36,7 @@ def checked_map(
     return class_map
 
 
-class Yolo(DeltaLoss):
+class Yolo(BoxLoss):
     """[yolo] with classes + 5 channels for each anchor in `mask`: x, y, w, h, object, classes.
 
     The output is the sigmoid of all but w and h. A truth is `max` entries of x, y, w, h, class,
@@ -114,9 +114,19 @@ class Yolo(DeltaLoss):
                 y[:, 2:4] = 2 * np.log(2 * y[:, 2:4])
         return predicted_boxes(y, anchors, self.sides)
 
+    def found(self, output: Array) -> tuple[Array, Array]:
+        """As BoxLoss; a score is object times class."""
+        y = output.reshape(len(self.mask), self.classes + 5, *self.in_shape[1:])
+        scores = np.moveaxis(y[:, 5:] * y[:, 4:5], 1, -1)
+        return self.boxes(output).reshape(-1, 4), scores.reshape(-1, self.classes)
+
+    def objects(self, truth: Array) -> Truth:
+        """As BoxLoss."""
+        return read_truth(truth, 5, self.classes, self.map)
+
     def delta(self, output: Array, truth: Array, seen: int) -> Array:
         """As DeltaLoss."""
-        objects = read_truth(truth, 5, self.classes, self.map)
+        objects = self.objects(truth)
         y = output.reshape(len(self.mask), self.classes + 5, *self.in_shape[1:])
         delta = np.zeros_like(y)
         delta[:, 4] = 0 - y[:, 4]
