@@ -7,12 +7,13 @@ from plinius.cli.bench import bench
 from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, seal
 from plinius.cli.doctor import doctor
+from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.train import train
 
-COMMANDS = (keygen, seal, inspect, train, test, digest, export, region, bench, doctor)
+COMMANDS = (keygen, seal, inspect, job, train, test, digest, export, region, bench, doctor)
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})

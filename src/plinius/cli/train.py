@@ -16,8 +16,10 @@ from plinius.cli.shared_options import (
     STOPPED,
     cfg_argument,
     data_option,
+    job_options,
     json_option,
     key_option,
+    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
 )
 @click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
 @click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
+@job_options
 @json_option
 def train(
     cfg: Path,
@@ -88,6 +91,10 @@ def train(
     metrics: Path | None,
     board: Path | None,
     accept_previous: bool,
+    run_id: str | None,
+    dataset_id: str | None,
+    job_path: Path | None,
+    owner_path: Path | None,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -98,11 +105,24 @@ def train(
         os.environ.pop(name, None)
     from plinius.training.trainer import Run, Settings, last_iteration
 
+    permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
-    until = last_iteration(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, **chosen)
+    if permit:
+        until = permit.until(wanted)
+        run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
+    else:
+        say("No job: whoever gives this command chooses what is computed (--job limits it).")
+        until = last_iteration(read_cfg(cfg), wanted)
+    settings = Settings(cfg, data, run_id=run_id, dataset_id=dataset_id, **chosen)
     with counting("loading the sealed dataset") as progress:
-        run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
+        run = Run(
+            region,
+            key,
+            settings,
+            progress=progress,
+            accept_previous=accept_previous,
+            permission=permit,
+        )
     with run:
         _report_start(run)
         resumed_at = run.iteration

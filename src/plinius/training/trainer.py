@@ -29,6 +29,7 @@ from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.training.batches import Batches
 from plinius.training.metrics import IterationMetrics, Listener
+from plinius.training.permission import Permission
 from plinius.training.safetensors_files import load_safetensors
 from plinius.training.sampler import Sampler
 
@@ -69,6 +70,9 @@ class Run:
     SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
     RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
     the one before is used. `progress` counts the bytes of the dataset as they are copied.
+
+    A `permission` is asked before the region is opened (it raises what it does not allow), belongs
+    to the identity of the run, and says which metrics leave.
     """
 
     def __init__(
@@ -79,11 +83,17 @@ class Run:
         *,
         progress: Progress | None = None,
         accept_previous: bool = False,
+        permission: Permission | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
         self.network.require_cost()
-        weights_sha256 = self._load_weights(settings.weights)
+        weights_sha256 = (
+            load_parameters(self.network, settings.weights) if settings.weights else None
+        )
+        if permission:
+            permission.require_training(self.cfg, weights_sha256, settings)
+        self._coarseness = permission.coarseness if permission else None
         if not region.exists():
             self._check_before_create(region, key, settings)
         with ExitStack() as opened:
@@ -98,7 +108,9 @@ class Run:
                     key,
                     self._state,
                     threads=settings.threads,
-                    identity=_identity(self.cfg, settings, self.dataset_id, weights_sha256),
+                    identity=_identity(
+                        self.cfg, settings, self.dataset_id, weights_sha256, permission
+                    ),
                     run_id=settings.run_id,
                 )
             )
@@ -110,15 +122,6 @@ class Run:
 
     def __exit__(self, *raised: Any) -> None:
         self._opened.__exit__(*raised)
-
-    def _load_weights(self, path: Path | None) -> str | None:
-        """Load the starting parameters; the SHA-256 of their file, or None without a file."""
-        if path is None:
-            return None
-        data = read_parameters(self.network, path)
-        load = load_safetensors if path.suffix == ".safetensors" else load_weights_bytes
-        load(self.network, data, str(path))
-        return hashlib.sha256(data).hexdigest()
 
     def _check_before_create(self, region: Path, key: OwnerKey, settings: Settings) -> None:
         """Refuse what would make a new region useless."""
@@ -150,6 +153,10 @@ class Run:
             "dropout": self.network.generator,
             "average_loss": None,
         }
+        if self._coarseness:
+            # Of one size whatever their values: the host sees how long a commit is.
+            self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
+            self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
         _seed_all(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
@@ -169,10 +176,13 @@ class Run:
     def average_loss(self) -> float | None:
         """The running average of the loss, None before the first iteration.
 
-        Each loss changes it to 0.9 * average + 0.1 * loss (darknet: examples/classifier.c,
-        train_classifier).
+        None as well, or coarse, where a permission says so. Each loss changes it to
+        0.9 * average + 0.1 * loss (darknet: examples/classifier.c, train_classifier).
         """
-        return cast(float | None, self._state["average_loss"])
+        average = self._average()
+        if self._coarseness:
+            return self._coarseness.average_loss(self.iteration, average)
+        return average
 
     def train(
         self,
@@ -204,8 +214,10 @@ class Run:
             learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
-            average = loss if self.average_loss is None else self.average_loss
-            self._state["average_loss"] = average = 0.9 * average + 0.1 * loss
+            average = self._average()
+            average = loss if average is None else average
+            self._keep("average_loss", 0.9 * average + 0.1 * loss)
+            leaving_loss = self._leaving_loss(loss)
             stepped = time.perf_counter()
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
@@ -213,8 +225,8 @@ class Run:
             ended = time.perf_counter()
             last = IterationMetrics(
                 iteration=self.iteration,
-                loss=loss,
-                average_loss=average,
+                loss=leaving_loss,
+                average_loss=self.average_loss,
                 rate=learning_rate,
                 seconds=ended - started,
                 open_seconds=opened - started,
@@ -227,6 +239,28 @@ class Run:
         if self.mirror.failure:
             raise self.mirror.failure
         return last
+
+    def _average(self) -> float | None:
+        """The running average of the loss as it is, None before the first iteration."""
+        average = self._state["average_loss"]
+        if average is None or math.isnan(average):
+            return None
+        return float(average)
+
+    def _keep(self, name: str, value: float) -> None:
+        """Write a number into the run state."""
+        if isinstance(self._state[name], torch.Tensor):
+            self._state[name].fill_(value)
+        else:
+            self._state[name] = value
+
+    def _leaving_loss(self, loss: float) -> float | None:
+        """The loss that leaves after this iteration. Between two, the sum is in the run state."""
+        if self._coarseness is None:
+            return loss
+        total = float(self._state["total_loss"]) + loss
+        self._keep("total_loss", 0.0 if self._coarseness.ends(self.iteration) else total)
+        return self._coarseness.loss(self.iteration, total)
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
         return Batches(dataset, self.network.input_shape, self.network.truths)
@@ -244,7 +278,8 @@ class Run:
         loss = total / len(x)
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss} at iteration {self.iteration + 1}",
+                f"The loss is {'not finite' if self._coarseness else loss} "
+                f"at iteration {self.iteration + 1}",
                 "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
@@ -260,6 +295,17 @@ def last_iteration(cfg: Cfg, wanted: int | None) -> int:
             "Say how far to train with --iterations",
         )
     return cfg.net.max_batches if wanted is None else wanted
+
+
+def load_parameters(network: Network, path: Path) -> str:
+    """Load the starting parameters of a network; returns the SHA-256 of their file.
+
+    Raises StorageError, FormatError and MismatchError for a file that does not fit.
+    """
+    data = read_parameters(network, path)
+    load = load_safetensors if path.suffix == ".safetensors" else load_weights_bytes
+    load(network, data, str(path))
+    return hashlib.sha256(data).hexdigest()
 
 
 def _keep_freed_memory() -> None:
@@ -282,7 +328,11 @@ def _seed_all(seed: int) -> None:
 
 
 def _identity(
-    cfg: Cfg, settings: Settings, dataset_id: str, weights_sha256: str | None
+    cfg: Cfg,
+    settings: Settings,
+    dataset_id: str,
+    weights_sha256: str | None,
+    permission: Permission | None,
 ) -> dict[str, Json]:
     """What a later process must give again to resume this run."""
     identity: dict[str, Json] = {
@@ -293,6 +343,8 @@ def _identity(
     }
     if weights_sha256 is not None:
         identity["weights"] = weights_sha256
+    if permission:
+        identity["job"] = permission.digest
     return identity
 
 
