@@ -111,7 +111,6 @@ def train(
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
     else:
-        say("No job: whoever gives this command chooses what is computed (--job limits it).")
         until = last_iteration(read_cfg(cfg), wanted)
     settings = Settings(cfg, data, run_id=run_id, dataset_id=dataset_id, **chosen)
     with counting("loading the sealed dataset") as progress:
@@ -124,6 +123,8 @@ def train(
             permission=permit,
         )
     with run:
+        if permit is None:
+            say("No job: whoever gives this command chooses what is computed (--job limits it).")
         _report_start(run)
         resumed_at = run.iteration
         with _listener(until, metrics, board, resumed_at) as listener:
