@@ -165,8 +165,8 @@ def read_job(data: bytes, signer: Signer, name: str) -> SignedJob:
     body, public, signature = _split(data, name)
     if public != signer.public:
         raise JobError(
-            f"{name} names signer {public.hex()[:16]}..., but the owner's is "
-            f"{signer.public.hex()[:16]}...",
+            f"{name} names signer {public.hex()[:16]}, but the owner's is "
+            f"{signer.public.hex()[:16]}",
             "Give the job of this owner, or its owner's public file (--owner)",
         )
     if not signer.verifies(_message(body), signature):

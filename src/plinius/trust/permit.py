@@ -79,12 +79,12 @@ class Permit:
         found = recipe_digest(cfg)
         if found != wanted.cfg:
             raise _not_allowed(
-                f"the recipe in {cfg.name} ({found[:16]}...)", f"recipe {wanted.cfg[:16]}..."
+                f"the recipe in {cfg.name} ({found[:16]})", f"recipe {wanted.cfg[:16]}"
             )
         if (weights_sha256 or "none") != wanted.weights:
             raise _not_allowed(
-                f"starting parameters {_short(weights_sha256 or 'none')}",
-                _short(wanted.weights),
+                f"starting parameters {(weights_sha256 or 'none')[:16]}",
+                wanted.weights[:16],
             )
         if settings.seed not in wanted.seeds:
             raise _not_allowed(f"seed {settings.seed}", ", ".join(map(str, wanted.seeds)))
@@ -151,12 +151,12 @@ def require_job_of(snapshot: Snapshot, digest: str | None) -> None:
         return
     if digest is None:
         raise JobError(
-            f"This run belongs to job {str(owned)[:16]}...",
+            f"This run belongs to job {str(owned)[:16]}",
             "Give that job and its owner's public file (--job, --owner)",
         )
     raise JobError(
-        f"This run belongs to {'no job' if owned is None else f'job {str(owned)[:16]}...'}, "
-        f"not to job {digest[:16]}...",
+        f"This run belongs to {'no job' if owned is None else f'job {str(owned)[:16]}'}, "
+        f"not to job {digest[:16]}",
         "Give the job that the run began with, or name another region (--region)",
     )
 
@@ -170,10 +170,6 @@ def require_enough(job: Job, batch: int) -> None:
             f"a metric over {job.metrics.every * batch} records",
             f"at least {job.metrics.records}",
         )
-
-
-def _short(digest: str) -> str:
-    return digest if digest == "none" else digest[:16] + "..."
 
 
 def _not_allowed(what: str, allowed: str) -> JobError:
