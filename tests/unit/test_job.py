@@ -2,16 +2,13 @@
 
 import dataclasses
 import random
-import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from plinius.darknet.cfg import Cfg, Net, parse_cfg
-from plinius.darknet.recipe import recipe, recipe_digest
-from plinius.errors import FormatError, JobError, KeyFileError, PliniusError
+from plinius.errors import FormatError, JobError, PliniusError
 from plinius.trust.declassification import declassification
 from plinius.trust.job import (
     Anchor,
@@ -20,13 +17,10 @@ from plinius.trust.job import (
     Metrics,
     Outputs,
     Recipe,
-    load_job,
-    read_job,
-    show_job,
-    sign_job,
 )
+from plinius.trust.job_file import load_job, read_job, show_job, sign_job
 from plinius.trust.permit import Permit
-from plinius.trust.signing import Signer, SigningKey, load_signer, load_signing_key
+from plinius.trust.signing import Signer, SigningKey
 
 KEY = SigningKey(bytes(range(32)))
 JOB = Job(
@@ -315,95 +309,3 @@ def test_bits_follow_the_formula_on_the_page_of_threats() -> None:
     assert found.unbounded == ()
     exports = dataclasses.replace(job, outputs=Outputs(("predictions",), ("model",), 200))
     assert declassification(exports).unbounded == ("model", "predictions")
-
-
-CFG = "[net]\nbatch=8\ninputs=64\nmax_batches=9\n[connected]\noutput=4\nactivation=linear\n[cost]\n"
-
-
-@pytest.mark.parametrize(
-    "same",
-    [
-        CFG.replace("batch=8", "# more\n batch = 8\n;x"),
-        CFG.replace("batch=8\ninputs=64", "inputs=64\nbatch=8"),
-        CFG.replace("max_batches=9", "max_batches=900"),
-        CFG.replace("batch=8", "batch=8\nmomentum=0.90\nsubdivisions=1\nbatch=9\nnonsense=1"),
-        CFG.replace("[cost]\n", "[cost]\ntype=sse\nscale=1.0\n"),
-    ],
-)
-def test_what_only_writes_the_cfg_otherwise_leaves_the_recipe(same: str) -> None:
-    """Comments, order, defaults, ignored lines, and max_batches where no rate depends on it."""
-    assert same != CFG
-    assert recipe_digest(parse_cfg(same, "b")) == recipe_digest(parse_cfg(CFG, "a"))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        CFG.replace("batch=8", "batch=16"),
-        CFG.replace("batch=8", "batch=8\nsubdivisions=2"),
-        CFG.replace("batch=8", "batch=8\nlearning_rate=0.002"),
-        CFG.replace("[cost]\n", "[cost]\ntype=L1\n"),
-        CFG.replace("output=4", "output=4\nstopbackward=1"),
-        CFG.replace("[cost]", "[dropout]\nprobability=0.5\n[cost]"),
-        CFG.replace("batch=8", "batch=8\npolicy=poly\npower=4"),
-    ],
-)
-def test_what_computes_otherwise_is_another_recipe(other: str) -> None:
-    """Each of them changes what leaves, or could."""
-    assert recipe_digest(parse_cfg(other, "a")) != recipe_digest(parse_cfg(CFG, "a"))
-
-
-def test_max_batches_belongs_to_the_recipe_under_poly() -> None:
-    """The rate then depends on it."""
-    poly = CFG.replace("batch=8", "batch=8\npolicy=poly\npower=4")
-    longer = poly.replace("max_batches=9", "max_batches=10")
-    assert recipe_digest(parse_cfg(poly, "a")) != recipe_digest(parse_cfg(longer, "a"))
-
-
-def test_a_recipe_is_made_of_everything_a_cfg_holds() -> None:
-    """A new field of Cfg must go into the recipe, or be named here as of no effect."""
-    assert {field.name for field in dataclasses.fields(Cfg)} == {
-        *("net", "sections"),
-        *("name", "warnings", "sha256"),  # of no effect on what is computed
-    }
-    wanted = ["net", {"batch": 8, "inputs": 64}]
-    parsed = parse_cfg(CFG, "a")
-    assert recipe(parsed) == [
-        wanted,
-        ["connected", {"activation": "linear", "output": 4}],
-        ["cost", {}],
-    ]
-    assert all(
-        field.name in str(dataclasses.asdict(parsed.net)) for field in dataclasses.fields(Net)
-    )
-
-
-def test_a_signing_key_and_its_public_half_come_back_from_their_files(tmp_path: Path) -> None:
-    """Both private files, never overwritten; what one signs the other verifies."""
-    key = SigningKey.generate()
-    public = key.save(tmp_path / "sign")
-    assert public == tmp_path / "sign.pub"
-    assert {stat.S_IMODE(it.stat().st_mode) for it in tmp_path.iterdir()} == {0o600}
-    assert load_signer(public).verifies(b"text", load_signing_key(tmp_path / "sign").sign(b"text"))
-    assert not load_signer(public).verifies(b"texts", key.sign(b"text"))
-    secret = (tmp_path / "sign").read_text().split()[-1]
-    assert secret not in public.read_text() + repr(key) + repr(key.signer)
-    with pytest.raises(KeyFileError, match="exists already"):
-        key.save(tmp_path / "sign")
-    (tmp_path / "sign").unlink()
-    with pytest.raises(KeyFileError, match=r"sign\.pub exists already"):
-        key.save(tmp_path / "sign")
-
-
-def test_files_that_hold_no_signing_key_are_refused(tmp_path: Path) -> None:
-    """The halves are not taken for each other, and a secret that others can read is refused."""
-    public = SigningKey.generate().save(tmp_path / "sign")
-    with pytest.raises(KeyFileError, match="holds no signing key"):
-        load_signing_key(public)
-    with pytest.raises(KeyFileError, match="holds no signer"):
-        load_signer(tmp_path / "sign")
-    with pytest.raises(KeyFileError, match="No such file"):
-        load_signer(tmp_path / "none")
-    (tmp_path / "sign").chmod(0o640)
-    with pytest.raises(KeyFileError, match="Others can read"):
-        load_signing_key(tmp_path / "sign")

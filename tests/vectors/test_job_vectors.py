@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.recipe import recipe_digest
 from plinius.errors import FormatError, JobError
-from plinius.trust.job import read_job
+from plinius.trust.job_file import read_job
 from plinius.trust.signing import load_signer
 from vectors.formats import make_job
 from vectors.test_format_pages import rows

@@ -31,11 +31,8 @@ from plinius.trust.job import (
     Outputs,
     Recipe,
     Role,
-    SignedJob,
-    load_job,
-    show_job,
-    sign_job,
 )
+from plinius.trust.job_file import SignedJob, load_job, show_job, sign_job
 from plinius.trust.permit import require_enough
 from plinius.trust.signing import load_signer, load_signing_key
 

@@ -35,7 +35,7 @@ def job_options(command: _F) -> _F:
 
 def load_permit(job_path: Path | None, owner_path: Path | None) -> "Permit | None":
     """What the job given allows, or None if none is given. Raises what reading it raises."""
-    from plinius.trust.job import load_job
+    from plinius.trust.job_file import load_job
     from plinius.trust.permit import Permit
     from plinius.trust.signing import load_signer
 

@@ -14,7 +14,8 @@ from plinius.errors import JobError
 from plinius.snapshot import Snapshot
 from plinius.training.metrics import Coarseness
 from plinius.training.permission import RunSettings
-from plinius.trust.job import Job, SignedJob
+from plinius.trust.job import Job
+from plinius.trust.job_file import SignedJob
 
 _ASK = "Do what the job says (plinius job show), or ask its owner for another job"
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.recipe import recipe_digest
-from plinius.trust.job import Anchor, Grant, Job, Metrics, Outputs, Recipe, read_job, sign_job
+from plinius.trust.job import (
+    Anchor,
+    Grant,
+    Job,
+    Metrics,
+    Outputs,
+    Recipe,
+)
+from plinius.trust.job_file import read_job, sign_job
 from plinius.trust.signing import SigningKey
 
 FOLDER = Path(__file__).parent / "job"
