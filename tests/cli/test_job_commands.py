@@ -235,7 +235,7 @@ def bad_jobs(owner: Owner, folder: Path) -> dict[str, tuple[list[object], str]]:
         "anchor": (
             train(owner.folder / "anchored"),
             "The job needs an anchor (broker), and this trainer has none. "
-            "Ask its owner for a job whose anchor is none.",
+            "Ask its owner for a job with another anchor, or with none.",
         ),
         "seed": (
             [*train(job), "--seed", 7],

@@ -291,6 +291,11 @@ def test_what_this_trainer_cannot_keep_is_refused(
     Permit(read_job(DATA, KEY.signer, "job"), NOW)
     with pytest.raises(JobError, match=sentence):
         Permit(signed, NOW)
+    if "expires" not in changes:
+        Permit(signed, NOW, attested=True, anchor="broker")
+    if "anchor" in changes:
+        with pytest.raises(JobError, match=r"needs an anchor \(broker\).* another one \(tpm\)"):
+            Permit(signed, NOW, anchor="tpm")
 
 
 def test_bits_follow_the_formula_on_the_page_of_threats() -> None:

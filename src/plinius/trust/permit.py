@@ -24,10 +24,18 @@ class Permit:
     """What a signed job allows this process. `digest` is that of its terms.
 
     Raises JobError if the job has expired by the clock of this machine, or needs what this process
-    does not have: measured code that a broker has judged, an anchor.
+    does not have: code that was judged against its measurements (`attested`), an anchor of its kind
+    (`anchor`).
     """
 
-    def __init__(self, signed: SignedJob, now: datetime | None = None) -> None:
+    def __init__(
+        self,
+        signed: SignedJob,
+        now: datetime | None = None,
+        *,
+        attested: bool = False,
+        anchor: str = "none",
+    ) -> None:
         self.job, self.digest = signed.job, signed.terms
         job = self.job
         if (now or datetime.now(UTC)) >= job.expires:
@@ -35,15 +43,16 @@ class Permit:
                 f"The job expired on {job.expires:%Y-%m-%d %H:%M:%S} UTC",
                 "Ask its owner for a new one",
             )
-        if job.measurements:
+        if job.measurements and not attested:
             raise JobError(
                 "The job is for attested code only, and nothing has attested this trainer",
                 "Get the keys from the owner's broker, or ask for a job without measurements",
             )
-        if job.anchor.kind != "none":
+        if job.anchor.kind not in ("none", anchor):
             raise JobError(
-                f"The job needs an anchor ({job.anchor.kind}), and this trainer has none",
-                "Ask its owner for a job whose anchor is none",
+                f"The job needs an anchor ({job.anchor.kind}), and this trainer has "
+                f"{'none' if anchor == 'none' else f'another one ({anchor})'}",
+                "Ask its owner for a job with another anchor, or with none",
             )
 
     @property

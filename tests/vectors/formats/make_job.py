@@ -19,6 +19,7 @@ from plinius.trust.signing import SigningKey
 
 FOLDER = Path(__file__).parent / "job"
 KEY, OTHER = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
+GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493  # RFC 8032, 5.1: L
 MARK = b"[signature]\n"
 CFG = """\
 # Comments, blanks and the order of keys are no part of the recipe.
@@ -72,6 +73,8 @@ def cases() -> dict[str, bytes]:
         return signed(body.replace(old, new))
 
     digest = trailer.split(b'"')[3]
+    scalar = int.from_bytes(bytes.fromhex(digest[64:].decode()), "little") + GROUP_ORDER
+    twin = digest[:64] + scalar.to_bytes(32, "little").hex().encode()
     return {
         "good": good,
         "owners-comment": signed(b"# More.\n" + body),
@@ -81,6 +84,7 @@ def cases() -> dict[str, bytes]:
         "cr-lf": good.replace(b"\n", b"\r\n"),
         "no-signature": body,
         "upper-case-signature": good.replace(digest, digest.upper()),
+        "scalar-beyond-the-group-order": good.replace(digest, twin),
         "other-signer": sign_job(job(), OTHER),
         "other-signer-who-names-this-one": sign_job(job(), OTHER).replace(
             OTHER.signer.public.hex().encode(), KEY.signer.public.hex().encode()
