@@ -89,10 +89,19 @@ def load_key(path: str | Path) -> OwnerKey:
     Raises KeyFileError if it cannot be read, others than its owner can read it, it belongs to
     another user (other than root), or it holds no key.
     """
+    return OwnerKey(read_secret(path, _KEY_LINE, f"{path} holds no owner's key", _NAME_A_KEY))
+
+
+def read_secret(path: str | Path, line: re.Pattern[bytes], refusal: str, todo: str) -> bytes:
+    """The 32 secret bytes of a private file whose only line but comments is as `line`.
+
+    Group 1 of `line` is the hex digits. Raises KeyFileError as `load_key` does, with `refusal` if
+    the file holds no such line.
+    """
     try:
         file = open_to_read(path)
     except StorageError as error:
-        raise KeyFileError(error.what, _NAME_A_KEY) from None
+        raise KeyFileError(error.what, todo) from None
     with file:
         status = os.fstat(file.fileno())
         if status.st_uid not in (os.geteuid(), 0):
@@ -106,13 +115,11 @@ def load_key(path: str | Path) -> OwnerKey:
                 f"Run chmod 600 {path}, and make a new key if others may have read it",
             )
         raw = file.read(_MAX_BYTES + 1)
-    if len(raw) > _MAX_BYTES:
-        raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
-    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
-    found = [_KEY_LINE.fullmatch(line) for line in lines if line.strip(b" \t")]
-    if len(found) == 1 and found[0]:
-        return OwnerKey(bytes.fromhex(found[0][1].decode()))
-    raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
+    lines = [text.removesuffix(b"\r") for text in raw.split(b"\n") if not text.startswith(b"#")]
+    found = [line.fullmatch(text) for text in lines if text.strip(b" \t")]
+    if len(raw) <= _MAX_BYTES and len(found) == 1 and found[0]:
+        return bytes.fromhex(found[0][1].decode())
+    raise KeyFileError(refusal, todo)
 
 
 def require_key(key: object) -> None:

@@ -8,12 +8,15 @@ from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, seal
 from plinius.cli.describe import describe
 from plinius.cli.doctor import doctor
+from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.train import train
 
-COMMANDS = (keygen, seal, inspect, describe, train, test, digest, export, region, bench, doctor)
+COMMANDS = (
+    keygen, seal, inspect, describe, job, train, test, digest, export, region, bench, doctor,
+)  # fmt: skip
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,8 +10,10 @@ from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
+    job_options,
     json_option,
     key_option,
+    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
@@ -19,6 +21,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
+from plinius.trust.permit import require_job_of
 
 
 @click.command()
@@ -32,20 +35,33 @@ from plinius.slots import newest_snapshot
     type=PATH,
     help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
 )
+@job_options
 @json_option
 def test(
-    cfg: Path, data: Path, region: Path, key_path: Path, training_data: Path | None, as_json: bool
+    cfg: Path,
+    data: Path,
+    region: Path,
+    key_path: Path,
+    training_data: Path | None,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure the mirrored network on a sealed dataset: accuracy, or mean average precision."""
     from plinius.training.detection import mean_average_precision
     from plinius.training.evaluation import accuracy, trained_network
     from plinius.training.recalibration import lag, recalibrate
 
+    permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
     snapshot = newest_snapshot(region, key)
+    require_job_of(snapshot, permit.digest if permit else None)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
+    digits = permit.require_accuracy(snapshot, dataset.header) if permit else None
     if training_data:
+        if permit:
+            permit.refuse("recalibrating")
         with counting("recalibrating") as progress:
             recalibrate(
                 network, read_cfg(cfg), SealedDataset.from_file(training_data, key), progress
@@ -55,6 +71,8 @@ def test(
     measure = mean_average_precision if network.finds_boxes else accuracy
     with counting("testing") as progress:
         value = measure(network, dataset, progress)
+    if digits is not None:
+        value = round(value, digits)
     name = "mean_average_precision" if network.finds_boxes else "accuracy"
     answer({name: value, "samples": dataset.header.count, "iteration": snapshot.iteration}, as_json)
 
@@ -62,10 +80,21 @@ def test(
 @click.command()
 @region_option
 @key_option
+@job_options
 @json_option
-def digest(region: Path, key_path: Path, as_json: bool) -> None:
+def digest(
+    region: Path,
+    key_path: Path,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
+) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
+    permit = load_permit(job_path, owner_path)
     snapshot = newest_snapshot(region, load_key(key_path))
+    require_job_of(snapshot, permit.digest if permit else None)
+    if permit:
+        permit.require_digest(snapshot)
     answer({"digest": snapshot.digest(), "iteration": snapshot.iteration}, as_json)
 
 
@@ -75,9 +104,17 @@ def digest(region: Path, key_path: Path, as_json: bool) -> None:
 @key_option
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
+@job_options
 @json_option
 def export(
-    cfg: Path | None, region: Path, key_path: Path, output: Path, part: str, as_json: bool
+    cfg: Path | None,
+    region: Path,
+    key_path: Path,
+    output: Path,
+    part: str,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
     from plinius.training.safetensors_files import export_safetensors
@@ -86,7 +123,11 @@ def export(
         raise click.UsageError("-o ends in .weights or .safetensors")
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
+    permit = load_permit(job_path, owner_path)
     snapshot = newest_snapshot(region, load_key(key_path))
+    require_job_of(snapshot, permit.digest if permit else None)
+    if permit:
+        permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
         from plinius.darknet.weights import save_weights

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from plinius.pm.region import Region
 from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.metrics import IterationMetrics, Listener
+from plinius.training.permission import Permission
 from plinius.training.sampler import Sampler
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -70,6 +71,9 @@ class Run:
     SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
     RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
     the one before is used. `progress` counts the bytes of the dataset as they are copied.
+
+    A `permission` is asked before the region is opened (it raises what it does not allow), belongs
+    to the identity of the run, and says which metrics leave.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Run:
         *,
         progress: Progress | None = None,
         accept_previous: bool = False,
+        permission: Permission | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
@@ -88,6 +93,9 @@ class Run:
         given = None
         if settings.weights:
             given = begin(self.network, settings.weights, settings.upto, settings.clear)
+        if permission:
+            permission.require_training(self.cfg, given.sha256 if given else None, settings)
+        self._coarseness = permission.coarseness if permission else None
         if not region.exists():
             self._check_before_create(region, key, settings)
         with ExitStack() as opened:
@@ -103,7 +111,7 @@ class Run:
                     key,
                     self._state,
                     threads=settings.threads,
-                    identity=_identity(self.cfg, settings, self.dataset_id, self.start),
+                    identity=_identity(self.cfg, settings, self.dataset_id, self.start, permission),
                     run_id=settings.run_id,
                 )
             )
@@ -146,6 +154,10 @@ class Run:
             "dropout": self.network.generator,
             "average_loss": None,
         }
+        if self._coarseness:
+            # Of one size whatever their values: the host sees how long a commit is.
+            self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
+            self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
         _seed_all(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
@@ -170,10 +182,13 @@ class Run:
     def average_loss(self) -> float | None:
         """The running average of the loss, None before the first iteration.
 
-        Each loss changes it to 0.9 * average + 0.1 * loss (darknet: examples/classifier.c,
-        train_classifier).
+        None as well, or coarse, where a permission says so. Each loss changes it to
+        0.9 * average + 0.1 * loss (darknet: examples/classifier.c, train_classifier).
         """
-        return cast(float | None, self._state["average_loss"])
+        average = self._average()
+        if self._coarseness:
+            return self._coarseness.average_loss(self.iteration, average)
+        return average
 
     def train(
         self,
@@ -207,8 +222,10 @@ class Run:
             self.network.seen = self.start.seen + self.iteration * self.cfg.net.rows
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
-            average = loss if self.average_loss is None else self.average_loss
-            self._state["average_loss"] = average = 0.9 * average + 0.1 * loss
+            average = self._average()
+            average = loss if average is None else average
+            self._keep("average_loss", 0.9 * average + 0.1 * loss)
+            leaving_loss = self._leaving_loss(loss)
             stepped = time.perf_counter()
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
@@ -216,8 +233,8 @@ class Run:
             ended = time.perf_counter()
             last = IterationMetrics(
                 iteration=self.iteration,
-                loss=loss,
-                average_loss=average,
+                loss=leaving_loss,
+                average_loss=self.average_loss,
                 rate=learning_rate,
                 seconds=ended - started,
                 open_seconds=opened - started,
@@ -230,6 +247,28 @@ class Run:
         if self.mirror.failure:
             raise self.mirror.failure
         return last
+
+    def _average(self) -> float | None:
+        """The running average of the loss as it is, None before the first iteration."""
+        average = self._state["average_loss"]
+        if average is None or math.isnan(average):
+            return None
+        return float(average)
+
+    def _keep(self, name: str, value: float) -> None:
+        """Write a number into the run state."""
+        if isinstance(self._state[name], torch.Tensor):
+            self._state[name].fill_(value)
+        else:
+            self._state[name] = value
+
+    def _leaving_loss(self, loss: float) -> float | None:
+        """The loss that leaves after this iteration. Between two, the sum is in the run state."""
+        if self._coarseness is None:
+            return loss
+        total = float(self._state["total_loss"]) + loss
+        self._keep("total_loss", 0.0 if self._coarseness.ends(self.iteration) else total)
+        return self._coarseness.loss(self.iteration, total)
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
         return Batches(
@@ -251,7 +290,8 @@ class Run:
         loss = total / self.cfg.net.rows
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss} at iteration {self.iteration + 1}",
+                f"The loss is {'not finite' if self._coarseness else loss} "
+                f"at iteration {self.iteration + 1}",
                 "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
@@ -291,7 +331,13 @@ def _seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _identity(cfg: Cfg, settings: Settings, dataset_id: str, start: Beginning) -> dict[str, Json]:
+def _identity(
+    cfg: Cfg,
+    settings: Settings,
+    dataset_id: str,
+    start: Beginning,
+    permission: Permission | None,
+) -> dict[str, Json]:
     """What a later process must give again to resume this run."""
     identity: dict[str, Json] = {
         "cfg": cfg.sha256,
@@ -299,6 +345,8 @@ def _identity(cfg: Cfg, settings: Settings, dataset_id: str, start: Beginning) -
         "seed": settings.seed,
         "precision": settings.precision,
     }
+    if permission:
+        identity["job"] = permission.digest
     return identity | start.identity()
 
 
