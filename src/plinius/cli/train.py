@@ -133,10 +133,9 @@ def train(
             permission=permit,
         )
     with run:
-        if permit is None:
-            say("No job: whoever gives this command chooses what is computed (--job limits it).")
         _report_start(run)
         if permit is None:
+            say("No job: whoever gives this command chooses what is computed (--job limits it).")
             until = last_iteration(run.cfg, wanted, run.start_update)
         resumed_at = run.iteration
         with _listener(until, metrics, board, resumed_at) as listener:
