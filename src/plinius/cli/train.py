@@ -123,9 +123,9 @@ def train(
             permission=permit,
         )
     with run:
+        _report_start(run)
         if permit is None:
             say("No job: whoever gives this command chooses what is computed (--job limits it).")
-        _report_start(run)
         resumed_at = run.iteration
         with _listener(until, metrics, board, resumed_at) as listener:
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
