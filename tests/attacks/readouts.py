@@ -1,24 +1,29 @@
 """Programs of a hostile host that read sealed records out through what a trainer lets leave.
 
 Each is given only what the host has: the sealed files, the commands, and what they print. It never
-reads the key file, and returns (what it read, what is true).
+reads the key file, and returns (what it read, what is true). To see them, run in tests/
+
+    python -m attacks.readouts [a part of a name]
 """
 
 import json
 import re
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from cli.world import CLASSES, HELD_OUT, RECORDS, SIDE, World, call, textures
+from cli.world import CLASSES, HELD_OUT, RECORDS, SIDE, World, call, make_world, textures
 from plinius.training.sampler import Sampler
+from plinius.trust.signing import SigningKey
 
 PIXELS = SIDE * SIDE
 PIXEL = 37
@@ -123,9 +128,10 @@ def cost_of_pixel(kind: str) -> npt.NDArray[np.float64]:
 
 
 def through_a_cost(kind: str) -> Callable[[Host], Read]:
-    """Batch 1: the cost of one linear layer is a function of one pixel of one record."""
+    """The attack through one type of cost."""
 
     def attack(host: Host) -> Read:
+        """Batch 1: the cost of one linear layer is a function of one pixel of one record."""
         start = host.file(parameters(one_pixel(), 2), ".weights")
         losses = host.losses(host.file(cfg(cost=kind)), "--weights", start)
         read = np.abs(losses[:, None] - cost_of_pixel(kind)).argmin(1)
@@ -247,3 +253,35 @@ ATTACKS: dict[str, Callable[[Host], Read]] = {
         )
     },
 }
+
+
+def main(part: str = "") -> None:
+    """Run each attack whose name has this part, without a job and under a default one."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        world = make_world(folder)
+        sign, job = folder / "sign", folder / "job"
+        SigningKey.generate().save(sign)
+        made = ["--data", world.data, "--test", world.held_out, "--key", world.key]
+        created = call("job", "create", world.cfg, *made, "--sign", sign, "-o", job)
+        assert created.code == 0, created.stderr
+        options: list[object] = ["--job", job, "--owner", f"{sign}.pub"]
+        for number, (title, attack) in enumerate(ATTACKS.items()):
+            if part not in title:
+                continue
+            print(f"{title}: {attack.__doc__}")
+            bare, under = (folder / f"{kind}-{number}" for kind in ("bare", "under"))
+            bare.mkdir()
+            under.mkdir()
+            read, true = attack(Host(world, bare))
+            right = sum(a == b for a, b in zip(read, true, strict=True))
+            print(f"  without a job: {right} of {len(true)} secret values read")
+            try:
+                attack(Host(world, under, options))
+                print("  under a job: NOT refused")
+            except RefusedError as refusal:
+                print(f"  under a job: {refusal}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])

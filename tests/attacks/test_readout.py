@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.readouts import ATTACKS, Host, Read, RefusedError, cfg, one_pixel, parameters
+from attacks.readouts import ATTACKS, Host, Read, RefusedError, cfg, main, one_pixel, parameters
 from cli.world import CFG, World, call, textures, tree, write_idx
 from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
@@ -71,6 +71,16 @@ def test_under_a_default_job_the_same_host_gets_no_number(
         attack(Host(world, tmp_path, job))
     assert not re.search(r"loss is \S*\d", str(refused.value))
     assert {Path(name).suffix for name in tree(tmp_path)} <= {"", ".weights"}
+
+
+def test_the_attacks_run_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them says what it tries, what it read, and how a job refused it."""
+    main("softmax")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3
+    assert said[0].startswith("labels through softmax: Batch 1 and zero weights")
+    assert said[1] == "  without a job: 40 of 40 secret values read"
+    assert "The job does not allow the recipe in " in said[2]
 
 
 @pytest.mark.parametrize(
@@ -156,6 +166,36 @@ def test_what_leaves_under_a_default_job_is_below_the_stated_bits(
     assert said["bits_of_a_run"] == pytest.approx(bits, abs=0.1)
     assert said["bits_per_iteration"] == pytest.approx(bits / 480, abs=1e-3)
     assert bits < 64 < 320 * math.log2(256)
+
+
+def test_a_signed_readout_of_batch_1_gives_no_loss_between_releases(
+    world: World, owner: Path, tmp_path: Path
+) -> None:
+    """Fewer iterations than one mean has: none leaves, however often the run is stopped."""
+    host, metrics, answers = Host(world, tmp_path), tmp_path / "metrics", []
+    start, network = host.file(parameters(one_pixel(), 2), ".weights"), host.file(cfg())
+    host.job = sign(world, owner, network, "--weights", start, "--minimum-batch", 1)
+    for at in range(1, 6):
+        more = ["--weights", start, "--metrics", metrics, "--iterations", at]
+        answers.append(host.train(network, tmp_path / "r", *more))
+    assert {(answer["loss"], answer["average_loss"]) for answer in answers} == {(None, None)}
+    assert leaving(metrics.read_text()) == []
+    assert len(metrics.read_text().splitlines()) == 5
+
+
+def test_a_loss_that_is_not_finite_ends_a_run_without_its_value(
+    world: World, owner: Path, tmp_path: Path
+) -> None:
+    """Under a job the sentence is the same for infinity and for no number; the stop counts."""
+    host = Host(world, tmp_path)
+    network, said = host.file(cfg(batch=8)), set()
+    for scale in (3e38, -3e38, float("nan")):
+        start = host.file(parameters(one_pixel(scale), 2), ".weights")
+        host.job = sign(world, owner, network, "--weights", start)
+        with pytest.raises(RefusedError, match="The loss is not finite at iteration 1") as refused:
+            host.train(network, host.region(), "--weights", start)
+        said.add(str(refused.value))
+    assert len(said) == 1
 
 
 def test_stopping_at_every_iteration_gives_nothing_more(
