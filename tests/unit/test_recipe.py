@@ -1,10 +1,11 @@
 """The recipe of a cfg: what computes alike has one digest, what computes otherwise another."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from plinius.darknet.cfg import Cfg, Net, parse_cfg
+from plinius.darknet.cfg import Cfg, Net, parse_cfg, read_cfg
 from plinius.darknet.recipe import recipe, recipe_digest
 
 CFG = "[net]\nbatch=8\ninputs=64\nmax_batches=9\n[connected]\noutput=4\nactivation=linear\n[cost]\n"
@@ -50,10 +51,28 @@ def test_max_batches_belongs_to_the_recipe_under_poly() -> None:
     assert recipe_digest(parse_cfg(poly, "a")) != recipe_digest(parse_cfg(longer, "a"))
 
 
+@pytest.mark.parametrize("key", ["tree", "map"])
+def test_the_files_that_a_cfg_names_belong_to_the_recipe(key: str, tmp_path: Path) -> None:
+    """By what they say, not by their names."""
+    layers = {
+        "tree": "[connected]\noutput=3\nactivation=linear\n[softmax]\ntree={}\n",
+        "map": "[connected]\noutput=18\nactivation=linear\n[region]\nclasses=3\nnum=1\nmap={}\n",
+    }
+    texts = {"tree": ("a -1\nb -1\nc 0\n", "a -1\nb -1\nc 1\n"), "map": ("0\n1\n2\n", "0\n2\n1\n")}
+    found = []
+    for name, text in (("one", texts[key][0]), ("two", texts[key][0]), ("three", texts[key][1])):
+        (tmp_path / name).write_text(text)
+        path = tmp_path / f"{name}.cfg"
+        path.write_text("[net]\nbatch=8\ninputs=64\n" + layers[key].format(name))
+        found.append(recipe_digest(read_cfg(path)))
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_recipe_is_made_of_everything_a_cfg_holds() -> None:
     """A new field of Cfg must go into the recipe, or be named here as of no effect."""
     assert {field.name for field in dataclasses.fields(Cfg)} == {
         *("net", "sections"),
+        *("trees", "maps"),  # in the sections that name them
         *("name", "warnings", "sha256"),  # of no effect on what is computed
     }
     wanted = ["net", {"batch": 8, "inputs": 64}]
