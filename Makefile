@@ -54,7 +54,7 @@ bench: setup
 # A thousand kills, or KILLS=5000, or SECONDS=3600; then the long form of the proofs.
 soak: setup
 	@$(BIN)/python tests/soak/soak.py $(if $(KILLS),--kills $(KILLS)) $(if $(SECONDS),--seconds $(SECONDS))
-	@$(BIN)/python -m pytest -n auto --dist worksteal tests/crash tests/resume --soak
+	@$(BIN)/python -m pytest -n auto --dist worksteal tests/crash tests/resume tests/attacks --soak
 
 # After a change of pyproject.toml or constraints.txt; UPGRADE=1 takes newer versions of the rest.
 lock: setup

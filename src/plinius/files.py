@@ -17,17 +17,28 @@ PRIVATE = 0o600
 """The mode of every file that this package creates: only its owner can read or write it."""
 
 
+def require_name(path: str | Path) -> None:
+    """Raise StorageError for what cannot be a file's name, as one with a zero byte."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise StorageError(f"{str(path)!r} cannot be the name of a file", "Give another path")
+
+
 def open_to_read(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading, without waiting for a FIFO.
+    """Open a regular file for reading, without waiting for a FIFO. A link to one is followed.
 
     Raises StorageError, also for a folder, a FIFO or a device.
     """
+    require_name(path)
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             mode = os.fstat(handle).st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise OSError(errno.EINVAL, "Not a regular file")
+                raise not_regular()
             return open(handle, "rb")  # refuses a folder
         except OSError:
             os.close(handle)
@@ -48,17 +59,16 @@ def read_file(path: str | Path, limit: int) -> bytes:
     return data
 
 
-def file_size(path: str | Path) -> int:
-    """The size of a regular file in bytes. Raises StorageError."""
-    with open_to_read(path) as file:
-        return os.fstat(file.fileno()).st_size
-
-
 def cannot_read(path: str | Path, error: OSError) -> StorageError:
     """The refusal for a file or folder that the operating system does not let us read."""
     return StorageError(
         f"Cannot read {path}: {error.strerror or error}", "Check the path and its permissions"
     )
+
+
+def not_regular() -> OSError:
+    """The error for a FIFO, a device, or a link where none is followed."""
+    return OSError(errno.EINVAL, "Not a regular file")
 
 
 def create_new(path: Path) -> int:
@@ -78,10 +88,11 @@ def publish(path: Path) -> Iterator[BinaryIO]:
     killed process leaves it behind, and the next call removes it. Raises StorageError if `path`
     exists or the file system refuses.
     """
-    temporary = path.with_name(path.name + ".part")
+    require_name(path)
     try:
         if os.path.lexists(path):
             raise _exists(path)
+        temporary = path.with_name(path.name + ".part")
         temporary.unlink(missing_ok=True)
         with open(create_new(temporary), "w+b") as file:
             try:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import click
 from rich.console import Console
 
 from plinius.cli.console import counting
+from plinius.errors import StorageError
+from plinius.files import publish, require_name
 
 if TYPE_CHECKING:
     from plinius_benchmarks.report import Progress, Report
@@ -108,20 +111,27 @@ def everything(output: Path, **run: Any) -> None:
     from plinius_benchmarks.page import write_page
     from plinius_benchmarks.plots import plot
 
-    output.mkdir(parents=True, exist_ok=True)
     places, short = run["places"], run["short"]
-    reports, pictures = [], {}
-    for name, measure in {
+    measures = {
         "sps": _sps(0.2 if short else 0.6),
         "iteration": _iteration(**run),
         "mirror": _mirror(places, short),
         "batch": _batch(short),
         "crash": _crash(**run),
         "overhead": _overhead(run["cfg"], places, short),
-    }.items():
+    }
+    require_name(output)
+    output.mkdir(parents=True, exist_ok=True)
+    for name in measures:
+        _require_free(output / f"{name}.json")
+        _require_free(output / f"{name}.png")
+    _require_free(output / "report.html")
+    reports, pictures = [], {}
+    for name, measure in measures.items():
         with counting(f"measuring {name}") as progress:
             report = measure(progress)
-        (output / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        with publish(output / f"{name}.json") as file:
+            file.write((json.dumps(report, indent=1) + "\n").encode())
         pictures[name] = output / f"{name}.png"
         plot(report, pictures[name])
         _print(report)
@@ -187,6 +197,8 @@ def _in(places: tuple[Path, ...]) -> tuple[Path, ...]:
 def _run(measure: "Measure", plot: Path | None, as_json: bool) -> None:
     from plinius_benchmarks import plots
 
+    if plot:
+        _require_free(plot)
     with counting("measuring") as progress:
         report = measure(progress)
     if plot:
@@ -195,6 +207,13 @@ def _run(measure: "Measure", plot: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(report))
     else:
         _print(report)
+
+
+def _require_free(path: Path) -> None:
+    """Raise StorageError for a name that is taken: before an hour of measuring, not after it."""
+    require_name(path)
+    if os.path.lexists(path):
+        raise StorageError(f"{path} exists already", "Choose another name, or remove it first")
 
 
 def _print(report: "Report") -> None:

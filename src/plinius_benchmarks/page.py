@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from plinius.errors import StorageError
+from plinius.files import publish
 from plinius_benchmarks.machine import in_words
 from plinius_benchmarks.report import Report
 from plinius_benchmarks.tables import tables
@@ -50,9 +50,5 @@ def write_page(reports: Sequence[Report], pictures: dict[str, Path], path: Path)
         parts.append(
             f"<details><summary>figures</summary><pre>{escape(text.getvalue())}</pre></details>"
         )
-    try:
-        path.write_text("\n".join(parts) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write {path}: {error.strerror}", "Name a folder that you can write to"
-        ) from None
+    with publish(path) as file:
+        file.write(("\n".join(parts) + "\n").encode())

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from plinius.errors import NotInstalledError, StorageError
+from plinius.files import publish
 from plinius_benchmarks import paper
 from plinius_benchmarks.machine import in_words
 from plinius_benchmarks.report import Report
@@ -26,7 +27,8 @@ def plot(report: Report, path: Path) -> None:
     _DRAWERS[report["name"]](report, figure)
     figure.suptitle(f"{report['title']}\n{in_words(report['machine'])}", fontsize=10)
     try:
-        figure.savefig(path, dpi=110)
+        with publish(path) as file:
+            figure.savefig(file, dpi=110, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:  # ValueError: no such picture format
         raise StorageError(f"Cannot write {path}: {error}", "Name another file (.png)") from None
 

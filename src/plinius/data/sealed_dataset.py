@@ -26,7 +26,7 @@ from plinius.data.records import Array, ArraySpec, Progress, Record, Source
 from plinius.errors import FormatError, SealError, SourceError
 from plinius.files import cannot_read, open_to_read, publish
 from plinius.jsonvalue import from_json
-from plinius.keys import OwnerKey
+from plinius.keys import OwnerKey, require_key
 
 __all__ = [
     "MAGIC",
@@ -56,9 +56,10 @@ def seal_dataset(
     """Seal all records of `source` into the new file `out_path`; returns its header.
 
     `progress` counts records. The file appears complete or not at all. Raises what the source
-    raises, SourceError if the class names are too long, and StorageError if the file exists or
-    cannot be written.
+    raises, SourceError if the class names are too long, StorageError if the file exists or cannot
+    be written, and KeyFileError if `key` is no owner's key.
     """
+    require_key(key)
     meta = json.dumps({"class_names": source.class_names}).encode()
     header = DatasetHeader(
         id=sealing.fresh(ID_BYTES),
@@ -130,8 +131,9 @@ class SealedDataset:
         """Authenticate the header and open the class names. `name` is used in messages.
 
         Raises FormatError (not a sealed dataset, incomplete, or of another version), KeyFileError
-        (sealed with another key) and SealError (altered).
+        (sealed with another key, or `key` is no owner's key) and SealError (altered).
         """
+        require_key(key)
         raw = bytes(read(0, min(size, HEADER_BYTES)))
         self.header = header = parse_header(raw, size, name)
         key.require(header.key_id, name.replace("the ", "The ", 1))  # it begins a sentence

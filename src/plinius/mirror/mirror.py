@@ -138,6 +138,7 @@ class Mirror:
         )
         if isinstance(region, Region):
             return cls(region, key, state, options)
+        require_key(key)  # before a region is made
         path = Path(region)
         open_mirrors.close_earlier(path)
         made = Region.open_or_create(path)
@@ -213,8 +214,8 @@ class Mirror:
         With `accept_previous`, which a person must decide, the commit before is restored if the
         newest does not open. Raises MismatchError, changing nothing, if the run or objects differ.
         Raises SealError or RegionError, which name the commit, if it does not open, and
-        MismatchError if an object does not load its state: tensors that were written to then hold
-        zeros, and nothing in the region has changed.
+        MismatchError if an object does not load its state: tensors and arrays that were written to
+        then hold zeros, other values may be the stored ones, and nothing in the region has changed.
         """
         with self._alone():
             self._begin()

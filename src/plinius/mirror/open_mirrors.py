@@ -51,6 +51,6 @@ def _file(path: Path) -> tuple[int, int] | None:
     """Device and inode of a file; None if there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it cannot be a name
         return None
     return status.st_dev, status.st_ino

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from plinius.errors import StateError
 from plinius.jsonvalue import Json
+
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
 class MirrorOptions:
-    """The choices that `Mirror.open` describes. Raises ValueError for two that do not fit."""
+    """The choices that `Mirror.open` describes. Raises StateError for what does not fit."""
 
     overlap: bool = False
     trust_versions: bool = False
@@ -18,6 +21,17 @@ class MirrorOptions:
 
     def __post_init__(self) -> None:
         if self.only_steps_write and not self.overlap:
-            raise ValueError("only_steps_write is a choice for overlap=True")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError("threads must be at least 1")
+            raise StateError(
+                "only_steps_write is a choice for overlap=True", "Give both, or leave it out"
+            )
+        if self.threads is not None and not _is_count(self.threads):
+            raise StateError(
+                f"threads={self.threads!r} is not a number of threads",
+                f"Give a whole number from 1 to {MAX_THREADS}",
+            )
+
+
+def _is_count(threads: int) -> bool:
+    return (
+        isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+    )

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Self
 
 from plinius.errors import FormatError, RegionError, StorageError
-from plinius.files import PRIVATE, create_new, sync_folder
+from plinius.files import PRIVATE, create_new, not_regular, require_name, sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.lock import FileLock
 from plinius.pm.mapped import allocate
@@ -96,6 +96,9 @@ class Region:
         multiple of 4096 from 16 KiB to 64 MiB.
         """
         path = Path(path)
+        require_name(path)
+        if os.path.lexists(path):
+            raise _exists(path)
         start = _temporary_name(path)
         size = _MAIN_AT + 2 * twin_bytes + round_up(extent_bytes, PAGE)
         with _storage_errors(path), ExitStack() as undo:
@@ -127,6 +130,7 @@ class Region:
         (damaged) and StorageError.
         """
         path = Path(path)
+        require_name(path)
         with _storage_errors(path), ExitStack() as undo:
             fd, lock = _open_locked(path, path, os.O_RDWR if writable else os.O_RDONLY, undo)
             if os.fstat(fd).st_size < PAGE:
@@ -295,6 +299,8 @@ def _open_locked(path: Path, region: Path, flags: int, undo: ExitStack) -> tuple
     """Open and lock a file, to write or to read as the flags say; `undo` closes and unlocks it."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would wait
     undo.callback(os.close, fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise not_regular()
     return fd, _lock(fd, region, undo, exclusive=bool(flags & os.O_RDWR))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from plinius.data.records import MAX_RECORD_BYTES, Array, ArraySpec, Record, Source
 from plinius.errors import SourceError
-from plinius.files import cannot_read, open_to_read
+from plinius.files import cannot_read, open_to_read, require_name
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHANNELS = {"L": 1, "RGB": 3}
@@ -50,6 +50,7 @@ def folder_source(path: Path) -> Source:
 
 
 def _listing(folder: Path) -> list[str]:
+    require_name(folder)
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:

@@ -1,16 +1,16 @@
 """Records from IDX files, the format of MNIST (https://yann.lecun.com/exdb/mnist)."""
 
 import gzip
+import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 
 from plinius.data.records import ABSENT, Array, ArraySpec, Source
-from plinius.files import file_size, open_to_read
+from plinius.files import open_to_read
 from plinius.sources.array_reader import ExactReader, paired_source, too_short, wrong_kind
 
 _DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
@@ -37,10 +37,11 @@ class _IdxReader:
 
     def __init__(self, path: Path) -> None:
         self._path, self.name = path, str(path)
-        size = file_size(path)
-        with open_to_read(path) as raw:
-            self._gzipped = raw.read(2) == _GZIP_MAGIC
-        with self._open() as reader:
+        with open_to_read(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            self._gzipped = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            reader = self._reader(file)
             head = reader.read(4, "its header")
             if head[:2] != b"\0\0" or head[2] not in _DTYPES or not 1 <= head[3] <= _MAX_DIMS:
                 raise wrong_kind(path, "an IDX file")
@@ -54,12 +55,11 @@ class _IdxReader:
             raise too_short(self.name, needed, size)
 
     def __iter__(self) -> Iterator[Array]:
-        with self._open() as reader:
+        with open_to_read(self._path) as file:
+            reader = self._reader(file)
             reader.read(self._header_bytes, "its header")
             yield from reader.arrays(self.count, self._stored, self.spec)
 
-    @contextmanager
-    def _open(self) -> Iterator[ExactReader]:
-        with open_to_read(self._path) as file:
-            stream = gzip.GzipFile(fileobj=file) if self._gzipped else file
-            yield ExactReader(self.name, cast(IO[bytes], stream))
+    def _reader(self, file: BinaryIO) -> ExactReader:
+        stream = gzip.GzipFile(fileobj=file) if self._gzipped else file
+        return ExactReader(self.name, cast(IO[bytes], stream))

@@ -1,6 +1,7 @@
 """Records from .npz archives."""
 
 import io
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from numpy.lib import format as npy
 
 from plinius.data.records import Array, ArraySpec, Source
 from plinius.errors import SourceError
-from plinius.files import file_size, open_to_read
+from plinius.files import open_to_read
 from plinius.sources.array_reader import ExactReader, paired_source, too_short, wrong_kind
 
 _MAX_DEFLATE = 1032  # deflate output is at most this many times as long as its input
@@ -26,7 +27,7 @@ def npz_source(path: Path, classes: int = 0) -> Source:
     Shapes and dtypes are kept, except that big-endian numbers become little-endian. Labels that
     are single integers are below `classes` unless that is 0. Raises SourceError, StorageError.
     """
-    with _archive(path) as archive:
+    with _archive(path) as (archive, _):
         names = archive.namelist()
     if "x.npy" not in names:
         raise SourceError(f"{path} has no array named x", "Save it with numpy.savez(path, x=, y=)")
@@ -40,7 +41,7 @@ class _NpyReader:
 
     def __init__(self, path: Path, array: str) -> None:
         self._path, self._member, self.name = path, f"{array}.npy", f"Array {array} of {path}"
-        with _archive(path) as archive, self._open(archive) as reader:
+        with _archive(path) as (archive, file_bytes), self._open(archive) as reader:
             size = archive.getinfo(self._member).file_size
             start = reader.read(len(_VERSION_1) + 2, "its header")
             length = int.from_bytes(start[-2:], "little")
@@ -61,11 +62,11 @@ class _NpyReader:
         self.count = shape[0]
         self.spec = ArraySpec(self._stored.newbyteorder("<"), shape[1:])
         needed = self._header_bytes + self.count * self.spec.nbytes
-        if needed > min(size, file_size(path) * _MAX_DEFLATE):
+        if needed > min(size, file_bytes * _MAX_DEFLATE):
             raise too_short(self.name, needed, size)
 
     def __iter__(self) -> Iterator[Array]:
-        with _archive(self._path) as archive, self._open(archive) as reader:
+        with _archive(self._path) as (archive, _), self._open(archive) as reader:
             reader.read(self._header_bytes, "its header")
             yield from reader.arrays(self.count, self._stored, self.spec)
 
@@ -86,11 +87,12 @@ class _NpyReader:
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, int]]:
+    """An open archive, and the bytes of its file."""
     with open_to_read(path) as file:
         try:
             archive = zipfile.ZipFile(file)
         except _ZIP_ERRORS:
             raise wrong_kind(path, _ARCHIVE) from None
         with archive:
-            yield archive
+            yield archive, os.fstat(file.fileno()).st_size

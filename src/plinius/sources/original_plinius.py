@@ -5,6 +5,7 @@ ciphertext of little-endian float32 numbers. Nothing binds a record to its index
 image. The format is therefore only read, for existing data, and never written.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from plinius import sealing
 from plinius.data.records import ABSENT, MAX_RECORD_BYTES, Array, ArraySpec, Source
 from plinius.errors import KeyFileError, SealError
-from plinius.files import file_size, open_to_read
+from plinius.files import open_to_read
 from plinius.sources.array_reader import ExactReader, paired_source, too_short, wrong_kind
 
 _FLOAT = np.dtype("<f4")
@@ -66,11 +67,11 @@ class _LegacyReader:
 
 
 def _images(key: bytes, path: Path, skip_bytes: int | None) -> _LegacyReader:
-    size = file_size(path)
     if skip_bytes is None:
-        rows, columns, count = _header(path, 3)
+        size, (rows, columns, count) = _header(path, 3)
         start, pixels = _IMAGE_HEADER, rows * columns
     else:
+        size, _ = _header(path, 0)
         start, pixels = skip_bytes, _MNIST_PIXELS
         count = (size - start) // _stride(pixels)
     if not 1 <= pixels <= MAX_RECORD_BYTES // _FLOAT.itemsize:
@@ -81,8 +82,7 @@ def _images(key: bytes, path: Path, skip_bytes: int | None) -> _LegacyReader:
 
 def _labels(key: bytes, path: Path) -> _LegacyReader:
     """The header does not say how long a label is; it follows from the size of the file."""
-    size = file_size(path)
-    (count,) = _header(path, 1)
+    size, (count,) = _header(path, 1)
     if count == 0:
         raise wrong_kind(path, "a labels file of the original")
     stride, left = divmod(size - _LABEL_HEADER, count)
@@ -92,11 +92,12 @@ def _labels(key: bytes, path: Path) -> _LegacyReader:
     return _LegacyReader(key, path, "Label", _LABEL_HEADER, count, classes)
 
 
-def _header(path: Path, numbers: int) -> list[int]:
-    """The first `numbers` u32le numbers of a file."""
+def _header(path: Path, numbers: int) -> tuple[int, list[int]]:
+    """The size of a file in bytes, and its first `numbers` u32le numbers."""
     with open_to_read(path) as file:
+        size = os.fstat(file.fileno()).st_size
         head = ExactReader(str(path), file).read(4 * numbers, "its header")
-    return [int(number) for number in np.frombuffer(head, "<u4")]
+    return size, [int(number) for number in np.frombuffer(head, "<u4")]
 
 
 def _require_size(path: Path, size: int, needed: int) -> None:

@@ -263,7 +263,7 @@ class Decoder:
     """Decodes a stored state, into the live objects wherever that is possible.
 
     `tensors` hold the stored items; those named in `own` are the live objects' own tensors.
-    `blueprints` are those of the live state.
+    `blueprints` are those of the live state. `changed` are the live arrays that were written to.
     """
 
     def __init__(
@@ -275,6 +275,7 @@ class Decoder:
     ) -> None:
         self.tensors, self.classes = tensors, classes
         self.own, self.blueprints = own or set(), blueprints or {}
+        self.changed: list[np.ndarray[Any, Any]] = []
         self._made: dict[str, Any] = {}
 
     def value(self, node: Json, path: str, live: Any = ABSENT) -> Any:

@@ -37,11 +37,12 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
 
     Returns a sentence for each value that an object did not restore. Raises MismatchError if the
     objects do not fit (then nothing has changed) or do not load their state, and what `read`
-    raises. After an error, the tensors that were written to hold zeros.
+    raises. After an error, the tensors and arrays that were written to hold zeros.
     """
     now = state.encode()
     require_fit(state, now, manifest)
     written: list[torch.Tensor] = []
+    arrays: list[np.ndarray[Any, Any]] = []
     try:
         tensors = _read(now, manifest, read, written)
         after = state.encode()
@@ -49,6 +50,7 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
         own = {name for name, it in tensors.items() if _is_at(it, after.tensors.get(name))}
         if not _is_back(after, manifest, own):
             decoder = Decoder(tensors, state.classes, own, after.blueprints)
+            arrays = decoder.changed
             parts = decoder.root(manifest.values[STATE], STATE, {**state.parts})
             for key, value in parts.items():
                 if state.parts[key] is not value:
@@ -60,6 +62,8 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
         return [*_differences(after.json[STATE], manifest.values[STATE], STATE, skip)]
     except BaseException:
         _clear(written)
+        for array in arrays:
+            array[...] = np.zeros((), array.dtype)
         raise
 
 

@@ -6,13 +6,14 @@ for (`test`, `digest`, `export`): THREATS.md lists all of it.
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from plinius.errors import NotInstalledError, StorageError
-from plinius.files import PRIVATE
+from plinius.files import PRIVATE, not_regular, require_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
         yield lambda metrics: None
         return
     try:
-        file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115
+        file = open(_private(path), "a", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise _cannot_write(path, error, "file in a folder", "--metrics") from None
 
@@ -59,8 +60,19 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
         yield write
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, PRIVATE)
+def _private(path: Path) -> int:
+    """Open a file to append to, or make it; what is no regular file is neither followed nor waited
+    for. Raises OSError, StorageError.
+    """
+    require_name(path)
+    if path.is_symlink():
+        raise not_regular()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(path, flags, PRIVATE)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise not_regular()
+    return handle
 
 
 @contextmanager
@@ -79,6 +91,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
         raise NotInstalledError(
             "TensorBoard is not installed", "Run pip install 'plinius[tensorboard]'"
         ) from None
+    require_name(folder)
     try:
         with _private_files():
             writer = SummaryWriter(str(folder), purge_step=resumed_at + 1)

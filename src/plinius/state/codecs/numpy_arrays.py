@@ -46,6 +46,7 @@ def _decode_array(decoder: Decoder, payload: Any, live: Any, path: str) -> np.nd
             if _same_memory(live, found) or live.tobytes() == found.tobytes():
                 return live
             if live.flags.writeable and not decoder.holds(live):
+                decoder.changed.append(live)
                 live[...] = found
                 return live
     if cls == "memmap":
@@ -88,6 +89,7 @@ def _decode_masked(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
     )
     same = type(live) is np.ma.MaskedArray and live.shape == found.shape
     if same and live.dtype == found.dtype and live.hardmask == hard and mask is not None:
+        decoder.changed.append(live.data)
         live.soften_mask()
         live.data[...] = found.data
         live.mask = found.mask
