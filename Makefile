@@ -49,6 +49,7 @@ test-dax: setup
 
 # Every measurement in its short form, on MNIST: build/bench/report.html.
 bench: setup
+	@rm -rf build/bench
 	@$(BIN)/python -m plinius_benchmarks
 
 # A thousand kills, or KILLS=5000, or SECONDS=3600; then the long form of the proofs.

@@ -30,7 +30,8 @@ def to_json(value: Json) -> bytes:
     texts: list[bytes] = []
 
     def mark(text: object) -> str:
-        assert isinstance(text, JsonText)
+        if not isinstance(text, JsonText):
+            raise TypeError(f"a {type(text).__qualname__} has no JSON")
         texts.append(text.text)
         return _MARK
 

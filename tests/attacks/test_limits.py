@@ -62,7 +62,7 @@ def test_what_is_nested_too_deeply_is_refused_before_it_is_written(
 )
 def test_an_identity_that_would_not_come_back_is_refused(identity: Any, tmp_path: Path) -> None:
     """Otherwise the run could not be resumed."""
-    with pytest.raises(StateError, match="The identity of the run would not come back as it is"):
+    with pytest.raises(StateError, match="The identity of the run would not be read back equal"):
         Mirror.open(tmp_path / "run.region", KEY, {"n": 1}, identity=identity)
 
 

@@ -148,7 +148,7 @@ class Mirror:
             made.close()
             raise
         mirror._owns_region = True
-        mirror._abandoned = weakref.finalize(mirror, made.close)  # if nobody closes it
+        mirror._abandoned = weakref.finalize(mirror, made.close)  # if it is not closed
         mirror._abandoned.atexit = False
         open_mirrors.register(path, mirror)
         return mirror

@@ -29,7 +29,7 @@ def require_names(state: object) -> None:
 
 
 def plain_identity(identity: dict[str, Json] | None) -> dict[str, Json]:
-    """What is told of a run, as it is read back. Raises StateError for what JSON cannot hold."""
+    """The identity of a run, as it is read back. Raises StateError for what JSON cannot hold."""
     given = identity or {}
     try:
         plain: dict[str, Json] = json.loads(to_json(given))
@@ -37,7 +37,7 @@ def plain_identity(identity: dict[str, Json] | None) -> dict[str, Json]:
         plain = {}
     if plain != given or not isinstance(given, dict):
         raise StateError(
-            "The identity of the run would not come back as it is",
+            "The identity of the run would not be read back equal",
             "Give a dict of texts, finite numbers, lists and dicts with texts as keys",
         )
     return plain

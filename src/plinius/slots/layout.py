@@ -22,7 +22,7 @@ A slot:
     96     8    sealed manifest bytes M
     104    24   zero
     4096   M    sealed manifest (JSON), message 0
-    4096+R ...  sealed chunks 1, 2, ... (chunks.py), each at the begin of a page
+    4096+R ...  sealed chunks 1, 2, ... (chunks.py), each at the start of a page
 """
 
 import hashlib

@@ -35,7 +35,7 @@ class Workers:
         if threads < 1:
             raise ValueError("threads must be at least 1")
         self._medium, self._count = medium, threads
-        self._seed = int.from_bytes(fresh(8), "little")  # secret: nobody can make data collide
+        self._seed = int.from_bytes(fresh(8), "little")  # secret: no data can be chosen to collide
         self._workers = self._new_workers()
         self._threads = [JobThread("plinius-worker") for _ in range(threads - 1)]
 

@@ -27,9 +27,8 @@ from plinius.state.encoding_cache import (
     Encode,
     EncodeValues,
     EncodingCache,
-    Structure,
-    structure_of_tree,
 )
+from plinius.state.structure import Structure, structure_of_tree
 from plinius.state.tensor_memory import NAMES, has_storage, place_of
 
 MAX_DEPTH = 64

@@ -11,31 +11,25 @@ All of these are compared at every commit, so a hit gives what encoding would gi
 is one pass in C over all tensors.
 """
 
-import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain, islice
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import nn
 
 from plinius.jsonvalue import Json, JsonText, to_json
 from plinius.snapshot import TensorBytes
+from plinius.state.structure import Structure
 from plinius.state.tensor_memory import Memory, Place, has_gaps, place_of
 
 LEAST_ITEMS = 16
 """Smaller containers are encoded each time; what they hold may still be in the cache."""
-_MOST_MISSES, _MOST_LEVELS = 6, 16
-_PLAIN_TYPES = {torch.Tensor, nn.Parameter, nn.Buffer}
-_SCALARS = {int, bool, str, type(None)}
-_CONTAINERS = {dict, list, tuple}
-_KEYS = {str, int}
+_MOST_MISSES = 6
 _T, _S = torch.Tensor, torch.UntypedStorage
-_DTYPE, _GRAD = attrgetter("dtype"), attrgetter("grad")
-_REQUIRES_GRAD, _IS_LEAF = attrgetter("requires_grad"), attrgetter("is_leaf")
+_DTYPE = attrgetter("dtype")
 
 Facts = Callable[[Iterable[torch.Tensor]], Iterator[object]]
 _FACTS: tuple[Facts, ...] = (
@@ -48,19 +42,6 @@ _FACTS: tuple[Facts, ...] = (
 Description = tuple[tuple[str, str], ...]
 Encode = Callable[[], tuple[Json, Description]]
 EncodeValues = Callable[[], tuple[object, Json]]
-
-
-class Structure(NamedTuple):
-    """What an encoding depends on, apart from the facts and addresses of the tensors.
-
-    `gradients` are those of the tensors. `containers` are those whose identity matters, because the
-    state may hold them twice.
-    """
-
-    form: list[object]
-    tensors: list[torch.Tensor]
-    gradients: list[torch.Tensor]
-    containers: list[object]
 
 
 class Target(Protocol):
@@ -307,128 +288,6 @@ def _memories(storages: list[torch.UntypedStorage]) -> list[int]:
 def is_gradient(name: str) -> bool:
     """Whether a tensor of this name is a gradient: the next backward pass may make it anew."""
     return "/~grad" in name
-
-
-def structure_of_tree(value: object) -> Structure | None:
-    """The structure of a container; None if it holds more than containers, values and tensors."""
-    structure, key_types, seen = Structure([], [], [], []), set[type](), {id(value)}
-    level: list[Any] = [value]
-    for _ in range(_MOST_LEVELS):
-        items = _add_level(level, structure.form, key_types)
-        kinds = [*map(type, items)]
-        structure.form.extend(kinds)
-        if kinds.count(_T) == len(kinds):
-            structure.tensors.extend(items)
-            break
-        level = []
-        for item, kind in zip(items, kinds, strict=True):
-            if kind in _CONTAINERS:
-                level.append(item)
-            elif kind in _PLAIN_TYPES:
-                structure.tensors.append(item)
-            elif kind in _SCALARS:
-                structure.form.append(item)
-            elif kind is float and item == item:
-                structure.form.append(item.hex())  # 0.0 and -0.0 are equal; some NaNs look alike
-            else:
-                return None
-        shared = [it for it in level if type(it) is not tuple]  # two places may hold one tuple
-        if len(seen | {*map(id, shared)}) != len(seen) + len(shared):
-            return None
-        seen.update(map(id, shared))
-        structure.containers.extend(shared)
-    else:
-        return None
-    tensors = structure.tensors
-    if key_types - _KEYS or any(map(_REQUIRES_GRAD, tensors)):
-        return None
-    return structure if _are_none(map(_GRAD, tensors)) else None
-
-
-def _add_level(level: list[Any], form: list[object], key_types: set[type]) -> list[Any]:
-    """Add containers of one depth, without their items, which it returns."""
-    kinds = [*map(type, level)]
-    form.extend(kinds)
-    form.extend(map(len, level))
-    if kinds.count(dict) == len(kinds):
-        dicts, items = level, chain.from_iterable(map(dict.values, level))
-    else:
-        dicts = [it for it in level if type(it) is dict]
-        items = chain.from_iterable(it.values() if type(it) is dict else it for it in level)
-    keys = [*chain.from_iterable(dicts)]
-    types = [*map(type, keys)]
-    key_types.update(types)
-    form.extend(keys)
-    form.extend(types)
-    return [*items]
-
-
-def structure_of_module(module: nn.Module) -> Structure | None:
-    """The structure of a module; None if its state_dict may show more than its own tensors."""
-    form: list[object] = []
-    raw: list[torch.Tensor | None] = []
-    if not _add_modules(module, form, raw, set()):
-        return None
-    tensors = [tensor for tensor in raw if tensor is not None]
-    if {*map(type, tensors)} - _PLAIN_TYPES or not all(map(_IS_LEAF, tensors)):
-        return None
-    grads = [*map(_GRAD, tensors)]
-    form.extend(map(_REQUIRES_GRAD, tensors))
-    if _are_none(grads):
-        return Structure(form, tensors, [], [])
-    form.extend(grad is None for grad in grads)
-    grads = [grad for grad in grads if grad is not None]
-    if any(map(_REQUIRES_GRAD, grads)) or {*map(type, grads)} - {_T}:
-        return None
-    return Structure(form, tensors, grads, [])
-
-
-def _are_none(values: Iterable[object]) -> bool:
-    return all(map(operator.is_, values, repeat(None)))
-
-
-def _add_modules(
-    module: nn.Module, form: list[object], tensors: list[torch.Tensor | None], seen: set[int]
-) -> bool:
-    """Add a module and those within; False if torch's own state_dict is not all there is to it."""
-    parameters, buffers, modules = module._parameters, module._buffers, module._modules
-    cls: Any = type(module)
-    if (
-        not _is_plain(cls)
-        or not module.__dict__.keys().isdisjoint(_METHODS)
-        or module._state_dict_hooks
-        or module._state_dict_pre_hooks
-    ):
-        return False
-    seen.add(id(module))
-    form += (id(module), bool(module.training), len(parameters), len(buffers), len(modules))
-    if parameters:
-        form += parameters
-        form += map(id, parameters.values())
-        tensors += parameters.values()
-    if buffers:
-        form += buffers
-        form += map(id, buffers.values())
-        form.append(frozenset(module._non_persistent_buffers_set))
-        tensors += buffers.values()
-    form += modules
-    for inner in modules.values():
-        if inner is None or id(inner) in seen:
-            form.append(id(inner))
-        elif not _add_modules(inner, form, tensors, seen):
-            return False
-    return True
-
-
-_METHODS = {"state_dict", "_save_to_state_dict", "get_extra_state", "named_modules"}
-
-
-@functools.cache
-def _is_plain(cls: Any) -> bool:
-    """Whether a module of this class shows its state as torch's own modules do."""
-    return not issubclass(cls, torch.jit.ScriptModule) and all(
-        getattr(cls, name) is getattr(nn.Module, name) for name in _METHODS
-    )
 
 
 def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:

@@ -25,7 +25,8 @@ from plinius.state.codec import (
 from plinius.state.codecs.stateful_objects import STATEFUL_PROTOCOL, load, not_built, state_of
 from plinius.state.codecs.tensors import set_grad
 from plinius.state.codecs.user_classes import DATACLASS_PROTOCOL
-from plinius.state.encoding_cache import Description, structure_of_module
+from plinius.state.encoding_cache import Description
+from plinius.state.structure import structure_of_module
 from plinius.state.tensor_memory import (
     NAMES,
     copy_items,
