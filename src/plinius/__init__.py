@@ -6,8 +6,8 @@
             ...  # one training step
             mirror.mirror_out(iteration)
 
-The public API is what `__all__` lists. `import plinius` does not import torch; using `Mirror` or
-`ResumableLoader` does.
+The public API is what `__all__` lists. `import plinius` does not import torch; using `Mirror`,
+`SealedDataset` or `ResumableLoader` does.
 """
 
 import importlib
@@ -19,11 +19,16 @@ from plinius.keys import OwnerKey, load_key
 if TYPE_CHECKING:
     from plinius.mirror import Mirror
     from plinius.training.loader import ResumableLoader
+    from plinius.training.torch_dataset import SealedDataset
 
 __version__ = "0.1.0"
-__all__ = ["Mirror", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
+__all__ = ["Mirror", "SealedDataset", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
 
-_NEEDS_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.training.loader"}
+_NEEDS_TORCH = {
+    "Mirror": "plinius.mirror",
+    "SealedDataset": "plinius.training.torch_dataset",
+    "ResumableLoader": "plinius.training.loader",
+}
 
 
 def __getattr__(name: str) -> Any:

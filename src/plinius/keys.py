@@ -5,6 +5,7 @@ The file format is described in docs/formats/owner-key.md.
 
 import os
 import re
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
 from plinius import sealing
@@ -33,8 +34,10 @@ class OwnerKey:
     def __repr__(self) -> str:
         return f"OwnerKey(id={self.id.hex()})"
 
-    def __reduce__(self) -> str:
-        raise TypeError("an owner's key is not pickled")
+    def __reduce__(self) -> tuple[type["OwnerKey"], tuple[bytes]]:
+        if get_spawning_popen() is None:  # else it goes through a pipe to a child, into no file
+            raise TypeError("an owner's key is pickled only for a process that is being started")
+        return OwnerKey, (self._secret,)
 
     @classmethod
     def generate(cls) -> "OwnerKey":
