@@ -28,6 +28,7 @@ from cli.world import (
     checked,
     digest_of,
     run,
+    textures,
     tree,
 )
 from plinius.darknet.cfg import read_cfg
@@ -84,7 +85,19 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
         "classes": CLASSES,
     }
     sealed = walk["seal"].json
-    assert sealed == {"sealed": str(home / "train.sealed"), "id": sealed["id"], **shape}
+    x, y = textures(RECORDS, seed=1)
+    assert sealed == {
+        "sealed": str(home / "train.sealed"),
+        "id": sealed["id"],
+        **shape,
+        "labels": {str(n): int((y == n).sum()) for n in range(CLASSES)},
+        "values": {
+            "min": float(x.min()),
+            "mean": pytest.approx(x.mean()),
+            "std": pytest.approx(x.std()),
+            "max": float(x.max()),
+        },
+    }
     assert walk["inspect"].json == {
         "kind": "sealed dataset",
         "version": 1,
@@ -287,10 +300,10 @@ def test_wrong_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
         ([], "--format idx needs --images and --labels"),
         (["--format", "npz"], "--format npz needs --npz"),
         (["--format", "folder"], "--format folder needs --folder"),
-        (["--npz", "a", "--folder", "b"], "name one source: --images and --labels, --npz, or"),
-        (["--images", "a", "--npz", "b"], "name one source: --images and --labels, --npz, or"),
-        (["--images", "a", "--skip-bytes", "4"], "go with --format plinius"),
-        (["--labels", "a", "--legacy-key", "00" * 16], "go with --format plinius"),
+        (["--npz", "a", "--folder", "b"], "name one source: --images and --labels, --npz, "),
+        (["--images", "a", "--npz", "b"], "name one source: --images and --labels, --npz, "),
+        (["--images", "a", "--skip-bytes", "4"], "goes with --format plinius"),
+        (["--labels", "a", "--legacy-key", "00" * 16], "goes with --format plinius"),
         (["--format", "plinius", "--labels", "a", "--legacy-key", "zz"], "--legacy-key is 32 hex"),
     ],
 )

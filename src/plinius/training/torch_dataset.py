@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from plinius.data import sealed_dataset
 from plinius.errors import MismatchError
 from plinius.keys import OwnerKey
+from plinius.sources.record_ids import record_ids
 
 Item = tuple[Tensor, Tensor]
 
@@ -53,6 +54,11 @@ class SealedDataset(Dataset[Item]):
 
     def __len__(self) -> int:
         return self._records.header.count
+
+    @property
+    def ids(self) -> list[str]:
+        """The owner's names of the records; where there are none, their numbers from 0."""
+        return record_ids(self._records.about, len(self), self._records.name)
 
     @property
     def classes(self) -> int:
