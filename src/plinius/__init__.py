@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from plinius.mirror import Mirror
     from plinius.sources.seal import seal
     from plinius.training.loader import ResumableLoader
+    from plinius.training.prediction import predict
     from plinius.training.torch_dataset import SealedDataset
 
 __version__ = "0.1.0"
 __all__ = [
     "Mirror",
     "seal",
+    "predict",
     "SealedDataset",
     "ResumableLoader",
     "load_key",
@@ -38,6 +40,7 @@ _WHEN_USED = {
     "SealedDataset": "plinius.training.torch_dataset",
     "ResumableLoader": "plinius.training.loader",
     "seal": "plinius.sources.seal",
+    "predict": "plinius.training.prediction",
 }
 
 

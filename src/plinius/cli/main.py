@@ -5,15 +5,29 @@ import click
 from plinius import __version__
 from plinius.cli.bench import bench
 from plinius.cli.console import Refusals
-from plinius.cli.data import inspect
+from plinius.cli.data import inspect, open_file
 from plinius.cli.doctor import doctor
 from plinius.cli.keys import keygen
+from plinius.cli.predict import predict
 from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.seal import seal
 from plinius.cli.train import train
 
-COMMANDS = (keygen, seal, inspect, train, test, digest, export, region, bench, doctor)
+COMMANDS = (
+    keygen,
+    seal,
+    inspect,
+    open_file,
+    train,
+    test,
+    predict,
+    digest,
+    export,
+    region,
+    bench,
+    doctor,
+)
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})

@@ -27,19 +27,18 @@ from plinius.slots import newest_snapshot
 @key_option
 @json_option
 def test(cfg: Path, data: Path, region: Path, key_path: Path, as_json: bool) -> None:
-    """Measure the accuracy of the mirrored network on a sealed dataset."""
-    from plinius.training.evaluation import accuracy, trained_network
+    """Measure the mirrored network on a sealed dataset: by class, or for a regression by number."""
+    from plinius.training.evaluation import TrainingData, trained_network
+    from plinius.training.scores import scores
 
     key = load_key(key_path)
     snapshot = newest_snapshot(region, key)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
+    TrainingData.of_region(region, key).require_alike(dataset)
     with counting("testing") as progress:
-        fraction = accuracy(network, dataset, progress)
-    answer(
-        {"accuracy": fraction, "samples": dataset.header.count, "iteration": snapshot.iteration},
-        as_json,
-    )
+        found = scores(network, dataset, progress)
+    answer({**found, "iteration": snapshot.iteration}, as_json)
 
 
 @click.command()
