@@ -9,13 +9,17 @@ from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
 from plinius import sealing
-from plinius.errors import KeyFileError, StorageError
-from plinius.files import open_to_read, publish
+from plinius.errors import KeyFileError, SealError
+from plinius.files import publish
+from plinius.key_source import MAX_BYTES, NAME_A_KEY, ask_passphrase, key_text
 
 _TAG = "plinius-owner-key-1"
 _KEY_LINE = re.compile(rb"[ \t]*plinius-owner-key-1[ \t]+([0-9a-fA-F]{64})[ \t]*")
-_MAX_BYTES = 4096
-_NAME_A_KEY = "Name a key file made by plinius keygen"
+_WRAPPED_TAG = "plinius-wrapped-key-1"
+_WRAPPED_LINE = re.compile(
+    rb"[ \t]*plinius-wrapped-key-1[ \t]+([0-9a-fA-F]{16})[ \t]+([0-9a-fA-F]{64})"
+    rb"[ \t]+([0-9a-fA-F]{96})[ \t]*"
+)
 
 
 class OwnerKey:
@@ -67,8 +71,8 @@ class OwnerKey:
                 "Give the key file it was sealed with (--key)",
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write a durable key file of mode 0600.
+    def save(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Write a durable key file of mode 0600, sealed under `passphrase` if it is given.
 
         Raises KeyFileError if `path` exists, StorageError if it cannot be written.
         """
@@ -78,44 +82,48 @@ class OwnerKey:
                 f"{path} exists already, and overwriting a key would lose all data sealed with it",
                 "Choose another name with -o",
             )
-        text = (
-            f"# Plinius owner's key {self.id.hex()}: whoever has it can open the data. Keep it.\n"
-            f"{_TAG} {self._secret.hex()}\n"
-        )
+        whoever, line = "whoever has it can open the data", f"{_TAG} {self._secret.hex()}"
+        if passphrase is not None:
+            whoever, line = "its passphrase opens it", self._wrapped(passphrase)
+        text = f"# Plinius owner's key {self.id.hex()}: {whoever}. Keep it.\n{line}\n"
         with publish(path) as file:
             file.write(text.encode())
 
+    def _wrapped(self, passphrase: str) -> str:
+        salt = sealing.fresh(sealing.SALT_BYTES)
+        sealer = sealing.derive_from_passphrase(passphrase.encode(), salt)
+        sealed = sealer.seal(0, self._secret, _WRAPPED_TAG.encode() + self.id)
+        return f"{_WRAPPED_TAG} {self.id.hex()} {salt.hex()} {sealed.hex()}"
+
 
 def load_key(path: str | Path) -> OwnerKey:
-    """Read a key file.
+    """Read a key from a file, or from `-` (standard input), `fd:N`, or `env:NAME`.
 
-    Raises KeyFileError if it cannot be read, others than its owner can read it, it belongs to
-    another user (other than root), or it holds no key.
+    A key under a passphrase is opened with that of PLINIUS_PASSPHRASE, or asks for it on the
+    terminal. Raises KeyFileError if it cannot be read, the file can be read by others than its
+    owner or belongs to another user (other than root), it holds no key, or the passphrase is wrong.
     """
-    try:
-        file = open_to_read(path)
-    except StorageError as error:
-        raise KeyFileError(error.what, _NAME_A_KEY) from None
-    with file:
-        status = os.fstat(file.fileno())
-        if status.st_uid not in (os.geteuid(), 0):
-            raise KeyFileError(
-                f"The key file {path} belongs to another user (uid {status.st_uid})",
-                "Make a key of your own, or copy it so that it is yours",
-            )
-        if status.st_mode & 0o077:
-            raise KeyFileError(
-                f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",
-                f"Run chmod 600 {path}, and make a new key if others may have read it",
-            )
-        raw = file.read(_MAX_BYTES + 1)
-    if len(raw) > _MAX_BYTES:
-        raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
+    raw, name = key_text(path)
     lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
-    found = [_KEY_LINE.fullmatch(line) for line in lines if line.strip(b" \t")]
-    if len(found) == 1 and found[0]:
-        return OwnerKey(bytes.fromhex(found[0][1].decode()))
-    raise KeyFileError(f"{path} holds no owner's key", _NAME_A_KEY)
+    lines = [line for line in lines if line.strip(b" \t")]
+    if len(raw) <= MAX_BYTES and len(lines) == 1:
+        if found := _KEY_LINE.fullmatch(lines[0]):
+            return OwnerKey(bytes.fromhex(found[1].decode()))
+        if found := _WRAPPED_LINE.fullmatch(lines[0]):
+            key_id, salt, sealed = (bytes.fromhex(part.decode()) for part in found.groups())
+            return _unwrapped(key_id, salt, sealed, name)
+    raise KeyFileError(f"{name} holds no owner's key", NAME_A_KEY)
+
+
+def _unwrapped(key_id: bytes, salt: bytes, sealed: bytes, name: str) -> OwnerKey:
+    """The key that is sealed under a passphrase. Raises KeyFileError if it does not open."""
+    sealer = sealing.derive_from_passphrase(ask_passphrase(name).encode(), salt)
+    try:
+        return OwnerKey(sealer.open(0, sealed, _WRAPPED_TAG.encode() + key_id))
+    except SealError:
+        raise KeyFileError(
+            f"The key of {name} does not open with this passphrase", "Try again with the right one"
+        ) from None
 
 
 def require_key(key: object) -> None:

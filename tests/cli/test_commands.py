@@ -373,3 +373,21 @@ def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) 
     for name, tensor in found.items():
         bits = io.BytesIO(stored[f"model/{name}"].row_major()).getvalue()
         assert tensor.contiguous().numpy().tobytes() == bits, name
+
+
+def test_a_key_under_a_passphrase_works_in_every_command(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """keygen seals it, seal and open take it; with another passphrase nothing is made."""
+    monkeypatch.setenv("PLINIUS_PASSPHRASE", "correct horse")
+    key, out = tmp_path / "k", tmp_path / "o.sealed"
+    assert call("keygen", "-o", key, "--passphrase", "--json").code == 0
+    pair = ["--images", world.images, "--labels", world.labels]
+    assert call("seal", "--key", key, "-o", out, *pair).code == 0
+    monkeypatch.setenv("A_KEY", key.read_text())
+    assert call("open", out, "--key", "env:A_KEY", "-o", tmp_path / "o.npz").code == 0
+    monkeypatch.setenv("PLINIUS_PASSPHRASE", "battery staple")
+    refused = call("open", out, "--key", key, "-o", tmp_path / "p.npz")
+    assert refused.code == 1
+    assert "does not open with this passphrase. Try again" in refused.stderr
+    assert not (tmp_path / "p.npz").exists()
