@@ -6,8 +6,8 @@
             ...  # one training step
             mirror.mirror_out(iteration)
 
-The public API is what `__all__` lists. `import plinius` does not import torch; using `Mirror` or
-`ResumableLoader` does.
+The public API is what `__all__` lists. `import plinius` does not import torch; using `Mirror`,
+`SealedDataset` or `ResumableLoader` does.
 """
 
 import importlib
@@ -18,16 +18,34 @@ from plinius.keys import OwnerKey, load_key
 
 if TYPE_CHECKING:
     from plinius.mirror import Mirror
+    from plinius.sources.seal import seal
     from plinius.training.loader import ResumableLoader
+    from plinius.training.prediction import predict
+    from plinius.training.torch_dataset import SealedDataset
 
 __version__ = "0.1.0"
-__all__ = ["Mirror", "ResumableLoader", "load_key", "OwnerKey", "PliniusError"]
+__all__ = [
+    "Mirror",
+    "seal",
+    "predict",
+    "SealedDataset",
+    "ResumableLoader",
+    "load_key",
+    "OwnerKey",
+    "PliniusError",
+]
 
-_NEEDS_TORCH = {"Mirror": "plinius.mirror", "ResumableLoader": "plinius.training.loader"}
+_WHEN_USED = {
+    "Mirror": "plinius.mirror",
+    "SealedDataset": "plinius.training.torch_dataset",
+    "ResumableLoader": "plinius.training.loader",
+    "seal": "plinius.sources.seal",
+    "predict": "plinius.training.prediction",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used."""
-    if name in _NEEDS_TORCH:
-        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    """Import what needs torch, or reads images, when it is first used."""
+    if name in _WHEN_USED:
+        return getattr(importlib.import_module(_WHEN_USED[name]), name)
     raise AttributeError(f"module plinius has no attribute {name}")

@@ -5,16 +5,21 @@ The file format is described in docs/formats/owner-key.md.
 
 import os
 import re
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 
 from plinius import sealing
-from plinius.errors import KeyFileError, StorageError
-from plinius.files import open_to_read, publish
+from plinius.errors import KeyFileError, SealError
+from plinius.files import publish
+from plinius.key_source import MAX_BYTES, NAME_A_KEY, ask_passphrase, key_text
 
 _TAG = "plinius-owner-key-1"
 _KEY_LINE = re.compile(rb"[ \t]*plinius-owner-key-1[ \t]+([0-9a-fA-F]{64})[ \t]*")
-_MAX_BYTES = 4096
-_NAME_A_KEY = "Name a key file made by plinius keygen"
+_WRAPPED_TAG = "plinius-wrapped-key-1"
+_WRAPPED_LINE = re.compile(
+    rb"[ \t]*plinius-wrapped-key-1[ \t]+([0-9a-fA-F]{16})[ \t]+([0-9a-fA-F]{64})"
+    rb"[ \t]+([0-9a-fA-F]{96})[ \t]*"
+)
 
 
 class OwnerKey:
@@ -33,8 +38,10 @@ class OwnerKey:
     def __repr__(self) -> str:
         return f"OwnerKey(id={self.id.hex()})"
 
-    def __reduce__(self) -> str:
-        raise TypeError("an owner's key is not pickled")
+    def __reduce__(self) -> tuple[type["OwnerKey"], tuple[bytes]]:
+        if get_spawning_popen() is None:  # else it goes through a pipe to a child, into no file
+            raise TypeError("an owner's key is pickled only for a process that is being started")
+        return OwnerKey, (self._secret,)
 
     @classmethod
     def generate(cls) -> "OwnerKey":
@@ -64,8 +71,8 @@ class OwnerKey:
                 "Give the key file it was sealed with (--key)",
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write a durable key file of mode 0600.
+    def save(self, path: str | Path, passphrase: str | None = None) -> None:
+        """Write a durable key file of mode 0600, sealed under `passphrase` if it is given.
 
         Raises KeyFileError if `path` exists, StorageError if it cannot be written.
         """
@@ -75,21 +82,35 @@ class OwnerKey:
                 f"{path} exists already, and overwriting a key would lose all data sealed with it",
                 "Choose another name with -o",
             )
-        text = (
-            f"# Plinius owner's key {self.id.hex()}: whoever has it can open the data. Keep it.\n"
-            f"{_TAG} {self._secret.hex()}\n"
-        )
+        whoever, line = "whoever has it can open the data", f"{_TAG} {self._secret.hex()}"
+        if passphrase is not None:
+            whoever, line = "its passphrase opens it", self._wrapped(passphrase)
+        text = f"# Plinius owner's key {self.id.hex()}: {whoever}. Keep it.\n{line}\n"
         with publish(path) as file:
             file.write(text.encode())
 
+    def _wrapped(self, passphrase: str) -> str:
+        salt = sealing.fresh(sealing.SALT_BYTES)
+        sealer = sealing.derive_from_passphrase(passphrase.encode(), salt)
+        sealed = sealer.seal(0, self._secret, _WRAPPED_TAG.encode() + self.id)
+        return f"{_WRAPPED_TAG} {self.id.hex()} {salt.hex()} {sealed.hex()}"
+
 
 def load_key(path: str | Path) -> OwnerKey:
-    """Read a key file.
+    """Read a key from a file, or from `-` (standard input), `fd:N`, or `env:NAME`.
 
-    Raises KeyFileError if it cannot be read, others than its owner can read it, it belongs to
-    another user (other than root), or it holds no key.
+    A key under a passphrase is opened with that of PLINIUS_PASSPHRASE, or asks for it on the
+    terminal. Raises KeyFileError if it cannot be read, the file can be read by others than its
+    owner or belongs to another user (other than root), it holds no key, or the passphrase is wrong.
     """
-    return OwnerKey(read_secret(path, _KEY_LINE, f"{path} holds no owner's key", _NAME_A_KEY))
+    raw, name = key_text(path)
+    line = _only_line(raw)
+    if found := _KEY_LINE.fullmatch(line):
+        return OwnerKey(bytes.fromhex(found[1].decode()))
+    if found := _WRAPPED_LINE.fullmatch(line):
+        key_id, salt, sealed = (bytes.fromhex(part.decode()) for part in found.groups())
+        return _unwrapped(key_id, salt, sealed, name)
+    raise KeyFileError(f"{name} holds no owner's key", NAME_A_KEY)
 
 
 def read_secret(path: str | Path, line: re.Pattern[bytes], refusal: str, todo: str) -> bytes:
@@ -98,28 +119,28 @@ def read_secret(path: str | Path, line: re.Pattern[bytes], refusal: str, todo: s
     Group 1 of `line` is the hex digits. Raises KeyFileError as `load_key` does, with `refusal` if
     the file holds no such line.
     """
-    try:
-        file = open_to_read(path)
-    except StorageError as error:
-        raise KeyFileError(error.what, todo) from None
-    with file:
-        status = os.fstat(file.fileno())
-        if status.st_uid not in (os.geteuid(), 0):
-            raise KeyFileError(
-                f"The key file {path} belongs to another user (uid {status.st_uid})",
-                "Make a key of your own, or copy it so that it is yours",
-            )
-        if status.st_mode & 0o077:
-            raise KeyFileError(
-                f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",
-                f"Run chmod 600 {path}, and make a new key if others may have read it",
-            )
-        raw = file.read(_MAX_BYTES + 1)
-    lines = [text.removesuffix(b"\r") for text in raw.split(b"\n") if not text.startswith(b"#")]
-    found = [line.fullmatch(text) for text in lines if text.strip(b" \t")]
-    if len(raw) <= _MAX_BYTES and len(found) == 1 and found[0]:
-        return bytes.fromhex(found[0][1].decode())
+    raw, _ = key_text(path, todo)
+    if found := line.fullmatch(_only_line(raw)):
+        return bytes.fromhex(found[1].decode())
     raise KeyFileError(refusal, todo)
+
+
+def _only_line(raw: bytes) -> bytes:
+    """The line of a key file that is no comment; empty if there is another one, or too much."""
+    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
+    lines = [line for line in lines if line.strip(b" \t")]
+    return lines[0] if len(raw) <= MAX_BYTES and len(lines) == 1 else b""
+
+
+def _unwrapped(key_id: bytes, salt: bytes, sealed: bytes, name: str) -> OwnerKey:
+    """The key that is sealed under a passphrase. Raises KeyFileError if it does not open."""
+    sealer = sealing.derive_from_passphrase(ask_passphrase(name).encode(), salt)
+    try:
+        return OwnerKey(sealer.open(0, sealed, _WRAPPED_TAG.encode() + key_id))
+    except SealError:
+        raise KeyFileError(
+            f"The key of {name} does not open with this passphrase", "Try again with the right one"
+        ) from None
 
 
 def require_key(key: object) -> None:

@@ -1,6 +1,7 @@
 """Authenticated encryption and key derivation: the only file that touches AES.
 
-AES-256-GCM (NIST SP 800-38D) under keys derived by HKDF-SHA256 (RFC 5869). Each sealed object
+AES-256-GCM (NIST SP 800-38D) under keys derived by HKDF-SHA256 (RFC 5869), and for a key under
+a passphrase by scrypt (RFC 7914). Each sealed object
 (a dataset, a commit) has a fresh random salt and therefore a key of its own, so the nonce of a
 message is its number. A sealed message is `ciphertext | tag`, `TAG_BYTES` longer than its
 plaintext.
@@ -13,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from plinius.errors import SealError
 
@@ -92,6 +94,14 @@ class Sealer:
 def derive(owner_key: bytes, purpose: str, salt: bytes) -> Sealer:
     """The sealer of one object: HKDF-SHA256(owner key, salt, info = "plinius/1/" + purpose)."""
     return Sealer(_hkdf(owner_key, salt, purpose, KEY_BYTES))
+
+
+def derive_from_passphrase(passphrase: bytes, salt: bytes) -> Sealer:
+    """The sealer of a wrapped key: scrypt (RFC 7914), n = 2**17, r = 8, p = 1: 128 MiB of memory.
+
+    The salt is new for every wrapped key, so that its sealer seals one message.
+    """
+    return Sealer(Scrypt(salt=salt, length=KEY_BYTES, n=2**17, r=8, p=1).derive(passphrase))
 
 
 def key_id(owner_key: bytes) -> bytes:

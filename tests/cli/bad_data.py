@@ -204,6 +204,54 @@ def label_beyond_the_classes(p: Place) -> tuple[list[object], str]:
 
 
 @case
+def samples_and_labels_swapped(p: Place) -> tuple[list[object], str]:
+    """The labels given as the images."""
+    images, labels = p.idx("images", 10), p.idx("labels", 10)
+    return p.seal("--images", labels, "--labels", images), (
+        f"{labels} holds single numbers, and {images} arrays of 2 dimensions: samples and labels "
+        "look swapped. Exchange them."
+    )
+
+
+@case
+def number_that_is_none(p: Place) -> tuple[list[object], str]:
+    """NaN is found while sealing; nothing half-sealed is left."""
+    np.savez(p.folder / "d.npz", x=np.array([[1.0, 2], [3, np.nan]]))
+    return p.seal("--npz", p.folder / "d.npz"), (
+        f"The sample of record 1 of Array x of {p.folder}/d.npz holds nan at place 1. "
+        "Only finite numbers can be trained on: replace it, or leave the record out."
+    )
+
+
+@case
+def empty_cell(p: Place) -> tuple[list[object], str]:
+    """A table with an empty cell in a column of numbers."""
+    csv = p.file("t.csv", "age,ill\n3,0\n,1\n")
+    return p.seal("--csv", csv, "--target", "ill"), (
+        f"Column age of {csv} is empty in row 2. Fill it in, leave the rows out, or --drop age."
+    )
+
+
+@case
+def target_that_is_not_there(p: Place) -> tuple[list[object], str]:
+    """A column that the table does not have."""
+    csv = p.file("t.csv", "age,ill\n3,0\n")
+    return p.seal("--csv", csv, "--target", "sick"), (
+        f"{csv} has no column sick. It has age, ill: name one of these."
+    )
+
+
+@case
+def split_of_too_much(p: Place) -> tuple[list[object], str]:
+    """Fractions whose sum is not 1."""
+    how = ["--images", p.idx("images", 10), "--labels", p.idx("labels", 10), "--split", "0.8,0.3"]
+    return p.seal(*how), (
+        "0.8,0.3 is no split. Give two fractions (train,test) or three (train,validation,test) "
+        "whose sum is 1."
+    )
+
+
+@case
 def sealed_would_be_overwritten(p: Place) -> tuple[list[object], str]:
     """seal never overwrites."""
     out = p.file("out.sealed", p.world.data.read_bytes())

@@ -28,6 +28,7 @@ from cli.world import (
     checked,
     digest_of,
     run,
+    textures,
     tree,
 )
 from plinius.darknet.cfg import read_cfg
@@ -84,7 +85,19 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
         "classes": CLASSES,
     }
     sealed = walk["seal"].json
-    assert sealed == {"sealed": str(home / "train.sealed"), "id": sealed["id"], **shape}
+    x, y = textures(RECORDS, seed=1)
+    assert sealed == {
+        "sealed": str(home / "train.sealed"),
+        "id": sealed["id"],
+        **shape,
+        "labels": {str(n): int((y == n).sum()) for n in range(CLASSES)},
+        "values": {
+            "min": float(x.min()),
+            "mean": pytest.approx(x.mean()),
+            "std": pytest.approx(x.std()),
+            "max": float(x.max()),
+        },
+    }
     assert walk["inspect"].json == {
         "kind": "sealed dataset",
         "version": 1,
@@ -104,7 +117,12 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
 def test_a_trained_network_classifies_held_out_records(walk: dict[str, Result]) -> None:
     """The accuracy on held-out records is far beyond the quarter that guessing would reach."""
     result = walk["test"].json
-    assert result == {"accuracy": result["accuracy"], "samples": HELD_OUT, "iteration": LONG}
+    assert (result["task"], result["samples"], result["iteration"]) == (
+        "classification",
+        HELD_OUT,
+        LONG,
+    )
+    assert result["classes"] == [str(number) for number in range(CLASSES)]
     assert result["accuracy"] >= 0.9
 
 
@@ -287,10 +305,10 @@ def test_wrong_usage_exits_2(tmp_path: Path, arguments: list[str]) -> None:
         ([], "--format idx needs --images and --labels"),
         (["--format", "npz"], "--format npz needs --npz"),
         (["--format", "folder"], "--format folder needs --folder"),
-        (["--npz", "a", "--folder", "b"], "name one source: --images and --labels, --npz, or"),
-        (["--images", "a", "--npz", "b"], "name one source: --images and --labels, --npz, or"),
-        (["--images", "a", "--skip-bytes", "4"], "go with --format plinius"),
-        (["--labels", "a", "--legacy-key", "00" * 16], "go with --format plinius"),
+        (["--npz", "a", "--folder", "b"], "name one source: --images and --labels, --npz, "),
+        (["--images", "a", "--npz", "b"], "name one source: --images and --labels, --npz, "),
+        (["--images", "a", "--skip-bytes", "4"], "goes with --format plinius"),
+        (["--labels", "a", "--legacy-key", "00" * 16], "goes with --format plinius"),
         (["--format", "plinius", "--labels", "a", "--legacy-key", "zz"], "--legacy-key is 32 hex"),
     ],
 )
@@ -355,3 +373,21 @@ def _assert_parameters(found: dict[str, torch.Tensor], region: Path, key: Path) 
     for name, tensor in found.items():
         bits = io.BytesIO(stored[f"model/{name}"].row_major()).getvalue()
         assert tensor.contiguous().numpy().tobytes() == bits, name
+
+
+def test_a_key_under_a_passphrase_works_in_every_command(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """keygen seals it, seal and open take it; with another passphrase nothing is made."""
+    monkeypatch.setenv("PLINIUS_PASSPHRASE", "correct horse")
+    key, out = tmp_path / "k", tmp_path / "o.sealed"
+    assert call("keygen", "-o", key, "--passphrase", "--json").code == 0
+    pair = ["--images", world.images, "--labels", world.labels]
+    assert call("seal", "--key", key, "-o", out, *pair).code == 0
+    monkeypatch.setenv("A_KEY", key.read_text())
+    assert call("open", out, "--key", "env:A_KEY", "-o", tmp_path / "o.npz").code == 0
+    monkeypatch.setenv("PLINIUS_PASSPHRASE", "battery staple")
+    refused = call("open", out, "--key", key, "-o", tmp_path / "p.npz")
+    assert refused.code == 1
+    assert "does not open with this passphrase. Try again" in refused.stderr
+    assert not (tmp_path / "p.npz").exists()

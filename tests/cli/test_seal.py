@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from PIL import Image
 
@@ -98,3 +99,78 @@ def _legacy(key: bytes, numbers: Any) -> bytes:
     nonce = os.urandom(12)
     sealed = AESGCM(key).encrypt(nonce, numbers.astype("<f4").tobytes(), None)
     return sealed[-16:] + nonce + sealed[:-16]
+
+
+def table(path: Path, rows: int = 60) -> Path:
+    """A table of patients: a number, a town, and whether they are ill, which the number decides."""
+    lines = [
+        f"p{n},{n},{'ulm' if n % 3 else 'bonn'},{'yes' if n > 30 else 'no'}" for n in range(rows)
+    ]
+    path.write_text("\n".join(["id,age,town,ill", *lines]) + "\n")
+    return path
+
+
+def test_a_table_seals_in_parts(world: World, tmp_path: Path) -> None:
+    """One file a part, with counts, classes and columns told; then a new table like it."""
+    csv = table(tmp_path / "t.csv")
+    what = ["--csv", csv, "--target", "ill", "--id", "id", "--categorical", "town"]
+    how = ["--split", "0.8,0.1,0.1", "--seed", 3, "--stratify", "--standardize"]
+    seal = ["seal", "--key", world.key, "-o"]
+    parts = call(*seal, tmp_path / "t.sealed", *what, *how, "--json").json["parts"]
+    assert [parts[name]["count"] for name in ("train", "validation", "test")] == [48, 6, 6]
+    assert sum(part["labels"]["yes"] for part in parts.values()) == 29
+    assert list(parts["train"]["columns"]) == ["age", "town=bonn", "town=ulm"]
+    assert abs(parts["train"]["columns"]["age"]["mean"]) < 1e-6
+    names = [tmp_path / f"t.{part}.sealed" for part in ("train", "validation", "test")]
+    key = load_key(world.key)
+    ids = [id for name in names for id in SealedDataset.from_file(name, key).about["ids"]]
+    assert sorted(ids) == sorted(f"p{n}" for n in range(60))
+    new = call(
+        *seal, tmp_path / "n.sealed", "--csv", csv, "--id", "id", "--like", names[0], "--json"
+    )
+    assert new.json["columns"]["age"]["max"] > 1
+    assert "There are no labels" in new.stderr
+    shown = call(*seal, tmp_path / "u.sealed", *what)
+    assert "column age" in shown.stdout
+
+
+def test_a_text_and_a_folder_seal_with_their_options(world: World, tmp_path: Path) -> None:
+    """Bytes as tokens; images of several sizes, of which a bad one is left out and told."""
+    (tmp_path / "t.txt").write_bytes(b"abcdefghij")
+    x, y = _sealed(world, tmp_path / "text", "--text", tmp_path / "t.txt", "--sequence", 4)
+    assert (bytes(x[1]), bytes(y[1])) == (b"efgh", b"fghi")
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    Image.new("L", (9, 9)).save(tmp_path / "p" / "a" / "0.png")
+    Image.new("RGB", (5, 8)).save(tmp_path / "p" / "a" / "1.png")
+    (tmp_path / "p" / "a" / "2.png").write_bytes(b"none")
+    folder = ["--folder", tmp_path / "p", "--resize", "6x4", "--mode", "L"]
+    out = ["seal", "--key", world.key, "-o", tmp_path / "p.sealed", *folder]
+    assert call(*out).code == 1
+    told = call(*out, "--skip-bad", "--json")
+    assert told.json["sample"] == ["uint8", [1, 4, 6]]
+    assert told.json["count"] == 2
+    assert "left out: " in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--csv", "t", "--resize", "2x2"], "--resize goes with --format folder"),
+        (["--npz", "t", "--target", "y"], "--target goes with --format csv or parquet"),
+        (["--text", "t", "--classes", "2"], "--classes goes with --format idx or npz"),
+        (["--csv", "t", "--sequence", "2"], "--sequence goes with --format text"),
+        (["--npz", "t", "--like", "s"], "--like goes with --format folder or csv or parquet"),
+        (["--npz", "t", "--seed", "0"], "--seed and --stratify go with --split"),
+        (["--npz", "t", "--split", "a,b"], "a,b is no list like 0.8,0.1,0.1"),
+        (["--folder", "t", "--resize", "0x3"], "0x3 is no size like 28x28"),
+        (["--csv", "t", "--parquet", "u"], "name one source"),
+    ],
+)
+def test_options_that_do_not_belong_are_refused(
+    world: World, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    """Wrong usage is never ignored; nothing is made."""
+    result = call("seal", "--key", world.key, "-o", tmp_path / "o", *options)
+    assert result.code == 2
+    assert sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []

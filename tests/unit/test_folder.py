@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from plinius.data.records import ArraySpec
+from plinius.data.records import ABSENT, ArraySpec
 from plinius.errors import StorageError
-from plinius.sources.folder import folder_source
+from plinius.sources.folder import ImageOptions, folder_source
 from unit.refusals import refusal
 
 U8 = np.dtype("u1")
@@ -108,3 +108,87 @@ def test_folder_refuses_decompression_bombs(tmp_path: Path) -> None:
 
 
 # What every source is held to
+
+
+def images(path: Path, **files: tuple[str, tuple[int, int]]) -> Path:
+    for name, (mode, size) in files.items():
+        file = path / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, size, 7).save(file.with_suffix(".png"))
+    return path
+
+
+def test_images_of_any_size_and_mode_are_brought_to_one(tmp_path: Path) -> None:
+    """By size and mode; what is black or white stays so, and pixels are those that PIL gives."""
+    path = images(
+        tmp_path / "d",
+        a__0=("RGB", (9, 5)),
+        a__1=("L", (2, 2)),
+        a__2=("RGBA", (3, 3)),
+        a__3=("P", (4, 4)),
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(path / "a" / "4.png")
+    source = folder_source(path, ImageOptions(size=(6, 4), mode="RGB"))
+    records = list(source)
+    assert (source.count, source.sample.shape) == (5, (3, 4, 6))
+    assert (records[1][0] == 7).all()
+    wanted = np.asarray(Image.fromarray(pixels).resize((6, 4), Image.Resampling.BILINEAR))
+    assert np.array_equal(records[4][0], wanted.transpose(2, 0, 1))
+    assert folder_source(path, ImageOptions(size=(6, 4), mode="L")).sample.shape == (1, 4, 6)
+    assert source.about["ids"] == [f"a/{n}.png" for n in range(5)]
+
+
+def test_all_bad_files_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    """Before anything is sealed; what is left out is told with the reason."""
+    path = images(
+        tmp_path / "d",
+        a__0=("L", (4, 3)),
+        a__1=("L", (5, 3)),
+        b__0=("L", (4, 3)),
+        b__1=("LA", (4, 3)),
+    )
+    (path / "b" / "notes.txt").touch()
+    (path / "b" / "2.png").write_bytes((path / "b" / "0.png").read_bytes()[:-30])
+    said = refusal(lambda: folder_source(path))
+    assert said.startswith(f"4 files of {path} are refused: {path}/a/1.png has 5 x 3 pixels")
+    assert all(
+        name in said
+        for name in ("b/1.png has mode LA", "b/2.png cannot be", "notes.txt is neither")
+    )
+    skipped: list[str] = []
+    source = folder_source(path, ImageOptions(skipped=skipped.append))
+    assert source.about["ids"] == ["a/0.png", "b/0.png"]
+    assert [int(y) for _, y in source] == [0, 1]
+    assert len(skipped) == 4
+    for file in (path / "a").iterdir():
+        file.write_bytes(b"")
+    assert refusal(lambda: folder_source(path, ImageOptions(skipped=skipped.append))) == (
+        "All images of class a were skipped. Replace them."
+    )
+
+
+def test_images_without_classes_have_no_labels(tmp_path: Path) -> None:
+    """Only where that was asked for."""
+    path = images(tmp_path / "d", one=("L", (4, 3)), two=("L", (4, 3)))
+    source = folder_source(path, ImageOptions(unlabelled=True))
+    assert (source.label, source.classes, source.about["ids"]) == (
+        ABSENT,
+        0,
+        ["one.png", "two.png"],
+    )
+    assert len(list(source)) == 2
+    (path / "c").mkdir()
+    assert "is not a folder of images alone." in refusal(
+        lambda: folder_source(path, ImageOptions(unlabelled=True))
+    )
+
+
+def test_class_folders_like_those_of_a_sealed_dataset_keep_its_numbers(tmp_path: Path) -> None:
+    """A class without a folder does not shift the others; an unknown one is refused."""
+    path = images(tmp_path / "d", cat__0=("L", (4, 3)), eel__0=("L", (4, 3)))
+    like = ImageOptions(class_names=("cat", "dog", "eel"))
+    source = folder_source(path, like)
+    assert ([int(y) for _, y in source], source.class_names) == ([0, 2], ("cat", "dog", "eel"))
+    images(path, yak__0=("L", (4, 3)))
+    assert "yak is no class of the dataset" in refusal(lambda: folder_source(path, like))

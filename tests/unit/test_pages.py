@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from plinius.cli.main import main
 from plinius.training.metrics import IterationMetrics
+from plinius.training.scores import classification, regression
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")})
@@ -98,4 +100,6 @@ def test_the_page_of_threats_lists_every_metric_that_leaves() -> None:
     section = text.split("## Metrics that leave\n")[1].split("\n## ")[0].split(". They leave")[0]
     listed = set(re.findall(r"`(\w+)`", section)) - {"test"}
     fields = {field.name for field in dataclasses.fields(IterationMetrics)}
-    assert listed == fields | {"accuracy", "mean_average_precision", "samples"}
+    one = np.zeros(1, np.int64)
+    judged = {*classification(one, one, 2), *regression(np.ones((2, 1)), np.ones((2, 1)))}
+    assert listed == fields | judged | {"iteration", "auc", "mean_average_precision"}

@@ -6,6 +6,7 @@ import click
 
 from plinius.cli.console import answer
 from plinius.cli.shared_options import PATH, json_option
+from plinius.key_source import ask_passphrase
 from plinius.keys import OwnerKey
 from plinius.trust.signing import SigningKey
 
@@ -17,9 +18,17 @@ from plinius.trust.signing import SigningKey
     is_flag=True,
     help="A key that signs jobs instead; its public half is written beside it (.pub).",
 )
+@click.option(
+    "--passphrase",
+    "wrapped",
+    is_flag=True,
+    help="Seal it under a passphrase: asked for, or of the variable PLINIUS_PASSPHRASE.",
+)
 @json_option
-def keygen(output: Path, signing: bool, as_json: bool) -> None:
+def keygen(output: Path, signing: bool, wrapped: bool, as_json: bool) -> None:
     """Create an owner's key, in a file that only you can read."""
+    if signing and wrapped:
+        raise click.UsageError("--passphrase is for an owner's key, not for --signing")
     if signing:
         secret = SigningKey.generate()
         public = secret.save(output)
@@ -29,5 +38,5 @@ def keygen(output: Path, signing: bool, as_json: bool) -> None:
         )
         return
     key = OwnerKey.generate()
-    key.save(output)
+    key.save(output, ask_passphrase(str(output), again=True) if wrapped else None)
     answer({"key": str(output), "key_id": key.id.hex()}, as_json)

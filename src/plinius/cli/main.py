@@ -5,17 +5,20 @@ import click
 from plinius import __version__
 from plinius.cli.bench import bench
 from plinius.cli.console import Refusals
-from plinius.cli.data import inspect, seal
+from plinius.cli.data import inspect, open_file
 from plinius.cli.describe import describe
 from plinius.cli.doctor import doctor
 from plinius.cli.job import job
 from plinius.cli.keys import keygen
+from plinius.cli.predict import predict
 from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
+from plinius.cli.seal import seal
 from plinius.cli.train import train
 
 COMMANDS = (
-    keygen, seal, inspect, describe, job, train, test, digest, export, region, bench, doctor,
+    keygen, seal, inspect, open_file, describe, job, train, test, predict, digest, export, region,
+    bench, doctor,
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
-from plinius.trust.permit import require_job_of
+from plinius.trust.permit import Permit, require_job_of
 
 
 @click.command()
@@ -47,10 +47,11 @@ def test(
     owner_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure the mirrored network on a sealed dataset: accuracy, or mean average precision."""
+    """Measure the mirrored network on a sealed dataset: by class, by box, or by number."""
     from plinius.training.detection import mean_average_precision
-    from plinius.training.evaluation import accuracy, trained_network
+    from plinius.training.evaluation import TrainingData, trained_network
     from plinius.training.recalibration import lag, recalibrate
+    from plinius.training.scores import scores
 
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
@@ -59,6 +60,7 @@ def test(
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
     digits = permit.require_accuracy(snapshot, dataset.header) if permit else None
+    TrainingData.of_region(region, key).require_alike(dataset)
     if training_data:
         if permit:
             permit.refuse("recalibrating")
@@ -68,13 +70,27 @@ def test(
             )
     elif lagging := lag(read_cfg(cfg), network, snapshot):
         say(lagging)
-    measure = mean_average_precision if network.finds_boxes else accuracy
     with counting("testing") as progress:
-        value = measure(network, dataset, progress)
-    if digits is not None:
-        value = round(value, digits)
-    name = "mean_average_precision" if network.finds_boxes else "accuracy"
-    answer({name: value, "samples": dataset.header.count, "iteration": snapshot.iteration}, as_json)
+        if network.finds_boxes:
+            precision = mean_average_precision(network, dataset, progress)
+            found: dict[str, Json] = {
+                "task": "detection",
+                "samples": dataset.header.count,
+                "mean_average_precision": precision,
+            }
+        else:
+            found = scores(network, dataset, progress)
+    if permit and digits is not None:
+        found = _coarse(found, digits, permit)
+    answer({**found, "iteration": snapshot.iteration}, as_json)
+
+
+def _coarse(found: dict[str, Json], digits: int, permit: Permit) -> dict[str, Json]:
+    """What a job lets leave of the scores: one fraction, rounded."""
+    for name in ("accuracy", "mean_average_precision"):
+        if isinstance(value := found.get(name), float):
+            return {"task": found["task"], "samples": found["samples"], name: round(value, digits)}
+    permit.refuse("the errors of a regression")
 
 
 @click.command()

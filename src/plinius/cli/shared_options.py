@@ -16,7 +16,11 @@ STOPPED = 75
 """Exit code of a command that a signal stopped with everything mirrored (EX_TEMPFAIL)."""
 
 key_option = click.option(
-    "--key", "key_path", type=PATH, required=True, help="The owner's key file."
+    "--key",
+    "key_path",
+    type=PATH,
+    required=True,
+    help="The owner's key: a file, - (standard input), fd:N, or env:NAME.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 region_option = click.option(

@@ -6,13 +6,14 @@ can rely on its counts, dtypes, shapes and label ranges.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from plinius.errors import SourceError
+from plinius.jsonvalue import Json
 
 Array = npt.NDArray[Any]
 Record = tuple[Array, Array]
@@ -78,7 +79,8 @@ class Source:
     """A finite sequence of records; each iteration calls `records` and reads them from the start.
 
     `name` is used in messages. `classes` is the number of classes, 0 if unknown; if labels are
-    single integers, each must be below it. Raises SourceError when created with counts, dtypes or
+    single integers, each must be below it. `about` has the other members of the sealed meta block
+    (docs/formats/sealed-dataset.md). Raises SourceError when created with counts, dtypes or
     shapes that cannot be sealed, and while iterating if a record differs from what was declared.
     """
 
@@ -89,6 +91,7 @@ class Source:
     records: Callable[[], Iterator[Record]]
     classes: int = 0
     class_names: tuple[str, ...] = ()
+    about: dict[str, Json] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_COUNT:

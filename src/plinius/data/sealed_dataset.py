@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ def seal_dataset(
     be written, and KeyFileError if `key` is no owner's key.
     """
     require_key(key)
-    meta = json.dumps({"class_names": source.class_names}).encode()
+    meta = json.dumps({**source.about, "class_names": source.class_names}).encode()
     header = DatasetHeader(
         id=sealing.fresh(ID_BYTES),
         salt=sealing.fresh(sealing.SALT_BYTES),
@@ -72,7 +73,8 @@ def seal_dataset(
         meta_bytes=len(meta) + sealing.TAG_BYTES,
     )
     if header.meta_bytes > MAX_META_BYTES:
-        raise SourceError(f"The class names of {source.name} are too long", "Shorten them")
+        what = f"The class names, columns and record ids of {source.name} are too long"
+        raise SourceError(what, f"Shorten them to {MAX_META_BYTES} bytes, or leave out the ids")
     header_sealer = key.sealer(_HEADER_PURPOSE, header.salt)
     raw = header.pack()
     raw += header_sealer.seal(_HEADER_MESSAGE, b"", raw)
@@ -130,8 +132,9 @@ class SealedDataset:
     ) -> None:
         """Authenticate the header and open the class names. `name` is used in messages.
 
-        Raises FormatError (not a sealed dataset, incomplete, or of another version), KeyFileError
-        (sealed with another key, or `key` is no owner's key) and SealError (altered).
+        `about` is the opened meta block. Raises FormatError (not a sealed dataset, incomplete, or
+        of another version), KeyFileError (sealed with another key, or `key` is no owner's key) and
+        SealError (altered).
         """
         require_key(key)
         raw = bytes(read(0, min(size, HEADER_BYTES)))
@@ -142,7 +145,8 @@ class SealedDataset:
         _open_message(sealer, _HEADER_MESSAGE, tag, clear, f"The header of {name}")
         sealed_meta = bytes(read(HEADER_BYTES, header.meta_bytes))
         meta = _open_message(sealer, _META_MESSAGE, sealed_meta, raw, f"The class list of {name}")
-        self.class_names = _class_names(meta, name)
+        self.about = _about(meta, name)
+        self.class_names: tuple[str, ...] = tuple(self.about["class_names"])
         self.name = name
         self._read = read
         self._sealer = key.sealer(_RECORDS_PURPOSE, header.salt)
@@ -225,12 +229,13 @@ def _open_message(
         raise sealing.does_not_open(what) from None
 
 
-def _class_names(meta: bytes, name: str) -> tuple[str, ...]:
-    """The class names in the opened meta block. Raises FormatError if it has another structure."""
+def _about(meta: bytes, name: str) -> dict[str, Any]:
+    """The opened meta block. Raises FormatError if it has another structure."""
     try:
-        names = from_json(meta)["class_names"]
+        about = from_json(meta)
+        names = about["class_names"]
         if isinstance(names, list) and all(isinstance(item, str) for item in names):
-            return tuple(names)
+            return about
     except (ValueError, KeyError):
         pass
     raise FormatError(f"The class list of {name} is not valid", "Seal the data again")

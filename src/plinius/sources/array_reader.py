@@ -74,8 +74,8 @@ def paired_source(
     """The source of records (sample i, label i), with samples reshaped to `sample.shape`.
 
     A reader that is None gives ABSENT arrays. `classes` is 0 if unknown; labels of one dimension
-    have as many classes as elements. Raises SourceError if the counts differ, ValueError if both
-    readers are None.
+    have as many classes as elements. Raises SourceError if the counts differ or they
+    look swapped, ValueError if both readers are None.
     """
     one = samples or labels
     if one is None:
@@ -85,6 +85,12 @@ def paired_source(
             f"{samples.name} holds {samples.count} samples, "
             f"but {labels.name} {labels.count} labels",
             "Give files that belong together",
+        )
+    if samples and labels and not samples.spec.shape and len(labels.spec.shape) > 1:
+        raise SourceError(
+            f"{samples.name} holds single numbers, and {labels.name} arrays of "
+            f"{len(labels.spec.shape)} dimensions: samples and labels look swapped",
+            "Exchange them",
         )
     label = labels.spec if labels else ABSENT
     if labels and len(label.shape) == 1:

@@ -1,52 +1,118 @@
-"""Records from a folder of class folders of images."""
+"""Records from a folder of images: in class folders, or without labels."""
 
 import math
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from plinius.data.records import MAX_RECORD_BYTES, Array, ArraySpec, Record, Source
+from plinius.data.records import ABSENT, MAX_RECORD_BYTES, Array, ArraySpec, Record, Source
 from plinius.errors import SourceError
 from plinius.files import cannot_read, open_to_read, require_name
+from plinius.sources.record_ids import ids_that_fit
+from plinius.sources.refusals import each
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHANNELS = {"L": 1, "RGB": 3}
+_CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _LABEL = ArraySpec(np.dtype("<u2"), ())
 _MAX_CLASSES = 2**16
+_MAX_PIXELS = 2**27  # of an image that is made smaller; decoding takes up to 4 bytes for each
+
+Shape = tuple[int, int, int]
 
 
-def folder_source(path: Path) -> Source:
-    """Records of a folder of class folders of PNG or JPEG images, all of one size and mode.
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images become samples.
+
+    With `size` (width, height) they are resized (bilinear), with `mode` converted; an alpha channel
+    is dropped. Without them, all images must have the size and mode of the first. `unlabelled` is
+    for a folder that holds images and no class folders. `class_names` are the classes in order, of
+    which some may have no folder; without them, the sorted names of the folders. With `skipped`, a
+    file that is refused is left out and the function called with the reason.
+    """
+
+    size: tuple[int, int] | None = None
+    mode: Literal["L", "RGB"] | None = None
+    unlabelled: bool = False
+    class_names: Sequence[str] = ()
+    skipped: Callable[[str], None] | None = None
+
+
+def folder_source(path: Path, options: ImageOptions | None = None) -> Source:
+    """Records of a folder of PNG or JPEG images, in class folders unless unlabelled.
 
     Samples are uint8, (1, h, w) if greyscale or (3, h, w) if RGB. Labels are uint16: the index of
-    the class folder among the sorted folder names. Names that start with a dot are skipped;
-    orientation tags of cameras are not applied. Raises SourceError, which names the file that does
-    not fit, and StorageError.
+    the class folder among the class names. Names that start with a dot are skipped; orientation
+    tags of cameras are not applied. Every image is decoded once before this returns. Raises
+    SourceError, which names all files that do not fit, and StorageError.
     """
+    options = options or ImageOptions()
+    classes, files = _unlabelled(path) if options.unlabelled else _labelled(path, options)
+    shape: list[Shape] = []
+
+    def checked(entry: tuple[Path, int]) -> tuple[Path, int]:
+        if not shape:
+            shape.append(_shape_of(entry[0], options))
+        _pixels(entry[0], shape[0], options)
+        return entry
+
+    good = each(files, checked, f"files of {path}", options.skipped)
+    if not good:
+        raise SourceError(f"{path} holds no image that can be sealed", "Give other images")
+    present = {number for _, number in good}
+    for _, number in files:
+        if number not in present:
+            raise SourceError(f"All images of class {classes[number]} were skipped", "Replace them")
+
+    def records() -> Iterator[Record]:
+        for file, number in good:
+            label = np.zeros(0, np.uint8) if options.unlabelled else np.array(number, _LABEL.dtype)
+            yield _pixels(file, shape[0], options), label
+
+    ids = ids_that_fit([str(file.relative_to(path)) for file, _ in good])
+    sample, label = ArraySpec(np.dtype("u1"), shape[0]), ABSENT if options.unlabelled else _LABEL
+    return Source(str(path), len(good), sample, label, records, len(classes), classes, ids)
+
+
+def _labelled(path: Path, options: ImageOptions) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """The classes, and the files with the numbers of their classes."""
     names = _listing(path)
     if not 1 <= len(names) <= _MAX_CLASSES or not all((path / name).is_dir() for name in names):
         raise SourceError(
             f"{path} is not a folder of class folders",
             "Put the images of each class into a folder named after it, and nothing else",
         )
-    counts = [len(_images(path / name)) for name in names]
-    for name, count in zip(names, counts, strict=True):
-        if count == 0:
+    classes = tuple(options.class_names) or tuple(names)
+    if new := [name for name in names if name not in classes]:
+        raise SourceError(
+            f"{path / new[0]} is no class of the dataset that it shall be like",
+            f"Its classes are {', '.join(classes[:20])}",
+        )
+    files = []
+    for name in names:
+        found = _listing(path / name)
+        if not found:
             raise SourceError(f"{path / name} holds no images", "Fill or remove it")
-    shape = _first_shape(_images(path / names[0])[0])
+        files += [(path / name / file, classes.index(name)) for file in found]
+    return classes, files
 
-    def records() -> Iterator[Record]:
-        for number, name in enumerate(names):
-            label = np.array(number, _LABEL.dtype)
-            for file in _images(path / name):
-                yield _pixels(file, shape), label
 
-    sample = ArraySpec(np.dtype("u1"), shape)
-    return Source(str(path), sum(counts), sample, _LABEL, records, len(names), tuple(names))
+def _unlabelled(path: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    names = _listing(path)
+    if not names or any((path / name).is_dir() for name in names):
+        raise SourceError(
+            f"{path} is not a folder of images alone",
+            "Put the images into it without folders, or leave out --unlabelled",
+        )
+    return (), [(path / name, 0) for name in names]
 
 
 def _listing(folder: Path) -> list[str]:
@@ -57,18 +123,10 @@ def _listing(folder: Path) -> list[str]:
         raise cannot_read(folder, error) from None
 
 
-def _images(folder: Path) -> list[Path]:
-    files = [folder / name for name in _listing(folder)]
-    for file in files:
-        if not file.name.lower().endswith(_SUFFIXES):
-            raise SourceError(f"{file} is neither PNG nor JPEG", "Convert it or move it away")
-    return files
-
-
-def _first_shape(file: Path) -> tuple[int, int, int]:
-    """The shape (channels, height, width) of the first image. Raises SourceError if too large."""
+def _shape_of(file: Path, options: ImageOptions) -> Shape:
+    """The shape (channels, height, width) of all samples, by the first image."""
     with _open(file) as image:
-        shape = _shape(file, image)
+        shape = _shape(file, image, options)
     if math.prod(shape) > MAX_RECORD_BYTES:
         raise SourceError(
             f"{file} has {_words(shape)}, more than a record can hold", "Make it smaller"
@@ -76,16 +134,20 @@ def _first_shape(file: Path) -> tuple[int, int, int]:
     return shape
 
 
-def _pixels(file: Path, wanted: tuple[int, int, int]) -> Array:
+def _pixels(file: Path, wanted: Shape, options: ImageOptions) -> Array:
     """The pixels of an image (channels, height, width); its size is checked before decoding."""
     with _open(file) as image:
-        shape = _shape(file, image)
+        shape = _shape(file, image, options)
         if shape != wanted:
             raise SourceError(
                 f"{file} has {_words(shape)}, but the first image {_words(wanted)}",
                 "Bring all images to one size and mode",
             )
         try:
+            if options.mode:
+                image = image.convert(options.mode)
+            if options.size:
+                image = image.resize(options.size, Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
         except Exception as error:  # decoders raise nearly anything on a damaged file
             raise _damaged(file, error) from None
@@ -95,7 +157,10 @@ def _pixels(file: Path, wanted: tuple[int, int, int]) -> Array:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
-    with open_to_read(path) as file:
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise SourceError(f"{path} is neither PNG nor JPEG", "Convert it or move it away")
+    with open_to_read(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's about the size: we refuse by our own bounds
         try:
             image = Image.open(file, formats=("PNG", "JPEG"))
         except Exception as error:
@@ -104,13 +169,18 @@ def _open(path: Path) -> Iterator[Image.Image]:
             yield image
 
 
-def _shape(file: Path, image: Image.Image) -> tuple[int, int, int]:
-    if image.mode not in _CHANNELS:
+def _shape(file: Path, image: Image.Image, options: ImageOptions) -> Shape:
+    """The shape that the sample of an image will have."""
+    if image.mode not in (_CONVERTED if options.mode else _CHANNELS):
         raise SourceError(f"{file} has mode {image.mode}", "Convert it to greyscale or RGB")
-    return _CHANNELS[image.mode], image.height, image.width
+    if image.width * image.height > _MAX_PIXELS:
+        what = f"{file} has {image.width} x {image.height} pixels"
+        raise SourceError(what, f"Make it smaller than {_MAX_PIXELS} pixels")
+    width, height = options.size or (image.width, image.height)
+    return _CHANNELS[options.mode or image.mode], height, width
 
 
-def _words(shape: tuple[int, int, int]) -> str:
+def _words(shape: Shape) -> str:
     return f"{shape[2]} x {shape[1]} pixels in {'greyscale' if shape[0] == 1 else 'RGB'}"
 
 

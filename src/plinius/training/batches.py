@@ -6,33 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plinius.data.records import Array
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SourceError
 
 
-class Batches:
-    """Opens records for a network that takes `input_shape` and compares with `truths` values.
+class Samples:
+    """The samples of a dataset as float32 for a network that takes `input_shape`.
 
-    With `steps` above 1 a record is a sequence of so many rows, each with its truth.
-    Samples of unsigned integers are scaled to 0..1 (uint8 by float32(1/255), as the original
-    does); floats are used as they are. A label that is a class index becomes one-hot. Raises
-    SourceError if the dataset does not fit the network.
+    Unsigned integers are scaled to 0..1 (uint8 by float32(1/255), as the original does); floats
+    are used as they are. Raises SourceError if they do not fit the network.
     """
 
-    def __init__(
-        self,
-        dataset: SealedDataset,
-        input_shape: tuple[int, ...],
-        truths: int,
-        steps: int = 1,
-    ) -> None:
-        if steps > 1:
-            input_shape, truths = (steps, *input_shape), steps * truths
-        header = dataset.header
-        self._dataset = dataset
-        self._input_shape = input_shape
-        self._truths, self._steps = truths, steps
-        sample, label = header.sample, header.label
+    def __init__(self, dataset: SealedDataset, input_shape: tuple[int, ...]) -> None:
+        sample = dataset.header.sample
+        self._dataset, self._input_shape = dataset, input_shape
         if math.prod(sample.shape) != math.prod(input_shape) or (
             len(sample.shape) == len(input_shape) > 1 and sample.shape != input_shape
         ):
@@ -46,6 +34,41 @@ class Batches:
                 f"The samples of {dataset.name} are {sample.dtype}",
                 "Seal unsigned integers or floats",
             )
+        self._scale = None
+        if sample.dtype.kind == "u":
+            self._scale = float(np.float32(1 / np.iinfo(sample.dtype).max))
+
+    def open(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The samples of records, (n, *input_shape). Raises SealError."""
+        return self.tensor(self._dataset.open_batch(indices)[0])
+
+    def tensor(self, samples: Array) -> torch.Tensor:
+        """Opened samples as (n, *input_shape)."""
+        x = torch.from_numpy(samples.astype(np.float32, copy=False))
+        if self._scale is not None:
+            x.mul_(self._scale)
+        return x.reshape(len(samples), *self._input_shape)
+
+
+class Batches:
+    """Opens records for a network that takes `input_shape` and compares with `truths` values.
+
+    With `steps` above 1 a record is a sequence of so many rows, each with its truth. A label that
+    is a class index becomes one-hot. Raises SourceError if the dataset does not fit the network.
+    """
+
+    def __init__(
+        self,
+        dataset: SealedDataset,
+        input_shape: tuple[int, ...],
+        truths: int,
+        steps: int = 1,
+    ) -> None:
+        if steps > 1:
+            input_shape, truths = (steps, *input_shape), steps * truths
+        self._samples = Samples(dataset, input_shape)
+        self._dataset, self._truths, self._steps = dataset, truths, steps
+        header, label = dataset.header, dataset.header.label
         self._class_index = label.is_index
         classes = header.classes if label.is_index else math.prod(label.shape)
         if classes > truths or (not label.is_index and classes != truths):
@@ -54,9 +77,6 @@ class Batches:
                 f"but the network's output has {truths}",
                 "Give the network's last layer as many outputs as there are classes",
             )
-        self._scale = None
-        if sample.dtype.kind == "u":
-            self._scale = float(np.float32(1 / np.iinfo(sample.dtype).max))
 
     def open(self, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The records as (n, *input_shape) float32 and (n, truths) float32.
@@ -67,9 +87,6 @@ class Batches:
         that is not a class of the network.
         """
         samples, labels = self._dataset.open_batch(indices)
-        x = torch.from_numpy(samples.astype(np.float32, copy=False))
-        if self._scale is not None:
-            x.mul_(self._scale)
         truth = torch.from_numpy(labels.astype(np.int64 if self._class_index else np.float32))
         if self._class_index:
             if truth.numel() and not 0 <= int(truth.min()) <= int(truth.max()) < self._truths:
@@ -78,7 +95,7 @@ class Batches:
                     f"Labels must be from 0 to {self._truths - 1}",
                 )
             truth = torch.nn.functional.one_hot(truth, self._truths).float()
-        x = x.reshape(len(indices), *self._input_shape)
+        x = self._samples.tensor(samples)
         if self._steps > 1:
             return x, truth.reshape(len(indices), self._steps, -1)
         return x, truth.reshape(len(indices), -1)

@@ -1,19 +1,29 @@
-"""The network of a mirrored run, and its accuracy on a sealed dataset."""
+"""The network of a mirrored run, what it was trained on, and its outputs for a sealed dataset."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from plinius.darknet.cfg import read_cfg
+from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.network import Network
+from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
+from plinius.errors import CfgError, DivergedError, MismatchError
+from plinius.keys import OwnerKey
 from plinius.mirror.run_identity import require_same_run
+from plinius.pm.region import Region
 from plinius.snapshot import Snapshot
+from plinius.sources.columns import Column, columns_of
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
-from plinius.training.batches import Batches, by_time
+from plinius.training.batches import Batches, Samples, by_time
 
 _BATCH = 256
 
@@ -32,24 +42,116 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
     return network
 
 
-def accuracy(network: Network, dataset: SealedDataset, progress: Progress | None = None) -> float:
-    """The fraction (0 to 1) of rows whose largest output is at the label (top-1 accuracy).
+@dataclass(frozen=True)
+class TrainingData:
+    """What the dataset in a region says of classes and columns; nothing if there is none."""
 
-    Records are opened as many at a time as fit into memory; in a recurrent network each is a
-    sequence that begins at state 0. `progress` counts records. Raises SourceError if the dataset
-    does not fit, SealError, and CfgError for a network that does not end in classes.
+    class_names: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    labels_are_classes: bool = False
+
+    @classmethod
+    def of_region(cls, path: Path, key: OwnerKey) -> "TrainingData":
+        """Of the dataset in a region. Raises what Region.open and SealedDataset raise."""
+        with Region.open(path, writable=False) as region:
+            if region.extent(EXTENT) is None:
+                return cls()
+            found = open_dataset(region, key)
+            columns = columns_of(found.about, found.name)
+            return cls(found.class_names, tuple(columns), found.header.label.is_index)
+
+    def require_alike(self, dataset: SealedDataset) -> None:
+        """Raise MismatchError if a dataset has other classes or columns, in name or in order.
+
+        A list that one of the two does not have is not compared.
+        """
+        for what, ours, theirs in (
+            ("classes", self.class_names, dataset.class_names),
+            ("columns", self._names(self.columns), self._names(columns_of(dataset.about, ""))),
+        ):
+            if ours and theirs and ours != theirs:
+                raise MismatchError(
+                    f"{dataset.name} has the {what} {_listed(theirs)}, but the network was trained "
+                    f"on {_listed(ours)}",
+                    "Seal it with --like and the dataset of the training",
+                )
+        scaled = columns_of(dataset.about, dataset.name)
+        if self.columns and scaled and tuple(scaled) != self.columns:
+            raise MismatchError(
+                f"{dataset.name} has columns of another scale or other categories than those that "
+                "the network was trained on",
+                "Seal it with --like and the dataset of the training",
+            )
+
+    @staticmethod
+    def _names(columns: tuple[Column, ...] | list[Column]) -> tuple[str, ...]:
+        return tuple(column.name for column in columns)
+
+
+def ends_in_probabilities(network: Network) -> bool:
+    """Whether its outputs are those of a softmax layer, perhaps with a cost after it."""
+    return any(isinstance(layer, Softmax) for layer in network.sequence[-2:])
+
+
+def outputs(
+    network: Network, dataset: SealedDataset, progress: Progress | None = None
+) -> Iterator[Tensor]:
+    """The outputs (n, truths) for batch after batch of a dataset, with labels or without.
+
+    As many records are opened at a time as fit into memory. `progress` counts records. Raises
+    SourceError if the dataset does not fit, SealError, DivergedError for outputs that are not
+    finite, and CfgError for a network that finds boxes or works on sequences.
+    """
+    network.require_classes()
+    if network.time_steps > 1:
+        raise CfgError(
+            f"{network.name} has time_steps, and predictions are for single records",
+            "Give time_steps=1 to predict row by row",
+        )
+    samples = Samples(dataset, network.input_shape)
+    for indices in _batches(network, dataset, progress):
+        with torch.inference_mode():
+            yield _finite(network(samples.open(indices)), network)
+
+
+def outputs_and_truths(
+    network: Network, dataset: SealedDataset, progress: Progress | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The outputs and the truths, both (n, truths), for batch after batch.
+
+    In a recurrent network a record is a sequence, which begins at state 0, and n counts its steps.
+    Raises as `outputs`, but takes sequences.
     """
     network.require_classes()
     steps = network.time_steps
     batches = Batches(dataset, network.input_shape, network.truths, steps)
-    count, correct = dataset.header.count, 0
+    for indices in _batches(network, dataset, progress):
+        x, truth = batches.open(indices)
+        network.reset_states()
+        with torch.inference_mode():
+            yield _finite(network(by_time(x, steps)), network), by_time(truth, steps)
+
+
+def _finite(y: Tensor, network: Network) -> Tensor:
+    if not bool(y.isfinite().all()):
+        raise DivergedError(
+            f"{network.name} gives outputs that are not finite numbers",
+            "Check the data, or train again with a lower learning_rate",
+        )
+    return y
+
+
+def _batches(
+    network: Network, dataset: SealedDataset, progress: Progress | None
+) -> Iterator[npt.NDArray[np.int64]]:
+    count, steps = dataset.header.count, network.time_steps
     at_once = network.rows_that_fit(_BATCH * steps) // steps
-    with torch.inference_mode():
-        for start in range(0, count, at_once):
-            x, truth = batches.open(np.arange(start, min(start + at_once, count)))
-            network.reset_states()
-            found = network(by_time(x, steps)).argmax(1)
-            correct += int((found == by_time(truth, steps).argmax(1)).sum())
-            if progress:
-                progress(min(start + at_once, count), count)
-    return correct / (count * steps)
+    for start in range(0, count, at_once):
+        end = min(start + at_once, count)
+        yield np.arange(start, end)
+        if progress:
+            progress(end, count)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

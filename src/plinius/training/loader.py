@@ -6,13 +6,16 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from plinius.errors import MismatchError
 from plinius.training.sampler import Sampler
+from plinius.training.torch_dataset import SealedDataset
 
 
 class ResumableLoader:
-    """Shuffled batches of exactly `batch` records of a dataset in clear.
+    """Shuffled batches of exactly `batch` records of a dataset, sealed or in clear.
 
-    Give it to Mirror as a part of the state: the state is the number of batches given so far.
+    Give it to Mirror as a part of the state: the state is the number of batches given so far, and
+    the id of a `plinius.SealedDataset`, so that no other dataset goes on in its place.
     Every record is drawn once before any is drawn again, so a batch can cross into the next
     shuffle. An epoch is as many batches as fit into the dataset, at least one. `options` are those
     of torch.utils.data.DataLoader (num_workers, collate_fn ...). The order depends on `seed`
@@ -43,9 +46,21 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches given so far."""
-        return {"iteration": self.iteration}
+        """The number of batches given so far, and the id of a sealed dataset."""
+        state: dict[str, Any] = {"iteration": self.iteration}
+        if isinstance(self._dataset, SealedDataset):
+            state["dataset"] = self._dataset.id
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after that many batches, from the next `iter()` on."""
+        """Continue after that many batches, from the next `iter()` on.
+
+        Raises MismatchError if they were batches of another sealed dataset.
+        """
+        wanted = state_dict.get("dataset")
+        if isinstance(self._dataset, SealedDataset) and wanted not in (None, self._dataset.id):
+            raise MismatchError(
+                f"The loader was at batches of dataset {wanted}, and this is {self._dataset.id}",
+                "Give the dataset that the run began with, or start another run",
+            )
         self.iteration = state_dict["iteration"]

@@ -136,6 +136,10 @@ class Permit:
         """The digest of the state may leave."""
         self._require_output("digest", snapshot)
 
+    def require_predictions(self, snapshot: Snapshot) -> None:
+        """Predictions may leave, sealed for the owner or in clear."""
+        self._require_output("predictions", snapshot)
+
     def require_export(self, snapshot: Snapshot, part: str) -> None:
         """The parameters of one part of the state may leave in clear."""
         self.require_run(snapshot)

@@ -1,0 +1,124 @@
+"""What a mirrored network says of a sealed dataset: sealed for its owner, or in clear."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
+from plinius.jsonvalue import Json
+from plinius.keys import OwnerKey
+from plinius.slots import newest_snapshot
+from plinius.snapshot import Snapshot
+from plinius.sources.clear_files import SUFFIXES, write_clear
+from plinius.sources.record_ids import record_ids
+from plinius.training.evaluation import (
+    TrainingData,
+    ends_in_probabilities,
+    outputs,
+    trained_network,
+)
+
+_FLOAT, _CLASS = np.dtype("<f4"), ArraySpec(np.dtype("<u4"), ())
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for the records of a dataset, in order.
+
+    `outputs` is float32 (records, outputs): probabilities of the classes if `probabilities`, else
+    what the last layer gives. `classes` is the class of the largest output of each record, int64
+    (records,), or None for a regression. `class_names` is empty if unknown; `ids` are the owner's
+    names of the records, or their numbers.
+    """
+
+    outputs: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int64] | None
+    class_names: tuple[str, ...]
+    ids: list[str]
+    probabilities: bool
+    iteration: int
+
+    def save(self, path: str | Path, key: OwnerKey | None = None) -> None:
+        """Write the new file `path`: in clear if it ends in .csv or .npz, else sealed with `key`.
+
+        In clear is a declassification: whoever has the file reads the predictions. Raises
+        StorageError, KeyFileError if it is to be sealed and `key` is no owner's key.
+        """
+        path = Path(path)
+        if path.suffix in SUFFIXES:
+            write_clear(self._source(), path)
+        else:
+            seal_dataset(self._source(), key, path)  # type: ignore[arg-type]
+
+    def _source(self) -> Source:
+        count, width = self.outputs.shape
+        names = self.class_names or tuple(str(number) for number in range(width))
+        columns: list[Json]
+        if self.classes is None:
+            columns = [
+                {"name": "prediction" if width == 1 else f"prediction{n}"} for n in range(width)
+            ]
+        else:
+            what = "probability" if self.probabilities else "output"
+            columns = [{"name": f"{what} {name}"} for name in names]
+        about: dict[str, Json] = {"columns": columns, "ids": [*self.ids]}
+        if self.classes is not None:
+            about["target"] = {"name": "prediction", "task": "classification"}
+
+        def records() -> Iterator[Record]:
+            empty = np.zeros(0, np.uint8)
+            for index in range(count):
+                label = empty if self.classes is None else self.classes[index, ...].astype("<u4")
+                yield self.outputs[index], label
+
+        label = ABSENT if self.classes is None else _CLASS
+        classes = 0 if self.classes is None else width
+        sample = ArraySpec(_FLOAT, (width,))
+        return Source(
+            "the predictions", count, sample, label, records, classes, self.class_names, about
+        )
+
+
+def predict(
+    cfg: str | Path,
+    data: str | Path,
+    region: str | Path,
+    key: OwnerKey,
+    *,
+    require: Callable[[Snapshot], None] = lambda snapshot: None,
+    progress: Progress | None = None,
+) -> Predictions:
+    """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
+
+    The dataset may have labels, which are not used, or none. `require` is asked before a record is
+    opened; it raises what is not allowed. `progress` counts records. Raises
+    MismatchError if the region holds another run, or the dataset other classes or columns than the
+    one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
+    """
+    snapshot = newest_snapshot(Path(region), key)
+    require(snapshot)
+    network = trained_network(Path(cfg), snapshot)
+    known = TrainingData.of_region(Path(region), key)
+    dataset = SealedDataset.from_file(Path(data), key)
+    known.require_alike(dataset)
+    found = np.empty((dataset.header.count, network.truths), _FLOAT)
+    at = 0
+    for y in outputs(network, dataset, progress):
+        found[at : at + len(y)] = y.float().numpy()
+        at += len(y)
+    probabilities = ends_in_probabilities(network)
+    classes: Any = found.argmax(1) if probabilities or known.labels_are_classes else None
+    names = known.class_names or dataset.class_names
+    return Predictions(
+        found,
+        classes,
+        names if len(names) == network.truths else (),
+        record_ids(dataset.about, dataset.header.count, dataset.name),
+        probabilities,
+        snapshot.iteration,
+    )
