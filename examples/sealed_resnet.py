@@ -72,7 +72,11 @@ model.eval()
 test = plinius.SealedDataset.open(test_images, here.key)
 with torch.no_grad():
     x, y = test.batch(range(len(test)))
-    right = (model(x / 255).argmax(1) == y).float().mean()
+    chances = model(x / 255).softmax(1)
+    right = (chances.argmax(1) == y).float().mean()
+predictions = here.region.with_suffix(".predictions")
+predictions.unlink(missing_ok=True)
+plinius.Predictions.of(chances, test, iteration=iteration).save(predictions, here.key)  # sealed
 print(f"accuracy {right:.4f} of {len(test)} images that it was not trained on")
 print(f"digest {digest}")
 mirror.close()

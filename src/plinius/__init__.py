@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from plinius.mirror import Mirror
     from plinius.sources.seal import seal
     from plinius.training.loader import ResumableLoader
-    from plinius.training.prediction import predict
+    from plinius.training.prediction import Predictions, predict
     from plinius.training.torch_dataset import SealedDataset
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "Mirror",
     "seal",
     "predict",
+    "Predictions",
     "SealedDataset",
     "ResumableLoader",
     "load_key",
@@ -41,6 +42,7 @@ _WHEN_USED = {
     "ResumableLoader": "plinius.training.loader",
     "seal": "plinius.sources.seal",
     "predict": "plinius.training.prediction",
+    "Predictions": "plinius.training.prediction",
 }
 
 

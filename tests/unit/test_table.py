@@ -1,16 +1,17 @@
 """Tables as a source: columns, classes, what is refused, and tables like one sealed before."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
+from pyarrow import csv, parquet
 
 from plinius.data.records import ABSENT, Source
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
-from plinius.errors import SourceError
+from plinius.errors import NotInstalledError, PliniusError, SourceError
 from plinius.keys import OwnerKey
 from plinius.sources.columns import columns_of, labels_of, standardized
 from plinius.sources.table import TableOptions, read_table, table_source
@@ -191,3 +192,39 @@ def test_a_table_that_is_not_like_the_sealed_one_is_refused(tmp_path: Path) -> N
     plain = Source("p", 4, before.header.sample, before.header.label, source().records, 2)
     no_table = sealed(plain, tmp_path / "e")
     assert "is no table" in refusal(lambda: source(like=no_table, categorical=[]))
+
+
+def test_without_pyarrow_the_sentence_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of the package works without it."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(NotInstalledError, match=r"Run pip install 'plinius\[tables\]'"):
+        read_table(tmp_path / "t.csv", "csv")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_damaged_table_is_read_or_refused(tmp_path: Path, kind: Any) -> None:
+    """Flipped, cut and repeated bytes: records, or one sentence; never another error."""
+    data = table()
+    if kind == "csv":
+        with pa.OSFile(str(tmp_path / "whole"), "wb") as file:
+            csv.write_csv(data, file)
+    else:
+        parquet.write_table(data, tmp_path / "whole")
+    whole, random = (tmp_path / "whole").read_bytes(), np.random.default_rng(0)
+    ends = set()
+    for _ in range(200):
+        raw = bytearray(whole)
+        for at in random.integers(0, len(raw), random.integers(1, 4)):
+            raw[at] = random.integers(0, 256)
+        start, stop = sorted(random.integers(0, len(raw), 2))
+        change = random.integers(0, 4)
+        mutated = raw[:stop] if change == 1 else raw + raw[start:stop] if change == 2 else raw
+        (tmp_path / "t").write_bytes(mutated)
+        try:
+            ends.add(len(list(source(read_table(tmp_path / "t", kind)))) > 0)
+        except PliniusError:
+            ends.add(False)
+    assert False in ends

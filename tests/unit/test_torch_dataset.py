@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 import plinius
 from plinius.data.records import ABSENT, ArraySpec, Source
 from plinius.data.sealed_dataset import seal_dataset
-from plinius.errors import KeyFileError, MismatchError, SealError
+from plinius.errors import KeyFileError, MismatchError, SealError, SourceError
 from plinius.keys import OwnerKey
 
 COUNT = 10
@@ -98,6 +98,28 @@ def test_the_key_gets_into_no_pickle(tmp_path: Path, key: OwnerKey) -> None:
             pickle.dumps(thing)
         with pytest.raises(TypeError, match="only for a process that is being started"):
             torch.save(thing, io.BytesIO())
+
+
+def test_predictions_of_a_model_are_sealed_with_names(tmp_path: Path, key: OwnerKey) -> None:
+    """By class or by number, in order; outputs that do not belong to the dataset are refused."""
+    data = plinius.SealedDataset.open(sealed(tmp_path / "d", key), key)
+    chances = torch.rand(COUNT, 3, requires_grad=True).softmax(1)
+    plinius.Predictions.of(chances, data, iteration=5).save(tmp_path / "p.sealed", key)
+    found = plinius.SealedDataset.open(tmp_path / "p.sealed", key)
+    x, y = found.batch(range(COUNT))
+    assert torch.equal(x, chances.detach())
+    assert torch.equal(y, chances.argmax(1))
+    assert (found.class_names, found.ids) == (("a", "b", "c"), [str(n) for n in range(COUNT)])
+    plinius.Predictions.of(chances, data, "regression").save(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().startswith("id,prediction0,prediction1,prediction2")
+    for outputs, sentence in (
+        (chances[:-1], "are no predictions for 10 records"),
+        (chances[:, 0], "are no predictions for 10 records"),
+        (chances / 0, "are not finite"),
+        (chances[:, :2], "There are 2 outputs, but 3 class names"),
+    ):
+        with pytest.raises(SourceError, match=sentence):
+            plinius.Predictions.of(outputs, data)
 
 
 def test_a_resumable_loader_goes_on_in_sealed_data(tmp_path: Path, key: OwnerKey) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from plinius.data.records import ABSENT, MAX_RECORD_BYTES, Array, ArraySpec, Record, Source
 from plinius.errors import SourceError
@@ -163,6 +163,8 @@ def _open(path: Path) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")  # PIL's about the size: we refuse by our own bounds
         try:
             image = Image.open(file, formats=("PNG", "JPEG"))
+        except UnidentifiedImageError:  # its text names the open file, not the path
+            raise _damaged(path, "it is no PNG or JPEG") from None
         except Exception as error:
             raise _damaged(path, error) from None
         with image:
@@ -184,5 +186,5 @@ def _words(shape: Shape) -> str:
     return f"{shape[2]} x {shape[1]} pixels in {'greyscale' if shape[0] == 1 else 'RGB'}"
 
 
-def _damaged(file: Path, error: Exception) -> SourceError:
+def _damaged(file: Path, error: Exception | str) -> SourceError:
     return SourceError(f"{file} cannot be read as an image: {error}", "Replace or remove it")

@@ -55,10 +55,14 @@ def read_table(path: Path, kind: Literal["csv", "parquet"]) -> "pa.Table":
             if kind == "csv":
                 from pyarrow import csv
 
-                return csv.read_csv(file)
-            from pyarrow import parquet
+                table = csv.read_csv(file)
+            else:
+                from pyarrow import parquet
 
-            return parquet.read_table(file)
+                table = parquet.read_table(file)
+            table.validate(full=True)
+            assert isinstance(table.column_names, list)  # raises where a name is no UTF-8
+            return table
         except (arrow.ArrowException, ValueError, OSError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SourceError(
@@ -68,8 +72,13 @@ def read_table(path: Path, kind: Literal["csv", "parquet"]) -> "pa.Table":
 
 
 def arrow_table(data: Any) -> "pa.Table":
-    """A table of anything that gives an Arrow stream (`__arrow_c_stream__`)."""
-    return _pyarrow().table(data)
+    """A table of anything that gives an Arrow stream (`__arrow_c_stream__`). Raises SourceError."""
+    arrow = _pyarrow()
+    try:
+        return arrow.table(data)
+    except (arrow.ArrowException, TypeError, ValueError) as error:
+        what = f"The {type(data).__name__} cannot be read as a table: {error}"
+        raise SourceError(what, "Give a table, such as a pyarrow.Table or a data frame") from None
 
 
 def table_source(table: "pa.Table", options: TableOptions, name: str) -> Source:
@@ -223,7 +232,11 @@ def _numbers(values: "pa.ChunkedArray", column: str, name: str) -> Array:
 
 def _texts(values: "pa.ChunkedArray", column: str, name: str) -> list[str]:
     _require_filled(values, column, name)
-    return [str(value) for value in values.to_pylist()]
+    try:
+        return [str(value) for value in values.to_pylist()]
+    except (ValueError, OverflowError) as error:  # a date that Python does not have, say
+        what = f"Column {column} of {name} cannot be read: {error}"
+        raise SourceError(what, f"Correct it, or --drop {column}") from None
 
 
 def _require_filled(values: "pa.ChunkedArray", column: str, name: str) -> None:

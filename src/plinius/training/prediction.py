@@ -1,27 +1,31 @@
 """What a mirrored network says of a sealed dataset: sealed for its owner, or in clear."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
+from plinius.errors import SourceError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES, write_clear
 from plinius.sources.record_ids import record_ids
+from plinius.sources.table import Task
 from plinius.training.evaluation import (
     TrainingData,
     ends_in_probabilities,
     outputs,
     trained_network,
 )
+from plinius.training.torch_dataset import SealedDataset as TorchDataset
 
 _FLOAT, _CLASS = np.dtype("<f4"), ArraySpec(np.dtype("<u4"), ())
 
@@ -42,6 +46,40 @@ class Predictions:
     ids: list[str]
     probabilities: bool
     iteration: int
+
+    @classmethod
+    def of(
+        cls,
+        outputs: Tensor,
+        dataset: TorchDataset,
+        task: Task = "classification",
+        *,
+        class_names: Sequence[str] = (),
+        iteration: int = 0,
+    ) -> "Predictions":
+        """The predictions of a model of your own: `outputs` (records, outputs) for a dataset.
+
+        For a classification they are the probabilities of the classes. `class_names` are those of
+        the dataset if none are given. `iteration` says how far the model was trained. Raises
+        SourceError if they are not two-dimensional, one row for each record, and finite.
+        """
+        found = outputs.detach().cpu().float()
+        names = tuple(class_names) or dataset.class_names
+        if found.ndim != 2 or len(found) != len(dataset) or not bool(found.isfinite().all()):
+            raise SourceError(
+                f"Outputs of shape {tuple(found.shape)} are no predictions for {len(dataset)} "
+                "records, or are not finite",
+                "Give one row of finite numbers for each record, in order",
+            )
+        if task == "regression":
+            return cls(found.numpy(), None, (), dataset.ids, False, iteration)
+        if names and len(names) != found.shape[1]:
+            raise SourceError(
+                f"There are {found.shape[1]} outputs, but {len(names)} class names",
+                "Give the probability of each class",
+            )
+        classes = found.numpy().argmax(1)
+        return cls(found.numpy(), classes, names, dataset.ids, True, iteration)
 
     def save(self, path: str | Path, key: OwnerKey | None = None) -> None:
         """Write the new file `path`: in clear if it ends in .csv or .npz, else sealed with `key`.

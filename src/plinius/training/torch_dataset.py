@@ -27,7 +27,8 @@ class SealedDataset(Dataset[Item]):
 
     Worker processes of a DataLoader get it by fork, or through the pipe to a process that is being
     started (spawn, forkserver), with the key in clear in that pipe. Anything else that pickles it
-    raises TypeError, so that no key gets into a file.
+    raises TypeError, so that no key gets into a file. What is refused in a worker process arrives
+    as PyTorch's RuntimeError, with the sentence in it.
     """
 
     def __init__(self, path: Path, key: OwnerKey) -> None:
