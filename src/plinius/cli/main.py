@@ -3,6 +3,7 @@
 import click
 
 from plinius import __version__
+from plinius.cli.attest import attest
 from plinius.cli.bench import bench
 from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, seal
@@ -12,7 +13,7 @@ from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.train import train
 
-COMMANDS = (keygen, seal, inspect, train, test, digest, export, region, bench, doctor)
+COMMANDS = (keygen, seal, inspect, train, test, digest, export, region, attest, bench, doctor)
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})
