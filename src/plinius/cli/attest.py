@@ -38,7 +38,7 @@ simulated_option = click.option(
     help="Simulate the evidence with this development key: it proves nothing.",
 )
 job_digest_option = click.option(
-    "--job-digest", type=Digest(), help="SHA-256 of the job that keys are asked for."
+    "--job-digest", type=Digest(), help="SHA-256 of the job whose run this is."
 )
 
 

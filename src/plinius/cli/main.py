@@ -5,6 +5,7 @@ import click
 from plinius import __version__
 from plinius.cli.attest import attest
 from plinius.cli.bench import bench
+from plinius.cli.broker import broker, revoke
 from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, seal
 from plinius.cli.doctor import doctor
@@ -13,7 +14,21 @@ from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.train import train
 
-COMMANDS = (keygen, seal, inspect, train, test, digest, export, region, attest, bench, doctor)
+COMMANDS = (
+    keygen,
+    seal,
+    inspect,
+    train,
+    test,
+    digest,
+    export,
+    region,
+    attest,
+    broker,
+    revoke,
+    bench,
+    doctor,
+)
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})

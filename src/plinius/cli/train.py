@@ -5,11 +5,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from plinius.cli.broker import broker_options
 from plinius.cli.console import answer, counting, live_line, say
 from plinius.cli.shared_options import (
     PATH,
@@ -17,22 +19,25 @@ from plinius.cli.shared_options import (
     cfg_argument,
     data_option,
     json_option,
-    key_option,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
-from plinius.keys import load_key
+from plinius.keys import OwnerKey, load_key
 from plinius.training.metrics import IterationMetrics, Listener, metrics_file, tensorboard
 
 if TYPE_CHECKING:
     from plinius.training.trainer import Run
+    from plinius.trust.trainer import BrokerAnchor
 
 
 @click.command()
 @cfg_argument
 @data_option
 @region_option
-@key_option
+@click.option(
+    "--key", "key_path", type=PATH, help="The owner's key file, if no broker gives the keys."
+)
+@broker_options
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -82,13 +87,19 @@ def train(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path,
+    key_path: Path | None,
     wanted: int | None,
     mirror_every: int,
     metrics: Path | None,
     board: Path | None,
     accept_previous: bool,
     as_json: bool,
+    broker: str | None,
+    broker_pin: bytes | None,
+    broker_ca: Path | None,
+    job_digest: bytes | None,
+    simulated: Path | None,
+    accept_rollback: bool,
     **chosen: Any,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes the run."""
@@ -98,11 +109,19 @@ def train(
         os.environ.pop(name, None)
     from plinius.training.trainer import Run, Settings, last_iteration
 
-    key = load_key(key_path)
     until = last_iteration(read_cfg(cfg), wanted)
     settings = Settings(cfg, data, **chosen)
+    keys = _keys(key_path, broker, broker_pin, broker_ca, job_digest, simulated, accept_rollback)
     with counting("loading the sealed dataset") as progress:
-        run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
+        run = Run(
+            region,
+            keys.run,
+            settings,
+            progress=progress,
+            accept_previous=accept_previous,
+            data_key=keys.data,
+            anchor=keys.anchor,
+        )
     with run:
         _report_start(run)
         resumed_at = run.iteration
@@ -111,6 +130,52 @@ def train(
         _report_end(run, until, resumed_at, last, as_json)
     if run.iteration < until:
         sys.exit(STOPPED)
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What opens the run and its data, and what remembers the newest commit."""
+
+    run: OwnerKey
+    data: OwnerKey
+    anchor: "BrokerAnchor | None"
+
+
+def _keys(
+    path: Path | None,
+    broker: str | None,
+    pin: bytes | None,
+    certificates: Path | None,
+    job: bytes | None,
+    simulated: Path | None,
+    accept_rollback: bool,
+) -> _Keys:
+    """The keys from a file, or from a broker to which this process attests."""
+    if (path is None) == (broker is None):
+        raise click.UsageError("give either --key or --broker")
+    if broker is None:
+        if pin or certificates or job or simulated or accept_rollback:
+            raise click.UsageError(
+                "--broker-pin, --broker-ca, --job-digest, --simulated and --accept-rollback are "
+                "options for --broker"
+            )
+        assert path is not None
+        key = load_key(path)
+        return _Keys(key, key, None)
+    if job is None:
+        raise click.UsageError("--broker needs --job-digest")
+    if pin and certificates:
+        raise click.UsageError("give either --broker-pin or --broker-ca")
+    from plinius.trust.client import Address
+    from plinius.trust.trainer import ask_for_keys
+
+    granted = ask_for_keys(
+        Address(broker, certificates, pin), job, simulated, accept_rollback=accept_rollback
+    )
+    if granted.evidence_kind == "simulated":
+        say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
+    say(f"The broker gave the keys of job {job.hex()} for {granted.evidence_kind} evidence.")
+    return _Keys(granted.run_key, granted.dataset_keys, granted.anchor)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
+from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches
 from plinius.training.metrics import IterationMetrics, Listener
@@ -69,6 +70,8 @@ class Run:
     SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
     RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
     the one before is used. `progress` counts the bytes of the dataset as they are copied.
+    `data_key` opens the dataset if `key`, which seals the run, is another one. `anchor` remembers
+    the newest commit outside the region; then AnchorError is raised for another one.
     """
 
     def __init__(
@@ -79,17 +82,19 @@ class Run:
         *,
         progress: Progress | None = None,
         accept_previous: bool = False,
+        data_key: OwnerKey | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
         self.network.require_cost()
         weights_sha256 = self._load_weights(settings.weights)
         if not region.exists():
-            self._check_before_create(region, key, settings)
+            self._check_before_create(region, data_key or key, settings)
         with ExitStack() as opened:
             self.region = opened.enter_context(Region.open_or_create(region))
             dataset = load_dataset(
-                self.region, settings.data, key, progress, wanted=settings.dataset_id
+                self.region, settings.data, data_key or key, progress, wanted=settings.dataset_id
             )
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
@@ -100,6 +105,7 @@ class Run:
                     threads=settings.threads,
                     identity=_identity(self.cfg, settings, self.dataset_id, weights_sha256),
                     run_id=settings.run_id,
+                    anchor=anchor,
                 )
             )
             self._resume_or_start(settings.threads, accept_previous)

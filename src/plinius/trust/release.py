@@ -144,9 +144,14 @@ class DatasetKeys(OwnerKey):
             ) from None
 
 
+def run_secret(owner: OwnerKey, job: bytes) -> bytes:
+    """The secret (32 bytes) of the run of a job, whose digest `job` is (32 bytes)."""
+    return owner.object_key("run", job)
+
+
 def run_key(owner: OwnerKey, job: bytes) -> OwnerKey:
-    """The key of the run of a job, whose digest `job` is (32 bytes)."""
-    return OwnerKey(owner.object_key("run", job))
+    """The key of the run of a job, as the owner derives it."""
+    return OwnerKey(run_secret(owner, job))
 
 
 def lease_key(owner: OwnerKey, lease: bytes) -> bytes:
