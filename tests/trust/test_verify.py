@@ -1,6 +1,7 @@
 """The verifier: what each kind must show, what a policy says of it, and 10^3 mutations refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_snp_evidence_is_accepted_by_a_rule_that_it_meets(tmp_path: Path) -> Non
     ],
 )
 def test_snp_evidence_that_does_not_meet_a_rule_is_refused(
-    tmp_path: Path, change: dict[str, object], more: str, said: str
+    tmp_path: Path, change: dict[str, Any], more: str, said: str
 ) -> None:
     """With the claim and the condition."""
     evidence = MACHINE.evidence(**change)
@@ -136,8 +137,8 @@ def test_a_real_snp_report_holds() -> None:
         x509.load_pem_x509_certificate(vector(f"snp/{name}.pem")).public_bytes(Encoding.DER)
         for name in ("ask", "ark")
     )
-    parts = [vector("snp/report.bin"), vector("snp/vcek.der"), ask, ark]
-    values = verify_snp(*parts, SGX_TIME).values
+    report, vcek = vector("snp/report.bin"), vector("snp/vcek.der")
+    values = verify_snp(report, vcek, ask, ark, SGX_TIME).values
     assert (values["snp"], values["microcode"], values["debug"]) == (8, 115, False)
     assert values["ark"] == "9f056bee44377e29308cb5ffa895bdfb62d18881fa6bed8d6f075b0204089cb9"
 

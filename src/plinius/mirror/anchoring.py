@@ -6,6 +6,7 @@ Invariants (proofs: tests/trust/test_anchoring.py):
    acknowledged, it is advanced to N, beside training.
 2. No commit is made that would be more than `every` beyond the acknowledged point.
 3. The sealed manifest of a commit names the point that was acknowledged when it was made.
+4. The anchor is advanced only to commits that were made here, or restored here after a check.
 
 So what a mirror can have is: the commit that the anchor knows, or one that is at most `every`
 newer and names that commit. Everything else is refused: an older one was rolled back, another one
@@ -61,7 +62,8 @@ class Anchoring:
 
     def __init__(self, anchor: Anchor | None, slots: Slots, name: str) -> None:
         self._anchor, self._slots, self._name = anchor, slots, name
-        self._unsure = self._failed = False
+        self._unsure = False
+        self._mine = False  # whether the newest commit was made here, after the last check
         self._background: Background | None = None
         if anchor is None:
             return
@@ -76,6 +78,7 @@ class Anchoring:
         anchor = self._anchor
         if anchor is None:
             return
+        self._mine = False
         self._wait()
         newest = self._acknowledged
         found = Point(manifest.commit, manifest.digest) if manifest else None
@@ -88,9 +91,9 @@ class Anchoring:
                 "Restore the newest copy of the region; to go on from this one, knowingly, train "
                 "with --accept-rollback",
             )
-        _log.warning("ROLLBACK ACCEPTED: the mirror in %s %s", self._name, why)
         anchor.rewind(newest, found)
         self._acknowledged = found
+        _log.warning("ROLLBACK ACCEPTED: the mirror in %s %s", self._name, why)
 
     def before_commit(self, snapshot: Snapshot) -> Snapshot:
         """Wait until one more commit is within the exposure; the snapshot that names the anchor."""
@@ -111,7 +114,7 @@ class Anchoring:
         """Advance the anchor beside training, if it is due."""
         if self._anchor is None or self._background is None:
             return
-        self._unsure = False
+        self._unsure, self._mine = False, True
         if self._slots.commits >= _number(self._acknowledged) + self._anchor.every:
             self._background.begin(self._advance)
 
@@ -121,7 +124,7 @@ class Anchoring:
             return
         try:
             self._wait()
-            if not self._failed and not self._unsure and self._slots.digest is not None:
+            if self._mine and not self._unsure:  # never to a commit that was refused here
                 self._advance()
         finally:
             self._background.close()
@@ -132,7 +135,7 @@ class Anchoring:
         try:
             self._background.wait()
         except PliniusError:
-            self._failed = True
+            self._mine = False
             raise
 
     def _advance(self) -> None:

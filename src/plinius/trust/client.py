@@ -52,7 +52,7 @@ class Client:
         self._url = address.url.rstrip("/")
         parts = urllib.parse.urlsplit(address.url)
         if parts.scheme == "http" and parts.hostname in _LOCAL:
-            verify: ssl.SSLContext | bool = True
+            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody: there is no TLS
         elif parts.scheme == "https" and parts.hostname:
             verify = _context(address, parts.hostname, parts.port or 443)
         else:
