@@ -169,12 +169,12 @@ def test_tls_by_a_pinned_key_and_by_a_certificate(place: Place, tmp_path: Path) 
     with served(place, "--tls-certificate", str(pem), "--tls-key", str(secret)) as (url, _):
         assert url.startswith("https://")
         for good in (Address(url, pin=pin), Address(url, certificates=pem)):
-            assert trainer.ask_for_keys(good, JOB, dev).evidence_kind == "simulated"
+            assert trainer.ask_for_keys(good, JOB, trainer.Source(dev)).evidence_kind == "simulated"
         with pytest.raises(AttestationError, match="another key than the one that is pinned"):
-            trainer.ask_for_keys(Address(url, pin=pin[::-1]), JOB, dev)
+            trainer.ask_for_keys(Address(url, pin=pin[::-1]), JOB, trainer.Source(dev))
         for bad in (Address(url), Address(url.replace("https", "http"))):
             with pytest.raises(PliniusError):
-                trainer.ask_for_keys(bad, JOB, dev)
+                trainer.ask_for_keys(bad, JOB, trainer.Source(dev))
 
 
 def test_hostile_requests_are_refused_and_the_broker_goes_on(place: Place) -> None:
@@ -194,7 +194,7 @@ def test_hostile_requests_are_refused_and_the_broker_goes_on(place: Place) -> No
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as cut:
             cut.sendall(b"POST /v1/release HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nab")
-        assert trainer.ask_for_keys(Address(url), JOB, place.folder / "dev")
+        assert trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
         with pytest.raises(UnreachableError, match="is busy"):
             for _ in range(400):
                 client.post("/v1/challenge", b"")
@@ -211,7 +211,9 @@ def test_many_trainers_at_once_each_get_one_answer(
 
         def ask() -> None:
             try:
-                found.append(trainer.ask_for_keys(Address(url), JOB, place.folder / "dev"))
+                found.append(
+                    trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
+                )
             except BaseException as error:
                 found.append(error)
 
@@ -227,7 +229,7 @@ def test_many_trainers_at_once_each_get_one_answer(
         seconds = []
         for _ in range(20):
             started = time.perf_counter()
-            last = trainer.ask_for_keys(Address(url), JOB, place.folder / "dev")
+            last = trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
             seconds.append(time.perf_counter() - started)
         print(f"evidence to key: {1000 * statistics.median(seconds):.1f} ms")
         last.anchor.begin("00" * 16)
@@ -249,7 +251,7 @@ def test_a_broker_that_is_killed_while_anchoring_never_forgets(
     newest = None
     for turn in range(100 if request.config.getoption("--soak") else 5):
         with served(place, "--rate", "1000") as (url, pid):
-            granted = trainer.ask_for_keys(Address(url), JOB, place.folder / "dev")
+            granted = trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
             begun = granted.anchor.begin("00" * 16)
             assert begun in (newest, commit((newest or (0,))[0] + 1))
             newest = begun

@@ -37,6 +37,9 @@ simulated_option = click.option(
     metavar="KEYFILE",
     help="Simulate the evidence with this development key: it proves nothing.",
 )
+tpm_option = click.option(
+    "--tpm", metavar="HANDLE", help="Have the TPM quote by its AK with this handle (0x81...)."
+)
 job_digest_option = click.option(
     "--job-digest", type=Digest(), help="SHA-256 of the job whose run this is."
 )
@@ -47,6 +50,7 @@ job_digest_option = click.option(
 @click.option("--nonce", type=Digest(), help="The challenge; default: a random one.")
 @job_digest_option
 @simulated_option
+@tpm_option
 @json_option
 @click.pass_context
 def attest(
@@ -55,6 +59,7 @@ def attest(
     nonce: bytes | None,
     job_digest: bytes | None,
     simulated: Path | None,
+    tpm: str | None,
     as_json: bool,
 ) -> None:
     """Print this machine's evidence, bound to a fresh key that is then forgotten."""
@@ -67,10 +72,12 @@ def attest(
         return
     from plinius.sealing import fresh
     from plinius.trust.release import ReleaseKey
-    from plinius.trust.trainer import make_evidence
+    from plinius.trust.trainer import Source, make_evidence
 
+    if simulated and tpm:
+        raise click.UsageError("give either --simulated or --tpm")
     wanted = nonce or fresh(NONCE_BYTES)
-    evidence = make_evidence(ReleaseKey(), wanted, job_digest or NO_JOB, simulated)
+    evidence = make_evidence(ReleaseKey(), wanted, job_digest or NO_JOB, Source(simulated, tpm))
     if evidence.kind == "simulated":
         say("This evidence is simulated: it proves nothing about this machine.")
     envelope = evidence.encode()

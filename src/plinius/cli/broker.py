@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from plinius.cli.attest import Digest, job_digest_option, simulated_option
+from plinius.cli.attest import Digest, job_digest_option, simulated_option, tpm_option
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import PATH, json_option
 
@@ -19,6 +19,7 @@ _OPTIONS = (
     click.option("--broker-ca", type=PATH, help="The certificates that the broker's must be of."),
     job_digest_option,
     simulated_option,
+    tpm_option,
     click.option(
         "--accept-rollback",
         is_flag=True,

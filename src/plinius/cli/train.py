@@ -99,6 +99,7 @@ def train(
     broker_ca: Path | None,
     job_digest: bytes | None,
     simulated: Path | None,
+    tpm: str | None,
     accept_rollback: bool,
     **chosen: Any,
 ) -> None:
@@ -111,7 +112,9 @@ def train(
 
     until = last_iteration(read_cfg(cfg), wanted)
     settings = Settings(cfg, data, **chosen)
-    keys = _keys(key_path, broker, broker_pin, broker_ca, job_digest, simulated, accept_rollback)
+    keys = _keys(
+        key_path, broker, broker_pin, broker_ca, job_digest, simulated, tpm, accept_rollback
+    )
     with counting("loading the sealed dataset") as progress:
         run = Run(
             region,
@@ -148,29 +151,35 @@ def _keys(
     certificates: Path | None,
     job: bytes | None,
     simulated: Path | None,
+    tpm: str | None,
     accept_rollback: bool,
 ) -> _Keys:
     """The keys from a file, or from a broker to which this process attests."""
     if (path is None) == (broker is None):
         raise click.UsageError("give either --key or --broker")
     if broker is None:
-        if pin or certificates or job or simulated or accept_rollback:
+        if pin or certificates or job or simulated or tpm or accept_rollback:
             raise click.UsageError(
-                "--broker-pin, --broker-ca, --job-digest, --simulated and --accept-rollback are "
-                "options for --broker"
+                "--broker-pin, --broker-ca, --job-digest, --simulated, --tpm and "
+                "--accept-rollback are options for --broker"
             )
         assert path is not None
         key = load_key(path)
         return _Keys(key, key, None)
     if job is None:
         raise click.UsageError("--broker needs --job-digest")
+    if simulated and tpm:
+        raise click.UsageError("give either --simulated or --tpm")
     if pin and certificates:
         raise click.UsageError("give either --broker-pin or --broker-ca")
     from plinius.trust.client import Address
-    from plinius.trust.trainer import ask_for_keys
+    from plinius.trust.trainer import Source, ask_for_keys
 
     granted = ask_for_keys(
-        Address(broker, certificates, pin), job, simulated, accept_rollback=accept_rollback
+        Address(broker, certificates, pin),
+        job,
+        Source(simulated, tpm),
+        accept_rollback=accept_rollback,
     )
     if granted.evidence_kind == "simulated":
         say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")

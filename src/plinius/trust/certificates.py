@@ -39,9 +39,9 @@ def check_chain(chain: Sequence[x509.Certificate], now: int | None = None) -> No
     for certificate, issuer in zip(chain, [*chain[1:], chain[-1]], strict=True):
         try:
             certificate.verify_directly_issued_by(issuer)
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         except _ERRORS:
             raise does_not_hold("its certificates are not signed by each other") from None
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         if now is not None and not begin.timestamp() <= now <= end.timestamp():
             raise does_not_hold("a certificate of it is not valid at this time")
 

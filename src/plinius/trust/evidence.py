@@ -4,7 +4,7 @@ An envelope is the JSON that `Evidence.encode` writes, byte for byte, of at most
 `MAX_EVIDENCE_BYTES`; every other text is refused. Bytes are hex digits in lower case.
 
     version     1
-    kind        "sgx", "tdx", "snp" or "simulated"
+    kind        "sgx", "tdx", "snp", "tpm" or "simulated"
     public_key  the key that released keys are sealed to (1216 bytes)
     nonce       the broker's challenge (32 bytes)
     job         SHA-256 of the job (32 bytes)
@@ -33,6 +33,7 @@ FIELDS: dict[str, dict[str, int]] = {
     "sgx": {"quote": 16 << 10},
     "tdx": {"quote": 16 << 10},
     "snp": {"report": 1184, "vcek": 4096, "ask": 4096, "ark": 4096},
+    "tpm": {"quote": 1024, "signature": 128, "ak": 256, "pcrs": 512},
     "simulated": {"measurement": 32, "signer": 32, "signature": 64},
 }
 """The fields of each kind, with the most bytes that each may have."""

@@ -205,6 +205,10 @@ KINDS: dict[str, Kind] = {
         },
         (("ark", "measurement", "min_boot_loader", "min_tee", "min_snp", "min_microcode"),),
     ),
+    "tpm": Kind(
+        {"ak": _bytes("ak", 32), **{f"pcr{n}": _bytes(f"pcr{n}", 32) for n in range(16)}},
+        (("ak", "pcr4"), ("ak", "pcr11")),  # what was started: the boot loader, or a unified image
+    ),
     "simulated": Kind(
         {"signer": _bytes("signer", 32), "measurement": _bytes("measurement", 32)},
         (("signer",),),

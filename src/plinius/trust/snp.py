@@ -9,7 +9,7 @@ import hashlib
 import struct
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
@@ -67,7 +67,10 @@ def _check_signature(report: bytes, vcek: x509.Certificate) -> None:
     r, s = report[_SIGNED : _SIGNED + _HALF], report[_SIGNED + _HALF : _SIGNED + 2 * _HALF]
     if any(r[_SCALAR:] + s[_SCALAR:] + report[_SIGNED + 2 * _HALF :]):
         raise does_not_hold("its signature is not in the form of AMD")
-    key = vcek.public_key()
+    try:
+        key = vcek.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise does_not_hold("the key of its chip cannot be read") from None
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise does_not_hold("the key of its chip is of another kind")
     signature = encode_dss_signature(int.from_bytes(r, "little"), int.from_bytes(s, "little"))

@@ -11,11 +11,12 @@ from plinius.jsonvalue import from_json
 from plinius.keys import OwnerKey
 from plinius.trust.attesters import attest
 from plinius.trust.client import Address, Client, UnreachableError
-from plinius.trust.evidence import NONCE_BYTES, Evidence
+from plinius.trust.evidence import NONCE_BYTES, Evidence, bind
 from plinius.trust.ledger import Newest
 from plinius.trust.messages import AnchorRequest, decode_answer
 from plinius.trust.release import LEASE_BYTES, DatasetKeys, Release, ReleaseKey
 from plinius.trust.simulated import DevelopmentKey
+from plinius.trust.tpm import quote_by_tpm
 
 RETRY_SECONDS = 60.0
 """For so long a trainer asks again for an anchor that does not answer; then it stops."""
@@ -23,14 +24,29 @@ RETRY_SECONDS = 60.0
 _log = logging.getLogger("plinius")
 
 
-def make_evidence(key: ReleaseKey, nonce: bytes, job: bytes, simulated: Path | None) -> Evidence:
-    """Evidence of this process, or simulated evidence if a development key is named.
+@dataclass(frozen=True)
+class Source:
+    """Where evidence comes from: a development key, a TPM's AK (its handle), or the TEE here."""
 
-    Raises AttestationError, and for a development key StorageError and KeyFileError.
+    simulated: Path | None = None
+    tpm: str | None = None
+
+
+def make_evidence(key: ReleaseKey, nonce: bytes, job: bytes, source: Source) -> Evidence:
+    """Evidence of this process, for a key, a challenge and a job.
+
+    Raises AttestationError, NotInstalledError, and for a development key StorageError and
+    KeyFileError.
     """
-    if simulated is None:
-        return attest(key.public, nonce, job)
-    return DevelopmentKey.load(simulated).evidence(key.public, nonce, job)
+    if source.simulated is not None:
+        return DevelopmentKey.load(source.simulated).evidence(key.public, nonce, job)
+    if source.tpm is not None:
+        fields = quote_by_tpm(source.tpm, bind(key.public, nonce, job))
+        return Evidence("tpm", key.public, nonce, job, fields)
+    return attest(key.public, nonce, job)
+
+
+_TEE = Source()
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Granted:
 
 
 def ask_for_keys(
-    address: Address, job: bytes, simulated: Path | None = None, *, accept_rollback: bool = False
+    address: Address, job: bytes, source: Source = _TEE, *, accept_rollback: bool = False
 ) -> Granted:
     """Attest to a broker and get the keys of a job; they stay in the memory of this process.
 
@@ -56,7 +72,7 @@ def ask_for_keys(
         nonce = bytes.fromhex(from_json(client.post("/v1/challenge", b""))["nonce"])
         if len(nonce) != NONCE_BYTES:
             raise ValueError
-        evidence = make_evidence(key, nonce, job, simulated)
+        evidence = make_evidence(key, nonce, job, source)
         envelope = evidence.encode()
         answer = from_json(client.post("/v1/release", envelope))
         lease, sealed = bytes.fromhex(answer["lease"]), bytes.fromhex(answer["sealed"])

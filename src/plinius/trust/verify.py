@@ -11,6 +11,7 @@ from plinius.trust.evidence import Evidence
 from plinius.trust.rules import Rule
 from plinius.trust.simulated import verify_simulated
 from plinius.trust.snp import verify_snp
+from plinius.trust.tpm import verify_tpm
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def _verify(evidence: Evidence, rule: Rule, now: int) -> Claims:
     fields = evidence.fields
     if evidence.kind == "snp":
         return verify_snp(fields["report"], fields["vcek"], fields["ask"], fields["ark"], now)
+    if evidence.kind == "tpm":
+        return verify_tpm(fields["quote"], fields["signature"], fields["ak"], fields["pcrs"])
     if evidence.kind == "simulated":
         return verify_simulated(evidence)
     assert rule.collateral is not None
