@@ -41,12 +41,16 @@ class Kind:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a policy: a name, a kind, and the conditions that hold, by name."""
+    """One rule of a policy: a name, a kind, and the conditions that hold, by name.
+
+    `collateral` is for quotes. A `root` other than Intel's (DER) is for tests; no file sets it.
+    """
 
     name: str
     kind: str
     conditions: dict[str, Any] = field(repr=False)
     collateral: str | None = None
+    root: bytes | None = field(default=None, repr=False)
 
     def objections(self, claims: dict[str, Claim]) -> list[str]:
         """Why claims do not meet this rule, one text for each condition; empty if they do."""

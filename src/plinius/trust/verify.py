@@ -79,4 +79,4 @@ def _verify(evidence: Evidence, rule: Rule, now: int) -> Claims:
     if evidence.kind == "simulated":
         return verify_simulated(evidence)
     assert rule.collateral is not None
-    return verify_quote(evidence.kind, fields["quote"], rule.collateral, now)
+    return verify_quote(evidence.kind, fields["quote"], rule.collateral, now, rule.root)
