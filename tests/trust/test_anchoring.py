@@ -1,6 +1,7 @@
 """A mirror with an anchor: rolled back and forked ones are refused, honest ones go on."""
 
 import logging
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,15 @@ def test_a_mirror_goes_on_after_every_stop(lab: Lab, every: int, overlap: bool) 
     at = 0
     for length in (1, 2, 3, 5, 7, 1, 4, 10, 11):
         lab.train(at + 1, at + length, stop=length % 2 == 0, every=every, overlap=overlap)
+        at += length
+
+
+def test_no_clean_resume_is_refused(lab: Lab, request: pytest.FixtureRequest) -> None:
+    """60 (1,000 with --soak) resumes, of runs that were closed or killed after some commits."""
+    rng, at = random.Random(11), 0
+    for _ in range(1_000 if request.config.getoption("--soak") else 60):
+        length = rng.randrange(4)
+        lab.train(at + 1, at + length, stop=rng.random() < 0.5, every=2)
         at += length
 
 

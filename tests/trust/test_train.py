@@ -78,6 +78,8 @@ def test_a_run_with_keys_from_a_broker_has_the_bits_of_one_with_a_key_file(
     job = ["--key", world.key, "--job-digest", JOB.hex()]
     tested = call("test", world.cfg, "--data", world.held_out, "--region", region, *job, "--json")
     assert tested.json["iteration"] == 24
+    verified = call("region", "verify", region, *job, "--json").json
+    assert (verified["mirror_opens"], verified["ok"]) == (24, True)
     wrong = call("digest", "--region", region, "--key", world.key)
     assert "was sealed with key" in wrong.stderr
     secret = key._secret

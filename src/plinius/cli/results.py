@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option
+from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -17,7 +17,7 @@ from plinius.cli.shared_options import (
 from plinius.darknet.cfg import read_cfg
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
-from plinius.keys import OwnerKey, load_key
+from plinius.keys import load_key
 from plinius.slots import newest_snapshot
 
 
@@ -96,12 +96,3 @@ def export(
         export_safetensors(snapshot, part, output, metadata)
     say(f"{output} holds the parameters in clear: whoever has it has the model.")
     answer(result, as_json)
-
-
-def key_of_run(key: OwnerKey, job: bytes | None) -> OwnerKey:
-    """The key that seals a run: the owner's, or the one that a broker derives for a job."""
-    if job is None:
-        return key
-    from plinius.trust.release import run_key
-
-    return run_key(key, job)
