@@ -97,6 +97,6 @@ def served(place: Place, *options: str) -> Iterator[tuple[str, int]]:
             else:
                 raise AssertionError(said)
         finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(20)
+    assert code in (0, -signal.SIGKILL)

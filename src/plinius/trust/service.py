@@ -8,6 +8,7 @@ A refusal is 403 with {"refused", "todo"}; 413, 408 and 429 mean too large, too 
 """
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -126,6 +127,8 @@ def serve(app: Starlette, at: socket.socket, certificate: Path | None, key: Path
             f"The TLS certificate {certificate} cannot be used: {error.strerror or error}",
             "Give a certificate and its private key, both in PEM",
         ) from None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # uvicorn raises it again, once it has stopped
     uvicorn.Server(config).run(sockets=[at])
 
 
