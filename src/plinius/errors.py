@@ -68,3 +68,11 @@ class JobError(PliniusError):
 
 class DivergedError(PliniusError):
     """The loss is no longer a finite number: change the training recipe."""
+
+
+class AttestationError(PliniusError):
+    """Evidence or a request for keys is refused: the owner's policy and log say what is missing."""
+
+
+class AnchorError(PliniusError):
+    """The mirror is not the newest that its anchor knows, or the anchor refuses: do not go on."""

@@ -60,6 +60,10 @@ class OwnerKey:
         """
         return sealing.derive(self._secret, purpose, salt)
 
+    def object_key(self, purpose: str, salt: bytes) -> bytes:
+        """The bare key of one object (32 bytes), to be released without the owner's key."""
+        return sealing.derive_key(self._secret, purpose, salt)
+
     def require(self, wanted: bytes, what: str) -> None:
         """Raise KeyFileError, which names both ids, unless `wanted` is the id of this key.
 

@@ -93,7 +93,7 @@ class Sealer:
 
 def derive(owner_key: bytes, purpose: str, salt: bytes) -> Sealer:
     """The sealer of one object: HKDF-SHA256(owner key, salt, info = "plinius/1/" + purpose)."""
-    return Sealer(_hkdf(owner_key, salt, purpose, KEY_BYTES))
+    return Sealer(derive_key(owner_key, purpose, salt))
 
 
 def derive_from_passphrase(passphrase: bytes, salt: bytes) -> Sealer:
@@ -106,7 +106,7 @@ def derive_from_passphrase(passphrase: bytes, salt: bytes) -> Sealer:
 
 def key_id(owner_key: bytes) -> bytes:
     """The public id of an owner's key (8 bytes). It reveals nothing else of the key."""
-    return _hkdf(owner_key, b"", "key-id", KEY_ID_BYTES)
+    return derive_key(owner_key, "key-id", b"", KEY_ID_BYTES)
 
 
 def fresh(length: int) -> bytes:
@@ -138,7 +138,8 @@ def does_not_open(what: str = "Sealed data") -> SealError:
     )
 
 
-def _hkdf(key: bytes, salt: bytes, purpose: str, length: int) -> bytes:
+def derive_key(key: bytes, purpose: str, salt: bytes, length: int = KEY_BYTES) -> bytes:
+    """A key derived from `key`: HKDF-SHA256(key, salt, info = "plinius/1/" + purpose)."""
     info = b"plinius/1/" + purpose.encode()
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key)
 

@@ -103,6 +103,7 @@ def test_every_step_of_the_way_answers_one_json_object(walk: dict[str, Result]) 
         "version": 1,
         "id": sealed["id"],
         "key_id": key_id,
+        "salt": walk["inspect"].json["salt"],
         "record_bytes": SIDE * SIDE + 1,
         **shape,
     }

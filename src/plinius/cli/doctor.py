@@ -58,7 +58,10 @@ def examine(region: Path | None = None) -> list[Finding]:
         Finding("run state at rest", True, "sealed with a fresh key for every commit"),
         _tee(),
         Finding(
-            "key release", False, "unattested: the trainer reads the key from a file on this host"
+            "key release",
+            False,
+            "unattested with --key: the trainer reads the key from a file on this host; with "
+            "--broker it needs evidence, and simulated evidence proves nothing",
         ),
         Finding(
             "what is computed",
@@ -68,7 +71,7 @@ def examine(region: Path | None = None) -> list[Finding]:
         Finding(
             "rollback",
             False,
-            "an older copy of a whole region is accepted as if it were the newest",
+            "without --broker, an older copy of a whole region is accepted as the newest",
         ),
         _core_dumps(),
         _swap(),

@@ -59,6 +59,7 @@ def _dataset(path: Path) -> dict[str, Json]:
         "version": dataset_header.VERSION,
         "id": header.id.hex(),
         "key_id": header.key_id.hex(),
+        "salt": header.salt.hex(),
         "bytes": size,
         "count": header.count,
         "sample": [str(header.sample.dtype), list(header.sample.shape)],

@@ -3,7 +3,9 @@
 import click
 
 from plinius import __version__
+from plinius.cli.attest import attest
 from plinius.cli.bench import bench
+from plinius.cli.broker import broker, revoke
 from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, open_file
 from plinius.cli.describe import describe
@@ -18,7 +20,7 @@ from plinius.cli.train import train
 
 COMMANDS = (
     keygen, seal, inspect, open_file, describe, job, train, test, predict, digest, export, region,
-    bench, doctor,
+    attest, broker, revoke, bench, doctor,
 )  # fmt: skip
 
 

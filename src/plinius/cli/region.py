@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.console import answer, counting
 from plinius.cli.inspect_files import describe_region
 from plinius.cli.shared_options import PATH, json_option
@@ -36,15 +37,18 @@ def info(file: Path, as_json: bool) -> None:
     type=PATH,
     help="Also open the newest commit and every record with this key.",
 )
+@job_digest_option
 @json_option
-def verify(file: Path, key_path: Path | None, as_json: bool) -> None:
+def verify(file: Path, key_path: Path | None, job_digest: bytes | None, as_json: bool) -> None:
     """Check a region's structure, and with a key that the newest commit and every record open."""
+    if job_digest and not key_path:
+        raise click.UsageError("--job-digest needs --key")
     key = load_key(key_path) if key_path else None
     with Region.open(file, writable=False) as opened:
         opened.consistency_check()
         result = describe_region(opened)
         if key:
-            snapshot = read_snapshot(opened, key)
+            snapshot = read_snapshot(opened, key_of_run(key, job_digest))
             result["mirror_opens"] = snapshot.iteration if snapshot else None
             if opened.extent(DATASET_EXTENT):
                 dataset = open_dataset(opened, key)

@@ -5,6 +5,7 @@ from typing import cast
 
 import click
 
+from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -35,6 +36,7 @@ from plinius.trust.permit import Permit, require_job_of
     type=PATH,
     help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
 )
+@job_digest_option
 @job_options
 @json_option
 def test(
@@ -43,6 +45,7 @@ def test(
     region: Path,
     key_path: Path,
     training_data: Path | None,
+    job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
     as_json: bool,
@@ -55,7 +58,7 @@ def test(
 
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
-    snapshot = newest_snapshot(region, key)
+    snapshot = newest_snapshot(region, key_of_run(key, job_digest))
     require_job_of(snapshot, permit.digest if permit else None)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
@@ -96,18 +99,20 @@ def _coarse(found: dict[str, Json], digits: int, permit: Permit) -> dict[str, Js
 @click.command()
 @region_option
 @key_option
+@job_digest_option
 @job_options
 @json_option
 def digest(
     region: Path,
     key_path: Path,
+    job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
     as_json: bool,
 ) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
     permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, load_key(key_path))
+    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
     require_job_of(snapshot, permit.digest if permit else None)
     if permit:
         permit.require_digest(snapshot)
@@ -118,6 +123,7 @@ def digest(
 @click.argument("cfg", type=PATH, required=False)
 @region_option
 @key_option
+@job_digest_option
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
 @job_options
@@ -126,6 +132,7 @@ def export(
     cfg: Path | None,
     region: Path,
     key_path: Path,
+    job_digest: bytes | None,
     output: Path,
     part: str,
     job_path: Path | None,
@@ -140,7 +147,7 @@ def export(
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
     permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, load_key(key_path))
+    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
     require_job_of(snapshot, permit.digest if permit else None)
     if permit:
         permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)

@@ -37,8 +37,13 @@ def job_options(command: _F) -> _F:
     return job(owner(command))
 
 
-def load_permit(job_path: Path | None, owner_path: Path | None) -> "Permit | None":
-    """What the job given allows, or None if none is given. Raises what reading it raises."""
+def load_permit(
+    job_path: Path | None, owner_path: Path | None, *, by_broker: bool = False
+) -> "Permit | None":
+    """What the job given allows, or None if none is given. Raises what reading it raises.
+
+    `by_broker` says that a broker judges this process before it gets keys, and is its anchor.
+    """
     from plinius.trust.job_file import load_job
     from plinius.trust.permit import Permit
     from plinius.trust.signing import load_signer
@@ -47,4 +52,5 @@ def load_permit(job_path: Path | None, owner_path: Path | None) -> "Permit | Non
         if job_path or owner_path:
             raise click.UsageError("--job and --owner go together")
         return None
-    return Permit(load_job(job_path, load_signer(owner_path)))
+    signed = load_job(job_path, load_signer(owner_path))
+    return Permit(signed, attested=by_broker, anchor="broker" if by_broker else "none")

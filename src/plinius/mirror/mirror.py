@@ -28,6 +28,7 @@ from plinius.errors import (
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, require_key
 from plinius.mirror import open_mirrors
+from plinius.mirror.anchoring import Anchor, Anchoring
 from plinius.mirror.background import Background
 from plinius.mirror.options import MirrorOptions
 from plinius.mirror.run_identity import (
@@ -92,6 +93,7 @@ class Mirror:
             require_run_id(options.run_id, slots, region.name)
         self._slots = slots or Slots.create(region, key, threads)
         self._ready = self._slots.commits == 0
+        self._anchoring = Anchoring(options.anchor, self._slots, region.name)
         self._background = Background("plinius-mirror") if options.overlap else None
 
     @classmethod
@@ -107,6 +109,7 @@ class Mirror:
         threads: int | None = None,
         identity: dict[str, Json] | None = None,
         run_id: str | None = None,
+        anchor: Anchor | None = None,
     ) -> Self:
         """Open the mirror in a region; a region is made if there is no file of that name.
 
@@ -125,16 +128,16 @@ class Mirror:
 
         `threads` share the sealing (torch's threads, or one with overlap). `identity` says which
         run this is (a recipe's hash, a seed): it must be equal when the run is resumed. `run_id` is
-        the one that the region must hold (`Mirror.run_id` of the run's first process).
+        the one that the region must hold (`Mirror.run_id` of the run's first process). `anchor`
+        remembers the newest commit outside the region: another one is refused (AnchorError).
 
-        An earlier mirror of this process on the same file is closed first, so that a notebook's
-        cell can be run twice.
+        An earlier mirror of this process on the file is closed first: notebooks run cells twice.
 
         Raises StateError for a state that cannot be mirrored, MismatchError for another run,
         KeyFileError for another key, and what `Region.open` and `Region.create` raise.
         """
         options = MirrorOptions(
-            overlap, trust_versions, only_steps_write, threads, identity, run_id
+            overlap, trust_versions, only_steps_write, threads, identity, run_id, anchor
         )
         if isinstance(region, Region):
             return cls(region, key, state, options)
@@ -281,6 +284,7 @@ class Mirror:
             if self._owns_region:
                 self._region.close()
             self._closed = True
+        self._anchoring.close()
         if self._failure:
             raise self._failure
 
@@ -325,6 +329,7 @@ class Mirror:
 
     def _restore(self, manifest: Manifest) -> int:
         require_same_run(self._identity, manifest.identity)
+        self._anchoring.check(manifest)
         changed = restore(self._state, manifest, lambda outs: self._slots.read(manifest, outs))
         reasons = [not_bit_exact(manifest.environment), *changed]
         self._not_bit_exact = "; ".join(filter(None, reasons)) or None
@@ -348,6 +353,7 @@ class Mirror:
             changed.extend(self._state.written_since(captured) if captured else [])
             return bool(changed)
 
+        snapshot = self._anchoring.before_commit(snapshot)
         try:
             written = self._slots.write(snapshot, must_discard)
         except (StorageError, RegionFullError) as error:
@@ -358,6 +364,7 @@ class Mirror:
         if changed:
             self._failed(snapshot.iteration, _changed_meanwhile(changed))
             return
+        self._anchoring.after_commit()
         self._failure, self._sealed_bytes = None, written
         self._committed = snapshot.iteration
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from plinius.errors import StateError
 from plinius.jsonvalue import Json
+from plinius.mirror.anchoring import Anchor
 
 MAX_THREADS = 1024
 
@@ -18,6 +19,7 @@ class MirrorOptions:
     threads: int | None = None
     identity: dict[str, Json] | None = None
     run_id: str | None = None
+    anchor: Anchor | None = None
 
     def __post_init__(self) -> None:
         if self.only_steps_write and not self.overlap:

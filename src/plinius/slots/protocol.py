@@ -122,6 +122,11 @@ class Slots:
         return self._pinned.counter
 
     @property
+    def digest(self) -> str | None:
+        """The digest of the newest commit, in hex; None until it was opened here."""
+        return self._pinned.digest
+
+    @property
     def run_id(self) -> bytes:
         """The random name of the run (16 bytes)."""
         return bytes(self._run_id)
@@ -169,10 +174,7 @@ class Slots:
         return found
 
     def before_newest(self) -> Manifest | None:
-        """The manifest of the commit before the newest, or None if there is none any more.
-
-        Raises as `newest` does.
-        """
+        """The manifest of the commit before, None if there is none; raises as `newest` does."""
         pinned = self._pinned
         before = pinned.counter - 1
         return self._open_manifest(before, pinned.previous) if before > pinned.layout.base else None

@@ -24,6 +24,7 @@ from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
+from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
@@ -71,6 +72,8 @@ class Run:
     SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
     RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
     the one before is used. `progress` counts the bytes of the dataset as they are copied.
+    `data_key` opens the dataset if `key`, which seals the run, is another one. `anchor` remembers
+    the newest commit outside the region; then AnchorError is raised for another one.
 
     A `permission` is asked before the region is opened (it raises what it does not allow), belongs
     to the identity of the run, and says which metrics leave.
@@ -85,6 +88,8 @@ class Run:
         progress: Progress | None = None,
         accept_previous: bool = False,
         permission: Permission | None = None,
+        data_key: OwnerKey | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
@@ -97,11 +102,11 @@ class Run:
             permission.require_training(self.cfg, given.sha256 if given else None, settings)
         self._coarseness = permission.coarseness if permission else None
         if not region.exists():
-            self._check_before_create(region, key, settings)
+            self._check_before_create(region, data_key or key, settings)
         with ExitStack() as opened:
             self.region = opened.enter_context(Region.open_or_create(region))
             dataset = load_dataset(
-                self.region, settings.data, key, progress, wanted=settings.dataset_id
+                self.region, settings.data, data_key or key, progress, wanted=settings.dataset_id
             )
             self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
             self._build(dataset, settings)
@@ -113,6 +118,7 @@ class Run:
                     threads=settings.threads,
                     identity=_identity(self.cfg, settings, self.dataset_id, self.start, permission),
                     run_id=settings.run_id,
+                    anchor=anchor,
                 )
             )
             self._resume_or_start(settings.threads, accept_previous)

@@ -1,6 +1,6 @@
-"""What an owner authorises, and how it is proved.
+"""What an owner authorises, how a trainer proves what it is, and who gives it the keys.
 
-`signing` holds the keys that jobs are signed with; `job` says what a job is, `job_text` reads and
-writes its text, `job_file` signs and verifies it; `permit` checks a command against a job;
-`declassification` counts the bits that a job lets leave.
+`signing`, `job*`, `permit`, `declassification`: signed jobs, and what they let leave (see
+docs/formats/job.md). `evidence`, `attesters`, `verify`, `policy`, `broker`, `ledger`, `trainer`:
+keys for an attested trainer only, and an anchor against rollback (see docs/trust.md).
 """

@@ -22,7 +22,9 @@ _ASK = "Do what the job says (plinius job show), or ask its owner for another jo
 
 
 class Permit:
-    """What a signed job allows this process. `digest` is that of its terms.
+    """What a signed job allows this process.
+
+    `digest` is that of its terms, `file_digest` that of its file (both 64 hex digits).
 
     Raises JobError if the job has expired by the clock of this machine, or needs what this process
     does not have: code that was judged against its measurements (`attested`), an anchor of its kind
@@ -37,7 +39,7 @@ class Permit:
         attested: bool = False,
         anchor: str = "none",
     ) -> None:
-        self.job, self.digest = signed.job, signed.terms
+        self.job, self.digest, self.file_digest = signed.job, signed.terms, signed.digest
         job = self.job
         if (now or datetime.now(UTC)) >= job.expires:
             raise JobError(

@@ -1,0 +1,181 @@
+"""How keys are released: sealed by HPKE (RFC 9180) to the key that the evidence is bound to.
+
+KEM X25519MLKEM768, so that a record of the exchange stays closed to a later quantum computer; KDF
+HKDF-SHA256, AEAD AES-256-GCM. `info` holds the digest of the whole evidence and the lease, so that
+an answer opens for one exchange only.
+
+What is released (never the owner's own key):
+
+- of a run, its *run key*: HKDF(owner's key, salt = digest of the job, "plinius/1/run"). To the
+  mirror it is an owner's key like any other, so the format of regions does not change;
+- of each dataset of the job, the two keys of the format (docs/formats/owner-key.md) for its salt.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
+
+from plinius.errors import AttestationError, KeyFileError
+from plinius.jsonvalue import Json, from_json, to_json
+from plinius.keys import OwnerKey
+from plinius.sealing import Sealer
+from plinius.trust.evidence import PUBLIC_KEY_BYTES
+
+DATASET_PURPOSES = ("dataset-header", "dataset-records")
+LEASE_BYTES = 16
+MAX_RELEASE_BYTES = 256 << 10
+_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_MLKEM_BYTES = 1184
+
+
+class ReleaseKey:
+    """A fresh key pair that released keys are sealed to; the private half stays in memory."""
+
+    def __init__(self) -> None:
+        self._mlkem, self._x25519 = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+        self._private = MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
+
+    def __repr__(self) -> str:
+        return "ReleaseKey(<key>)"
+
+    @property
+    def public(self) -> bytes:
+        """The public half: ML-KEM-768's 1184 bytes, then X25519's 32."""
+        x25519 = self._x25519.public_key().public_bytes_raw()
+        return self._mlkem.public_key().public_bytes_raw() + x25519
+
+    def open(self, sealed: bytes, lease: bytes, evidence: bytes) -> "Release":
+        """What a broker released for an envelope. Raises AttestationError."""
+        try:
+            return Release.decode(_SUITE.decrypt(sealed, self._private, info(lease, evidence)))
+        except (InvalidTag, ValueError):
+            raise AttestationError(
+                "The broker's answer does not open", "Ask again; check the broker's address"
+            ) from None
+
+
+@dataclass(frozen=True, repr=False)
+class Release:
+    """The secrets of one lease: the run key (32 bytes), the keys of datasets, the lease's key.
+
+    `datasets` maps (purpose, salt) to a key. `lease_key` authenticates what the trainer asks of
+    the anchor, and the broker's answers. `owner_id` is the public id of the owner's key.
+    """
+
+    run_key: bytes
+    owner_id: bytes
+    datasets: dict[tuple[str, bytes], bytes]
+    lease_key: bytes
+    anchor_every: int
+
+    def encode(self) -> bytes:
+        """As JSON, to be sealed."""
+        datasets: list[Json] = [
+            [purpose, salt.hex(), key.hex()] for (purpose, salt), key in self.datasets.items()
+        ]
+        return to_json(
+            {
+                "run_key": self.run_key.hex(),
+                "owner_id": self.owner_id.hex(),
+                "datasets": datasets,
+                "lease_key": self.lease_key.hex(),
+                "anchor_every": self.anchor_every,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Release":
+        """Raises ValueError. Only what was authenticated is decoded."""
+        found = from_json(data)
+        try:
+            return cls(
+                bytes.fromhex(found["run_key"]),
+                bytes.fromhex(found["owner_id"]),
+                {
+                    (str(purpose), bytes.fromhex(salt)): bytes.fromhex(key)
+                    for purpose, salt, key in found["datasets"]
+                },
+                bytes.fromhex(found["lease_key"]),
+                int(found["anchor_every"]),
+            )
+        except (KeyError, TypeError):
+            raise ValueError("it is no release of this version") from None
+
+
+class DatasetKeys(OwnerKey):
+    """The keys of some datasets: it stands for the owner's key where those are opened.
+
+    Every other object is refused with KeyFileError, since its key was not released.
+    """
+
+    __slots__ = ("_id", "_keys")
+
+    def __init__(self, owner_id: bytes, keys: dict[tuple[str, bytes], bytes]) -> None:
+        self._id, self._keys = owner_id, keys
+
+    @property
+    def id(self) -> bytes:
+        """The public id of the owner's key (8 bytes)."""
+        return self._id
+
+    def sealer(self, purpose: str, salt: bytes) -> Sealer:
+        """The sealer of one object whose key was released."""
+        return Sealer(self.object_key(purpose, salt))
+
+    def object_key(self, purpose: str, salt: bytes) -> bytes:
+        """The key of one object (32 bytes) that was released. Raises KeyFileError."""
+        try:
+            return self._keys[purpose, bytes(salt)]
+        except KeyError:
+            raise KeyFileError(
+                "The key of this data was not released to this trainer",
+                "Use the data that the job names, or have the owner add it to the policy",
+            ) from None
+
+
+def run_secret(owner: OwnerKey, job: bytes) -> bytes:
+    """The secret (32 bytes) of the run of a job, whose digest `job` is (32 bytes)."""
+    return owner.object_key("run", job)
+
+
+def run_key(owner: OwnerKey, job: bytes) -> OwnerKey:
+    """The key of the run of a job, as the owner derives it."""
+    return OwnerKey(run_secret(owner, job))
+
+
+def lease_key(owner: OwnerKey, lease: bytes) -> bytes:
+    """The key (32 bytes) that authenticates the messages of a lease."""
+    return owner.object_key("lease", hashlib.sha256(lease).digest())
+
+
+def seal_release(release: Release, public_key: bytes, lease: bytes, evidence: bytes) -> bytes:
+    """Seal a release to the key of an envelope. Raises AttestationError for a bad public key."""
+    try:
+        if len(public_key) != PUBLIC_KEY_BYTES:
+            raise ValueError
+        there = MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(public_key[:_MLKEM_BYTES]),
+            X25519PublicKey.from_public_bytes(public_key[_MLKEM_BYTES:]),
+        )
+        return _SUITE.encrypt(release.encode(), there, info(lease, evidence))
+    except ValueError:
+        raise AttestationError(
+            "The key in the evidence cannot be used", "Make new evidence with plinius attest"
+        ) from None
+
+
+def info(lease: bytes, evidence: bytes) -> bytes:
+    """What a release is bound to: the format, the lease, the whole envelope."""
+    assert len(lease) == LEASE_BYTES
+    return b"plinius/release/1" + lease + hashlib.sha256(evidence).digest()
