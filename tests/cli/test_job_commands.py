@@ -137,6 +137,29 @@ def test_what_a_job_allows_is_done(owner: Owner, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0
 
 
+def test_a_job_limits_predictions_and_scores(owner: Owner, tmp_path: Path) -> None:
+    """Predictions only if it names them; of all scores one rounded fraction; no recalibration."""
+    w = owner.world
+    for name, allowed in (("with", ["--allow", "predictions"]), ("without", [])):
+        assert owner.create(name, "--allow", "accuracy", *allowed).code == 0
+        under, using = owner.options(name), ["--region", tmp_path / name, "--key", w.key]
+        assert call(*w.train(tmp_path / name, *under)).code == 0
+        output = tmp_path / f"{name}.sealed"
+        predict = ["predict", w.cfg, "--data", w.held_out, *using, "-o", output]
+        told = call(*predict, *under)
+        assert (told.code == 0) is (name == "with") is output.exists(), told.stderr
+        if name == "without":
+            assert "The job does not allow the output 'predictions', only: accuracy" in told.stderr
+        other = call(*predict[:-1], tmp_path / "other.sealed")
+        assert other.code == 1
+        assert "This run belongs to job" in other.stderr
+        tested = call("test", w.cfg, "--data", w.held_out, *using, *under, "--json")
+        assert {*tested.json} == {"task", "samples", "accuracy", "iteration"}
+        again = call("test", w.cfg, "--data", w.held_out, *using, *under, "--recalibrate", w.data)
+        assert again.code == 1
+        assert "The job does not allow recalibrating" in again.stderr
+
+
 def test_a_run_goes_on_under_a_renewed_job_and_no_other(owner: Owner, tmp_path: Path) -> None:
     """The owner signs the same terms for this run alone; other terms are another run."""
     w, region = owner.world, tmp_path / "r"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -15,6 +16,7 @@ from plinius.cli.shared_options import (
     load_permit,
     region_option,
 )
+from plinius.data.sealed_dataset import DatasetHeader
 from plinius.keys import load_key
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
@@ -33,6 +35,7 @@ from plinius.trust.permit import require_job_of
     required=True,
     help="A .sealed file, which only the key opens (plinius open); or in clear a .csv or .npz.",
 )
+@job_digest_option
 @job_options
 @json_option
 def predict(
@@ -41,6 +44,7 @@ def predict(
     region: Path,
     key_path: Path,
     output: Path,
+    job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
     as_json: bool,
@@ -53,13 +57,16 @@ def predict(
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
 
-    def require(snapshot: Snapshot) -> None:
+    def require(snapshot: Snapshot, header: DatasetHeader) -> None:
         require_job_of(snapshot, permit.digest if permit else None)
         if permit:
-            permit.require_predictions(snapshot)
+            permit.require_predictions(snapshot, header)
 
     with counting("predicting") as progress:
-        found = predictions_of(cfg, data, region, key, require=require, progress=progress)
+        run_key = key_of_run(key, job_digest)
+        found = predictions_of(
+            cfg, data, region, key, run_key=run_key, require=require, progress=progress
+        )
     found.save(output, key)
     clear = output.suffix in SUFFIXES
     if clear:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
-from plinius.data.sealed_dataset import SealedDataset, seal_dataset
+from plinius.data.sealed_dataset import DatasetHeader, SealedDataset, seal_dataset
 from plinius.errors import SourceError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
@@ -26,6 +26,9 @@ from plinius.training.evaluation import (
     trained_network,
 )
 from plinius.training.torch_dataset import SealedDataset as TorchDataset
+
+Require = Callable[[Snapshot, DatasetHeader], None]
+"""Raises what is not allowed, before a record is opened."""
 
 _FLOAT, _CLASS = np.dtype("<f4"), ArraySpec(np.dtype("<u4"), ())
 
@@ -128,21 +131,23 @@ def predict(
     region: str | Path,
     key: OwnerKey,
     *,
-    require: Callable[[Snapshot], None] = lambda snapshot: None,
+    run_key: OwnerKey | None = None,
+    require: Require = lambda snapshot, header: None,
     progress: Progress | None = None,
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 
-    The dataset may have labels, which are not used, or none. `require` is asked before a record is
-    opened; it raises what is not allowed. `progress` counts records. Raises
+    The dataset may have labels, which are not used, or none. `run_key` opens the run if `key`,
+    which opens the datasets, is another one. `require` is asked before a record is
+    opened. `progress` counts records. Raises
     MismatchError if the region holds another run, or the dataset other classes or columns than the
     one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
-    snapshot = newest_snapshot(Path(region), key)
-    require(snapshot)
+    snapshot = newest_snapshot(Path(region), run_key or key)
     network = trained_network(Path(cfg), snapshot)
     known = TrainingData.of_region(Path(region), key)
     dataset = SealedDataset.from_file(Path(data), key)
+    require(snapshot, dataset.header)
     known.require_alike(dataset)
     found = np.empty((dataset.header.count, network.truths), _FLOAT)
     at = 0
