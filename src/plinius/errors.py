@@ -62,5 +62,9 @@ class StateError(PliniusError):
     """The state holds something that cannot be mirrored: remove it, or give it as tensors."""
 
 
+class JobError(PliniusError):
+    """The job is not valid, or does not allow this: ask its owner for another job."""
+
+
 class DivergedError(PliniusError):
     """The loss is no longer a finite number: change the training recipe."""

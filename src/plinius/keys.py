@@ -11,7 +11,7 @@ from pathlib import Path
 from plinius import sealing
 from plinius.errors import KeyFileError, SealError
 from plinius.files import publish
-from plinius.key_source import MAX_BYTES, NAME_A_KEY, ask_passphrase, key_text
+from plinius.key_source import NAME_A_KEY, ask_passphrase, key_line
 
 _TAG = "plinius-owner-key-1"
 _KEY_LINE = re.compile(rb"[ \t]*plinius-owner-key-1[ \t]+([0-9a-fA-F]{64})[ \t]*")
@@ -103,15 +103,12 @@ def load_key(path: str | Path) -> OwnerKey:
     terminal. Raises KeyFileError if it cannot be read, the file can be read by others than its
     owner or belongs to another user (other than root), it holds no key, or the passphrase is wrong.
     """
-    raw, name = key_text(path)
-    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
-    lines = [line for line in lines if line.strip(b" \t")]
-    if len(raw) <= MAX_BYTES and len(lines) == 1:
-        if found := _KEY_LINE.fullmatch(lines[0]):
-            return OwnerKey(bytes.fromhex(found[1].decode()))
-        if found := _WRAPPED_LINE.fullmatch(lines[0]):
-            key_id, salt, sealed = (bytes.fromhex(part.decode()) for part in found.groups())
-            return _unwrapped(key_id, salt, sealed, name)
+    line, name = key_line(path, NAME_A_KEY)
+    if found := _KEY_LINE.fullmatch(line):
+        return OwnerKey(bytes.fromhex(found[1].decode()))
+    if found := _WRAPPED_LINE.fullmatch(line):
+        key_id, salt, sealed = (bytes.fromhex(part.decode()) for part in found.groups())
+        return _unwrapped(key_id, salt, sealed, name)
     raise KeyFileError(f"{name} holds no owner's key", NAME_A_KEY)
 
 

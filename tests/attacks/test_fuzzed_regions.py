@@ -13,11 +13,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from attacks.mutations import first_seed, flipping, mutated_region, peak_memory
+from plinius.cli.inspect_files import describe_mirror
 from plinius.errors import PliniusError
 from plinius.integrations.distributed_checkpoint import LoadPlanner, RegionStorage, SavePlanner
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
-from plinius.slots import describe_mirror, newest_snapshot
+from plinius.slots import newest_snapshot
 from plinius.structures.persistent_array import PersistentArray
 from plinius.structures.stack_and_queue import PersistentQueue, PersistentStack
 from unit.mirroring import KEY

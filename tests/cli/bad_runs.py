@@ -9,9 +9,12 @@ from cli.world import (
     RECORDS,
     call,
 )
+from plinius.darknet.cfg_keys import LAYER_KEYS
 from plinius.pm.region import Region
 
 # Networks
+
+KINDS = ", ".join(f"[{kind}]" for kind in ("net", *LAYER_KEYS))
 
 
 @case
@@ -48,8 +51,7 @@ def cfg_with_an_unknown_section(p: Place) -> tuple[list[object], str]:
     """The place and the sections known."""
     cfg = p.cfg(more="\n[transformer]\nheads=8\n")
     return p.train(cfg=cfg, region=p.folder / "new.region"), (
-        f"{cfg}:{len(CFG.splitlines()) + 2}: '[transformer]' is not a section. Supported: [net], "
-        "[convolutional], [connected], [maxpool], [avgpool], [dropout], [softmax], [cost]."
+        f"{cfg}:{len(CFG.splitlines()) + 2}: '[transformer]' is not a section. Supported: {KINDS}."
     )
 
 
@@ -68,8 +70,7 @@ def cfg_error_on_line_100(p: Place) -> tuple[list[object], str]:
     """A console that shows :100: as an emoji must not do so with a line number."""
     cfg = p.file("long.cfg", CFG + "#\n" * (99 - len(CFG.splitlines())) + "[transformer]\n")
     return p.train(cfg=cfg, region=p.folder / "new.region"), (
-        f"{cfg}:100: '[transformer]' is not a section. Supported: [net], [convolutional], "
-        "[connected], [maxpool], [avgpool], [dropout], [softmax], [cost]."
+        f"{cfg}:100: '[transformer]' is not a section. Supported: {KINDS}."
     )
 
 

@@ -46,7 +46,7 @@ def test_bad_input_is_refused_with_one_sentence_and_changes_nothing(
     assert (result.code, result.stdout) == (1, "")
     *talk, last = result.stderr.splitlines()
     assert last == f"plinius: {sentence}"
-    assert all(line.startswith(("Resumed at ", "The region is ")) for line in talk)
+    assert all(line.startswith(("No job: ", "Resumed at ", "The region is ")) for line in talk)
     assert tree(place.folder, place.world.folder) == before
 
 

@@ -13,12 +13,13 @@ import plinius.slots.chunks
 from crash.mirrors import KEY, newest, state
 from crash.regions import check_structure
 from crash.stops import SEED, rng_of
+from plinius.cli.inspect_files import describe_mirror
 from plinius.errors import PliniusError
 from plinius.pm.heap import ARENA_AT, Span
 from plinius.pm.medium import PAGE
 from plinius.pm.region import Region, format_region
 from plinius.pm.romulus import TwinState
-from plinius.slots import Slots, describe_mirror
+from plinius.slots import Slots
 from plinius.slots.layout import EXTENT
 from plinius.testing import PlainMedium
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from plinius.cli.inspect_files import describe_mirror
 from plinius.errors import PliniusError
 from plinius.keys import load_key
 from plinius.pm.region import Region
-from plinius.slots import describe_mirror, newest_snapshot
+from plinius.slots import newest_snapshot
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NEEDS = {

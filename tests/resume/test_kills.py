@@ -148,7 +148,7 @@ def _kill_and_compare(
 ) -> None:
     print(f"PLINIUS_TEST_SEED={seed}")
     runs = SOAKED_RUNS if request.config.getoption("--soak") else RUNS
-    told = _killer(world, folder, seed, runs)
+    told = killer(world, folder, seed, runs)
     fell: Counter[str] = Counter()
     for number, killed in enumerate(told["killed"]):
         assert killed["wrong"] == [], f"run {number}: {killed}"
@@ -166,7 +166,7 @@ def _kill_and_compare(
     assert sum(fell.values()) > fell["iteration"]
 
 
-def _killer(world: World, folder: Path, seed: str, runs: int) -> Any:
+def killer(world: World, folder: Path, seed: str, runs: int) -> Any:
     """The work of killer.py in a process of its own."""
     job = {
         "cfg": str(world.cfg),
@@ -179,7 +179,8 @@ def _killer(world: World, folder: Path, seed: str, runs: int) -> Any:
     }
     command = [sys.executable, str(KILLER), json.dumps(job)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    alone["PYTHONPATH"] = str(KILLER.parents[1])
+    given = os.environ.get("PYTHONPATH")
+    alone["PYTHONPATH"] = os.pathsep.join(filter(None, [str(KILLER.parents[1]), given]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=alone)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

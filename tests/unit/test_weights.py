@@ -10,7 +10,7 @@ import torch
 from plinius.darknet.cfg import parse_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights, save_weights
-from plinius.errors import FormatError, StorageError
+from plinius.errors import CfgError, FormatError, StorageError
 
 TEXT = """[net]
 batch=4
@@ -133,3 +133,98 @@ def test_absent_places_are_refused(tmp_path: Path) -> None:
         load_weights(network(1), tmp_path / "absent")
     with pytest.raises(StorageError, match="Cannot write"):
         save_weights(network(1), tmp_path / "absent" / "a", 1)
+
+
+def test_a_short_file_is_refused_with_its_layer(tmp_path: Path) -> None:
+    """The layer, the array and the numbers are named; a whole number of layers suggests --upto."""
+    one = network(1)
+    save_weights(one, tmp_path / "a", 0)
+    raw = (tmp_path / "a").read_bytes()
+    (tmp_path / "b").write_bytes(raw[:-4])
+    what = f"has {len(raw) - 4} bytes, but this network needs {len(raw)}: it ends after 16 of 20"
+    with pytest.raises(
+        FormatError, match=f"{what} bytes of rolling_variance of layer 1 .connected"
+    ):
+        load_weights(one, tmp_path / "b")
+    (tmp_path / "c").write_bytes(raw + b"1234")
+    with pytest.raises(FormatError, match=f"needs {len(raw)}: 4 more"):
+        load_weights(one, tmp_path / "c")
+    save_weights(one, tmp_path / "d", 7, upto=1)
+    with pytest.raises(FormatError, match=r"say that it holds 1 layers \(--upto 1\)"):
+        load_weights(one, tmp_path / "d")
+
+
+def test_the_first_layers_load_alone(tmp_path: Path) -> None:
+    """A file of the layers before `upto` fills these, and leaves the others as they are."""
+    one, two = network(1), network(2)
+    save_weights(one, tmp_path / "a", 7, upto=1)
+    before = two.layers[1].weights.clone()
+    assert load_weights(two, tmp_path / "a", upto=1) == 7
+    assert torch.equal(two.layers[0].weights, one.layers[0].weights)
+    assert torch.equal(two.layers[1].weights, before)
+    for wrong in (0, 4):
+        with pytest.raises(FormatError, match=f"has 3 layers, not {wrong}"):
+            load_weights(two, tmp_path / "a", upto=wrong)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """The array that holds one is named, and the network keeps its own."""
+    one, two = network(1), network(2)
+    with torch.no_grad():
+        one.layers[1].weights[2, 3] = float("nan")
+    save_weights(one, tmp_path / "a", 0)
+    before = two.layers[0].weights.clone()
+    at = 2 * 48 + 3
+    with pytest.raises(FormatError, match=f"not finite: value {at} of weights of layer 1 "):
+        load_weights(two, tmp_path / "a")
+    assert torch.equal(two.layers[0].weights, before)
+
+
+@pytest.mark.parametrize("flipped", [0, 1])
+def test_numload_fills_the_first_filters(flipped: int, tmp_path: Path) -> None:
+    """A file of a layer with fewer filters fills as many; the others keep what they were drawn."""
+    few = TEXT.replace("filters=3", f"filters=2\nflipped={flipped}").partition("[connected]")[0]
+    many = few.replace("filters=2", "filters=3\nnumload=2")
+    one, two = network(1, few + "[softmax]\n"), network(2, many + "[softmax]\n")
+    save_weights(one, tmp_path / "a", 0)
+    raw = (tmp_path / "a").read_bytes()
+    if flipped:  # files store what the original transposes after reading
+        head, weights = raw[:-144], torch.tensor(struct.unpack("<36f", raw[-144:]))
+        raw = head + weights.reshape(2, 18).T.contiguous().numpy().tobytes()
+        (tmp_path / "a").write_bytes(raw)
+    last = two.layers[0].weights[2].clone()
+    load_weights(two, tmp_path / "a")
+    assert torch.equal(two.layers[0].weights[:2], one.layers[0].weights)
+    assert torch.equal(two.layers[0].scales[:2], one.layers[0].scales)
+    assert torch.equal(two.layers[0].weights[2], last)
+    with pytest.raises(CfgError, match="numload is for"):
+        network(1, TEXT.replace("output=5", "output=5\nnumload=1"))
+
+
+def test_parts_of_recurrent_layers_have_darknets_order(tmp_path: Path) -> None:
+    """Input, self, output; wz wr wh uz ur uh; wi wf wo wg ui uf uo ug; read back byte for byte."""
+    text = "[net]\nbatch=2\ntime_steps=3\nheight=2\nwidth=2\nchannels=1\n"
+    text += "[crnn]\noutput_filters=2\nbatch_normalize=1\n[rnn]\noutput=2\n[gru]\noutput=3\n"
+    text += "[lstm]\noutput=2\nbatch_normalize=1\n[softmax]\n"
+    one, two = network(1, text), network(2, text)
+    parts = [[name for name, _ in layer.parts()] for layer in one.sequence]
+    assert parts[:2] == [["input", "self", "output"]] * 2
+    assert parts[2:4] == [
+        ["wz", "wr", "wh", "uz", "ur", "uh"],
+        ["wi", "wf", "wo", "wg", "ui", "uf", "uo", "ug"],
+    ]
+    first = list(one.sequence[0].arrays())[:5]
+    arrays = ("biases", "scales", "rolling_mean", "rolling_variance", "weights")
+    assert first == [f"input.{name}" for name in arrays]
+    save_weights(one, tmp_path / "a", 5)
+    assert load_weights(two, tmp_path / "a") == 5
+    save_weights(two, tmp_path / "b", 5)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert same(one, two)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    """A FIFO would keep the reader waiting for ever."""
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(StorageError):
+        load_weights(network(1), tmp_path / "a")

@@ -80,12 +80,16 @@ def live_line(until: int) -> Iterator[Listener]:
         def show(m: IterationMetrics) -> None:
             live.update(
                 task,
-                description=f"{m.iteration}/{until} loss {m.loss:.4f} "
-                f"average {m.average_loss:.4f} rate {m.rate:.5f} "
+                description=f"{m.iteration}/{until} loss {_number(m.loss)} "
+                f"average {_number(m.average_loss)} rate {m.rate:.5f} "
                 f"{m.seconds:.2f} s/iteration mirror {1000 * m.mirror_seconds:.1f} ms",
             )
 
         yield show
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _is_terminal() -> bool:

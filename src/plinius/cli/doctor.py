@@ -61,6 +61,11 @@ def examine(region: Path | None = None) -> list[Finding]:
             "key release", False, "unattested: the trainer reads the key from a file on this host"
         ),
         Finding(
+            "what is computed",
+            False,
+            "without a job, and with the key in a file, this host chooses it",
+        ),
+        Finding(
             "rollback",
             False,
             "an older copy of a whole region is accepted as if it were the newest",

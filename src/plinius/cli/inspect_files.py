@@ -9,7 +9,7 @@ from plinius.files import open_to_read
 from plinius.jsonvalue import Json
 from plinius.pm import region as pm_region
 from plinius.pm.region import Region
-from plinius.slots import describe_mirror
+from plinius.slots import layout as mirror_layout
 
 
 def inspect_file(path: Path) -> dict[str, Json]:
@@ -65,4 +65,23 @@ def _dataset(path: Path) -> dict[str, Json]:
         "label": [str(header.label.dtype), list(header.label.shape)],
         "classes": header.classes,
         "record_bytes": header.record_bytes,
+    }
+
+
+def describe_mirror(region: Region) -> dict[str, Json] | None:
+    """What can be read of a region's mirror without a key; None if there is no mirror.
+
+    Raises FormatError, RegionError.
+    """
+    span = region.extent(mirror_layout.EXTENT)
+    if span is None:
+        return None
+    run_id, key_id, layout = mirror_layout.read_header(region, span)
+    return {
+        "version": mirror_layout.VERSION,
+        "run_id": run_id.hex(),
+        "key_id": key_id.hex(),
+        "slot_bytes": layout.slot_bytes,
+        "manifest_room": layout.manifest_room,
+        "commits": max(mirror_layout.read_counters(region, run_id, layout)),
     }

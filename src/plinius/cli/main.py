@@ -6,7 +6,9 @@ from plinius import __version__
 from plinius.cli.bench import bench
 from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, open_file
+from plinius.cli.describe import describe
 from plinius.cli.doctor import doctor
+from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.predict import predict
 from plinius.cli.region import region
@@ -15,19 +17,9 @@ from plinius.cli.seal import seal
 from plinius.cli.train import train
 
 COMMANDS = (
-    keygen,
-    seal,
-    inspect,
-    open_file,
-    train,
-    test,
-    predict,
-    digest,
-    export,
-    region,
-    bench,
-    doctor,
-)
+    keygen, seal, inspect, open_file, describe, job, train, test, predict, digest, export, region,
+    bench, doctor,
+)  # fmt: skip
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,12 +9,16 @@ from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
+    job_options,
     json_option,
     key_option,
+    load_permit,
     region_option,
 )
 from plinius.keys import load_key
+from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
+from plinius.trust.permit import require_job_of
 
 
 @click.command()
@@ -29,18 +33,33 @@ from plinius.sources.clear_files import SUFFIXES
     required=True,
     help="A .sealed file, which only the key opens (plinius open); or in clear a .csv or .npz.",
 )
+@job_options
 @json_option
 def predict(
-    cfg: Path, data: Path, region: Path, key_path: Path, output: Path, as_json: bool
+    cfg: Path,
+    data: Path,
+    region: Path,
+    key_path: Path,
+    output: Path,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Predict with the mirrored network; the data may be without labels."""
     if output.suffix not in (".sealed", *SUFFIXES):
         raise click.UsageError("-o ends in .sealed, .csv or .npz")
     from plinius.training.prediction import predict as predictions_of
 
+    permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
+
+    def allow(snapshot: Snapshot) -> None:
+        require_job_of(snapshot, permit.digest if permit else None)
+        if permit:
+            permit.require_predictions(snapshot)
+
     with counting("predicting") as progress:
-        found = predictions_of(cfg, data, region, key, progress=progress)
+        found = predictions_of(cfg, data, region, key, progress=progress, allow=allow)
     found.save(output, key)
     clear = output.suffix in SUFFIXES
     if clear:

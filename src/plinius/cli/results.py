@@ -1,6 +1,7 @@
 """What a mirrored run has reached: `test`, `digest`, `export`."""
 
 from pathlib import Path
+from typing import cast
 
 import click
 
@@ -9,8 +10,10 @@ from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
+    job_options,
     json_option,
     key_option,
+    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
@@ -18,6 +21,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
+from plinius.trust.permit import require_job_of
 
 
 @click.command()
@@ -25,29 +29,78 @@ from plinius.slots import newest_snapshot
 @data_option
 @region_option
 @key_option
+@click.option(
+    "--recalibrate",
+    "training_data",
+    type=PATH,
+    help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
+)
+@job_options
 @json_option
-def test(cfg: Path, data: Path, region: Path, key_path: Path, as_json: bool) -> None:
-    """Measure the mirrored network on a sealed dataset: by class, or for a regression by number."""
+def test(
+    cfg: Path,
+    data: Path,
+    region: Path,
+    key_path: Path,
+    training_data: Path | None,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure the mirrored network on a sealed dataset: classes, numbers, or boxes."""
+    from plinius.training.detection import mean_average_precision
     from plinius.training.evaluation import TrainingData, trained_network
+    from plinius.training.recalibration import lag, recalibrate
     from plinius.training.scores import scores
 
+    permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
     snapshot = newest_snapshot(region, key)
+    require_job_of(snapshot, permit.digest if permit else None)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
     TrainingData.of_region(region, key).require_alike(dataset)
+    digits = permit.require_accuracy(snapshot, dataset.header) if permit else None
+    if training_data:
+        if permit:
+            permit.refuse("recalibrating")
+        with counting("recalibrating") as progress:
+            recalibrate(
+                network, read_cfg(cfg), SealedDataset.from_file(training_data, key), progress
+            )
+    elif lagging := lag(read_cfg(cfg), network, snapshot):
+        say(lagging)
+    result: dict[str, Json]
     with counting("testing") as progress:
-        found = scores(network, dataset, progress)
-    answer({**found, "iteration": snapshot.iteration}, as_json)
+        if network.finds_boxes:
+            value = mean_average_precision(network, dataset, progress)
+            result = {"task": "detection", "samples": dataset.header.count}
+            result["mean_average_precision"] = value
+        else:
+            result = scores(network, dataset, progress)
+    if permit and digits is not None:
+        result = permit.accuracy_of(result, digits)
+    answer({**result, "iteration": snapshot.iteration}, as_json)
 
 
 @click.command()
 @region_option
 @key_option
+@job_options
 @json_option
-def digest(region: Path, key_path: Path, as_json: bool) -> None:
+def digest(
+    region: Path,
+    key_path: Path,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
+) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
+    permit = load_permit(job_path, owner_path)
     snapshot = newest_snapshot(region, load_key(key_path))
+    require_job_of(snapshot, permit.digest if permit else None)
+    if permit:
+        permit.require_digest(snapshot)
     answer({"digest": snapshot.digest(), "iteration": snapshot.iteration}, as_json)
 
 
@@ -57,9 +110,17 @@ def digest(region: Path, key_path: Path, as_json: bool) -> None:
 @key_option
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
+@job_options
 @json_option
 def export(
-    cfg: Path | None, region: Path, key_path: Path, output: Path, part: str, as_json: bool
+    cfg: Path | None,
+    region: Path,
+    key_path: Path,
+    output: Path,
+    part: str,
+    job_path: Path | None,
+    owner_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
     from plinius.training.safetensors_files import export_safetensors
@@ -68,14 +129,19 @@ def export(
         raise click.UsageError("-o ends in .weights or .safetensors")
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
+    permit = load_permit(job_path, owner_path)
     snapshot = newest_snapshot(region, load_key(key_path))
+    require_job_of(snapshot, permit.digest if permit else None)
+    if permit:
+        permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
         from plinius.darknet.weights import save_weights
         from plinius.training.evaluation import trained_network
 
         network = trained_network(cfg, snapshot)
-        result["seen"] = seen = snapshot.iteration * read_cfg(cfg).net.batch
+        start = cast(int, snapshot.identity.get("seen", 0))
+        result["seen"] = seen = start + snapshot.iteration * read_cfg(cfg).net.rows
     if cfg and output.suffix == ".weights":
         save_weights(network, output, seen)
     else:

@@ -16,8 +16,10 @@ from plinius.cli.shared_options import (
     STOPPED,
     cfg_argument,
     data_option,
+    job_options,
     json_option,
     key_option,
+    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
@@ -64,6 +66,14 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=PATH, help="Start from these parameters (.weights, .safetensors).")
 @click.option(
+    "--upto",
+    type=click.IntRange(1),
+    help="The .weights file holds the first so many layers, as darknet53.conv.74 holds 74.",
+)
+@click.option(
+    "--clear", is_flag=True, help="Begin the schedule anew, whatever the weights have seen."
+)
+@click.option(
     "--precision",
     type=click.Choice(["fp32", "bf16"]),
     default="fp32",
@@ -77,6 +87,7 @@ if TYPE_CHECKING:
 )
 @click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
 @click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
+@job_options
 @json_option
 def train(
     cfg: Path,
@@ -88,6 +99,10 @@ def train(
     metrics: Path | None,
     board: Path | None,
     accept_previous: bool,
+    run_id: str | None,
+    dataset_id: str | None,
+    job_path: Path | None,
+    owner_path: Path | None,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -98,13 +113,30 @@ def train(
         os.environ.pop(name, None)
     from plinius.training.trainer import Run, Settings, last_iteration
 
+    permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
-    until = last_iteration(read_cfg(cfg), wanted)
-    settings = Settings(cfg, data, **chosen)
+    if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
+        raise click.UsageError("--upto and --clear are for --weights")
+    if permit:
+        until = permit.until(wanted)
+        run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
+    else:
+        last_iteration(read_cfg(cfg), wanted)  # refuse before a region is made
+    settings = Settings(cfg, data, run_id=run_id, dataset_id=dataset_id, **chosen)
     with counting("loading the sealed dataset") as progress:
-        run = Run(region, key, settings, progress=progress, accept_previous=accept_previous)
+        run = Run(
+            region,
+            key,
+            settings,
+            progress=progress,
+            accept_previous=accept_previous,
+            permission=permit,
+        )
     with run:
         _report_start(run)
+        if permit is None:
+            say("No job: whoever gives this command chooses what is computed (--job limits it).")
+            until = last_iteration(run.cfg, wanted, run.start_update)
         resumed_at = run.iteration
         with _listener(until, metrics, board, resumed_at) as listener:
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
@@ -153,6 +185,11 @@ def _report_start(run: "Run") -> None:
         say(f"warning: {warning}")
     if run.slow_precision:
         say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
+    if run.start.seen:
+        say(
+            f"The weights have seen {run.start.seen} records: the schedule goes on at update "
+            f"{run.start_update + run.iteration + 1} (--clear, in a new region, begins it anew)."
+        )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
     granularity = run.region.granularity

@@ -1,32 +1,26 @@
 """A Darknet network as a PyTorch module."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from plinius.darknet.activations import ACTIVATIONS
-from plinius.darknet.cfg import Cfg, Net, Section
-from plinius.darknet.layers import (
-    Avgpool,
-    Connected,
-    Convolutional,
-    Dropout,
-    Layer,
-    Maxpool,
-    Shape,
-    Weighted,
+from plinius.darknet.build import (
+    build_layers,
+    input_shape,
+    require_memory,
+    require_truths,
+    truths_of,
+    unknown_costs,
 )
-from plinius.darknet.losses import COSTS, Cost, LossLayer, Softmax
+from plinius.darknet.cfg import Cfg
+from plinius.darknet.layers.base import Layer
+from plinius.darknet.layers.normalisation import Batchnorm, needs_two_values
+from plinius.darknet.losses.base import BoxLoss, DeltaLoss, LossLayer
+from plinius.darknet.losses.cost import Cost
+from plinius.darknet.memory import machine_memory, parameter_bytes, row_bytes, training_bytes
 from plinius.errors import CfgError
-
-MAX_PARAMETERS = 2**31
-"""The largest number of parameters of a network: 8 GiB as float32."""
-
-MAX_VALUES_PER_PASS = 2**31
-"""The largest number of values that a layer reads or writes in one pass."""
 
 BATCH_NORMS = ("darknet", "torch")
 
@@ -34,98 +28,201 @@ BATCH_NORMS = ("darknet", "torch")
 class Network(nn.Module):
     """The network of `cfg`; starting weights are drawn from `seed`, in Darknet's distributions.
 
-    It takes float32 (records, *input_shape), contiguous or channels_last, also under bfloat16
+    It takes float32 (rows, *input_shape), contiguous or channels_last, also under bfloat16
     autocast. `batch_norm` is "darknet" or "torch", whose formula is used. `generator` draws the
     weights and then the dropout masks: its state is part of the run state. `truths` is the number
-    of truth values per record. `warnings` are those of the cfg and of its layers. Raises CfgError
-    before any memory is allocated, ValueError for another `batch_norm`.
+    of truth values per row. `warnings` are those of the cfg and its layers. `seen` is the number of
+    rows trained on, the pass under way included: whoever trains sets it before each pass, because
+    [region] and a stopbackward above 1 depend on it. Raises CfgError before any memory is
+    allocated, ValueError for another `batch_norm`.
     """
 
     def __init__(self, cfg: Cfg, *, batch_norm: str = "darknet", seed: int = 0) -> None:
         super().__init__()
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm is one of {BATCH_NORMS}")
-        net = cfg.net
         self.name = cfg.name
-        self.input_shape = _input_shape(net)
-        self.inputs = net.inputs
+        self.input_shape = input_shape(cfg.net)
+        self.inputs = cfg.net.inputs
         self.generator = torch.Generator().manual_seed(seed)
-        self.warnings = (*cfg.warnings, *_unknown_names(cfg.sections))
-        shape, layers = self.input_shape, []
-        for section in cfg.sections:
-            layers.append(_layer(section, shape, batch_norm, self.generator))
-            shape = layers[-1].out_shape
+        self.warnings = (*cfg.warnings, *unknown_costs(cfg.sections))
+        layers = build_layers(cfg, batch_norm, self.generator)
         self.layers = nn.ModuleList(layers)
-        _check_pass(layers, net.sub_batch)
-        self.truths = _truths(layers)
+        self.truths = truths_of(layers)
+        self.seen = 0
+        self.time_steps = cfg.net.time_steps
+        self._rows, self._rows_per_pass = cfg.net.rows, cfg.net.sub_batch
+        self._plan = _plan(layers)
+        self._result = max(i for i, layer in enumerate(layers) if not isinstance(layer, Cost))
+        self._unreached: dict[int, list[nn.Parameter]] = {}
         self.parameter_count = sum(
             array.numel() for layer in layers for array in layer.arrays().values()
         )
-        if self.parameter_count > MAX_PARAMETERS:
-            what = f"{cfg.name} describes {self.parameter_count} parameters"
-            raise CfgError(what, f"At most {MAX_PARAMETERS} are possible; lower filters or output")
+        require_memory(cfg.name, parameter_bytes(layers), "To hold")
         self.to_empty(device="cpu")
         for layer in layers:
             layer.reset(self.generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the last layer other than [cost]: (records, truths)."""
-        return self.outputs(x)[-1].flatten(1)
+        """The output of the last layer other than [cost], flat: (rows, values)."""
+        return next(y for i, _, y in self._walk(x) if i == self._result).flatten(1)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """The output of every layer, in the mode set by train() or eval()."""
-        results = []
-        x = x.reshape(-1, *self.input_shape)
-        for layer in self.layers:
-            x = layer(x)
-            results.append(x)
+        results: list[Tensor] = []
+        for i, _, y in self._walk(x):
+            results.append(y)
+            for replaced in self._plan[i].replaces if self.training else ():
+                results[replaced] = y
         return results
 
     def loss(self, x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-        """(objective, reported cost), two scalars, for x (records, *input_shape).
+        """(objective, reported cost), two scalars, for x (rows, *input_shape).
 
-        `truth` is (records, truths). The gradient of the objective is minus the sum over records of
-        the updates that Darknet accumulates; divide it by the records of an update. Its value has
-        no meaning. The reported cost is the mean over the layers with a cost, each a sum over
-        records (darknet: network.c, calc_network_cost). Raises CfgError if no layer has a cost,
-        ValueError if `truth` has another shape.
+        `truth` is (rows, truths). The gradient of the objective is minus the sum over rows of the
+        updates that Darknet accumulates; divide it by the rows of an update. Its value has no
+        meaning. The reported cost is the mean over the layers with a cost, each a sum over rows
+        (darknet: network.c, calc_network_cost). Raises CfgError if the network cannot be trained,
+        ValueError if `truth` has another shape, SourceError for a truth that describes nothing.
         """
+        if truth.shape != (x.shape[0], self.truths):
+            raise ValueError(f"the truth has the shape {x.shape[0], self.truths}")
+        self.require_trainable()
         objective, reported = torch.zeros(()), torch.zeros(())
-        costs = 0
-        x = x.reshape(-1, *self.input_shape)
-        if truth.shape != (len(x), self.truths):
-            raise ValueError(f"the truth has the shape {len(x), self.truths}")
-        self.require_cost()
-        for layer in self.sequence:
-            y = layer(x)
+        costs, stop = 0, self._stop()
+        for i, x_in, y in self._walk(x, stop):
+            layer = self.sequence[i]
             if isinstance(layer, LossLayer):
-                own, cost = layer.cost(x, y, truth)
-                objective, reported, costs = objective + own, reported + cost, costs + 1
-            if layer.stops_backward:
-                y = y.detach()
+                own, cost = layer.cost(x_in, y, truth, self.seen)
+                # The backward pass of the original ends at the last stop.
+                objective = objective + (own.detach() if i <= stop else own)
+                reported, costs = reported + cost, costs + 1
             if layer.gives_truth:
                 truth = y.detach().flatten(1).float()
-            x = y
-        return objective + self._frozen(), reported / costs
+        return objective + self._frozen(stop), reported / costs
 
-    def require_cost(self) -> None:
-        """Raise CfgError if no layer has a cost, so that the network cannot be trained."""
-        if not any(isinstance(layer, LossLayer) for layer in self.sequence):
+    def _walk(self, x: Tensor, stop: int = -1) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(number, first input, output) of each layer in order; outputs die with their last use.
+
+        No gradient goes back beyond layer `stop`.
+        """
+        kept = {-1: x.reshape(-1, *self.input_shape)}
+        for i, layer in enumerate(self.sequence):
+            step = self._plan[i]
+            sources = [kept[at] for at in layer.sources]
+            y = layer(*sources)
+            if i == stop:
+                y = y.detach()
+                kept = {at: output.detach() for at, output in kept.items()}
+            kept[i] = y
+            if self.training:
+                kept.update({at: y for at in step.replaces if at in kept})
+            first = sources[0]
+            del sources
+            for at in step.frees:
+                kept.pop(at, None)
+            yield i, first, y
+            del first, y
+
+    def require_trainable(self) -> None:
+        """Raise CfgError if the network cannot be trained as its cfg describes it."""
+        layers = self.sequence
+        if not any(isinstance(layer, LossLayer) for layer in layers):
             raise CfgError(
                 f"{self.name} has no layer with a cost", "End the network with [softmax] or [cost]"
             )
+        require_truths(layers, self.truths)
+        for layer in layers:
+            if isinstance(layer, LossLayer):
+                layer.require_trainable()
 
-    def _frozen(self) -> Tensor:
-        """0, with a gradient of 0 for the parameters before a stopbackward=1.
+    def heads(self, x: Tensor) -> list[tuple[LossLayer, Tensor]]:
+        """The layers with a cost, and their outputs."""
+        pairs = ((self.sequence[i], y) for i, _, y in self._walk(x))
+        return [(layer, y) for layer, y in pairs if isinstance(layer, LossLayer)]
+
+    @property
+    def finds_boxes(self) -> bool:
+        """Whether a layer finds boxes of objects."""
+        return any(isinstance(layer, BoxLoss) for layer in self.sequence)
+
+    def box_head(self) -> BoxLoss:
+        """The last layer that finds boxes. Raises CfgError if none, or their classes differ."""
+        found = [layer for layer in self.sequence if isinstance(layer, BoxLoss)]
+        if not found:
+            todo = "End it with [yolo], [region] or [detection]"
+            raise CfgError(f"{self.name} finds no boxes", todo)
+        for layer in found:
+            if layer.classes != found[-1].classes:
+                what = f"has {found[-1].classes} classes, another {layer.classes}"
+                raise found[-1].section.error(what, "Give all the same classes", "classes")
+        return found[-1]
+
+    def require_classes(self) -> None:
+        """Raise CfgError unless the output has one value for each value of the truth."""
+        for layer in self.sequence:
+            if isinstance(layer, DeltaLoss):
+                raise layer.section.error("finds boxes or masks, not classes", "Test it elsewhere")
+
+    def rows_that_fit(self, most: int) -> int:
+        """How many rows, at least 1 and at most `most`, a pass without gradients can have.
+
+        They take a quarter of the memory of the machine. In a recurrent network the number is a
+        multiple of its time steps.
+        """
+        fit = machine_memory() // 4 // row_bytes(self.sequence)
+        return max(min(fit, most) // self.time_steps, 1) * self.time_steps
+
+    def require_batch(self) -> None:
+        """Raise CfgError if a pass of training cannot work with the batch of the cfg.
+
+        It takes more memory than the machine has, or batch normalisation would have a single value
+        of a channel to work on.
+        """
+        rows = self._rows_per_pass
+        require_memory(self.name, training_bytes(self.sequence, rows), "To train")
+        for layer in self.sequence:
+            steps = getattr(layer, "steps", 1)
+            if needs_two_values(layer, rows // steps):
+                todo = "Raise batch, or lower subdivisions"
+                raise layer.section.error("batch_normalize needs two values per channel", todo)
+
+    def reset_states(self) -> None:
+        """Set the states of recurrent layers to 0."""
+        for layer in self.sequence:
+            for _, state in layer.states():
+                state.zero_()
+
+    def _stop(self) -> int:
+        """The number of the last layer that ends the backward pass now, -1 if none does.
+
+        stopbackward=1 always does, a larger one until that iteration (fork: network.c,
+        backward_network).
+        """
+        iteration = self.seen // self._rows
+        stops = [
+            i
+            for i, layer in enumerate(self.sequence)
+            if layer.stops_backward == 1 or layer.stops_backward > iteration
+        ]
+        return stops[-1] if stops else -1
+
+    def _frozen(self, stop: int) -> Tensor:
+        """0, with a gradient of 0 for the parameters that no cost reaches.
 
         Without a gradient, the optimizer would skip them, but Darknet still decays them.
         """
-        stops = [i for i, layer in enumerate(self.sequence) if layer.stops_backward]
-        last = stops[-1] + 1 if stops else 0
+        if stop not in self._unreached:
+            reached = _reached(self.sequence, stop)
+            self._unreached[stop] = [
+                parameter
+                for i, layer in enumerate(self.sequence)
+                if i not in reached
+                for parameter in layer.parameters()
+            ]
         zero = torch.zeros(())
-        for layer in self.sequence[:last]:
-            for parameter in layer.parameters():
-                zero = zero + 0 * parameter.sum()
+        for parameter in self._unreached[stop]:
+            zero = zero + 0 * parameter.sum()
         return zero
 
     @property
@@ -140,8 +237,12 @@ class Network(nn.Module):
         """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for layer in self.sequence:
+            decaying = {id(part.weights) for _, part in layer.parts() if hasattr(part, "weights")}
             for name, parameter in layer.named_parameters():
-                key = (layer.rate_scale, decay if name == "weights" else 0.0)
+                # The biases of [batchnorm] have no place in a .weights file: they stay 0.
+                fixed = isinstance(layer, Batchnorm) and name == "biases"
+                scale = 0.0 if fixed else layer.rate_scale
+                key = (scale, decay if id(parameter) in decaying else 0.0)
                 groups.setdefault(key, []).append(parameter)
         return [
             {"params": parameters, "rate_scale": scale, "weight_decay": weight_decay}
@@ -149,66 +250,34 @@ class Network(nn.Module):
         ]
 
 
-def _input_shape(net: Net) -> Shape:
-    if net.height and net.width and net.channels:
-        return (net.channels, net.height, net.width)
-    return (net.inputs,)
+class _Step:
+    """What happens after a layer ran: whose outputs it replaces, whose are needed no more."""
+
+    def __init__(self, replaces: tuple[int, ...], frees: tuple[int, ...]) -> None:
+        self.replaces, self.frees = replaces, frees
 
 
-def _layer(section: Section, shape: Shape, norm: str, generator: torch.Generator) -> Layer:
-    match section.kind:
-        case "convolutional":
-            return Convolutional(section, shape, norm)
-        case "connected":
-            return Connected(section, shape, norm)
-        case "maxpool":
-            return Maxpool(section, shape)
-        case "avgpool":
-            return Avgpool(section, shape)
-        case "dropout":
-            return Dropout(section, shape, generator)
-        case "softmax":
-            return Softmax(section, shape)
-        case _:
-            return Cost(section, shape)
+def _plan(layers: Sequence[Layer]) -> list[_Step]:
+    last_use = {at: i for i, layer in enumerate(layers) for at in (*layer.sources, i)}
+    steps = []
+    for i, layer in enumerate(layers):
+        replaces: list[int] = []
+        at = i
+        while at >= 0 and layers[at].replaces_input:
+            at -= 1
+            if at >= 0:
+                replaces.append(at)
+        replaced = tuple(replaces) if layer.replaces_input else ()
+        frees = tuple(at for at, last in last_use.items() if last == i)
+        steps.append(_Step(replaced, frees))
+    return steps
 
 
-def _unknown_names(sections: Sequence[Section]) -> list[str]:
-    """Warnings: an unknown name means a default (darknet: get_activation, get_cost_type)."""
-    warnings = []
-    for key, known, default in (("activation", ACTIVATIONS, "relu"), ("type", COSTS, "sse")):
-        for section in sections:
-            if key in section.options and section.text(key) not in known:
-                what = f"unknown {key} {section.text(key)[:40]!r} means {default}"
-                warnings.append(section.locate(what, key))
-    return warnings
-
-
-def _check_pass(layers: Sequence[Layer], rows: int) -> None:
-    for layer in layers:
-        if rows * max(math.prod(layer.in_shape), math.prod(layer.out_shape)) > MAX_VALUES_PER_PASS:
-            todo = f"Lower batch (at most {MAX_VALUES_PER_PASS} values in a pass)"
-            raise layer.section.error("too many values in one pass", todo)
-        single = rows * math.prod(layer.out_shape[1:]) < 2
-        if isinstance(layer, Weighted) and layer.norm and single:
-            todo = "Raise batch, or lower subdivisions"
-            raise layer.section.error("batch_normalize needs two values per channel", todo)
-
-
-def _truths(layers: Sequence[Layer]) -> int:
-    """Truth values per record: the outputs of the last layer other than [cost]."""
-    plain = [layer for layer in layers if not isinstance(layer, Cost)]
-    if not plain:
-        raise layers[0].section.error("nothing to compare", "Put a layer before it")
-    truths = current = math.prod(plain[-1].out_shape)
-    for layer in layers:
-        compares = isinstance(layer, Cost) or (isinstance(layer, Softmax) and layer.has_loss)
-        inputs = math.prod(layer.in_shape)
-        if compares and inputs != current:
-            what = f"compares {inputs} values with a truth of {current}"
-            raise layer.section.error(
-                what, "Make them equal; a [softmax] with noloss=1 compares nothing"
-            )
-        if layer.gives_truth:
-            current = math.prod(layer.out_shape)
-    return truths
+def _reached(layers: Sequence[Layer], stop: int) -> set[int]:
+    """The numbers of the layers that the backward pass of a cost comes to."""
+    reached: set[int] = set()
+    for i in range(len(layers) - 1, stop, -1):
+        layer = layers[i]
+        if i in reached or (isinstance(layer, LossLayer) and layer.truths is not None):
+            reached.update((i, *layer.sources))
+    return {i for i in reached if i > stop}

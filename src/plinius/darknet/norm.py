@@ -36,11 +36,7 @@ def darknet_norm(
     n = x.numel() // x.shape[1]
     if n < 2:
         raise ValueError("batch normalisation needs two values per channel: give a larger batch")
-    with torch.no_grad():
-        # One pass over x; given float32 rolling buffers, the kernel sums bfloat16 x in float32.
-        batch_mean, biased = _aten.batch_norm_update_stats(x, mean, variance, MOMENTUM)
-        unbiased = biased * (n / (n - 1))
-    result: Tensor = _Normalise.apply(x, scales, biases, batch_mean, unbiased)  # type: ignore[no-untyped-call]
+    result: Tensor = _Normalise.apply(x, scales, biases, mean, variance)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -49,19 +45,23 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scales: Tensor, biases: Tensor, mean: Tensor, variance: Tensor
+        ctx: Any, x: Tensor, scales: Tensor, biases: Tensor, rolling: Tensor, variance: Tensor
     ) -> Tensor:
-        ctx.save_for_backward(x, scales, mean, variance)
-        spread = (variance.sqrt() + _FORWARD_EPSILON).square()
-        return functional.batch_norm(x, mean, spread, scales, biases, False, 0.0, 0.0)
+        # One pass over x; given float32 rolling buffers, the kernel sums bfloat16 x in float32.
+        mean, spread = _aten.batch_norm_update_stats(x, rolling, variance, MOMENTUM)
+        n = x.numel() // x.shape[1]
+        spread.mul_(n / (n - 1))
+        root = spread.sqrt().add_(_FORWARD_EPSILON)
+        ctx.save_for_backward(x, scales, mean, spread, root)
+        return functional.batch_norm(x, mean, root.square(), scales, biases, False, 0.0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, scales, mean, variance = ctx.saved_tensors
-        inverse = (variance + _BACKWARD_EPSILON).rsqrt()
+        x, scales, mean, variance, root = ctx.saved_tensors
+        inverse = (variance + _BACKWARD_EPSILON).rsqrt_()
         dx, dscales, dbiases = _aten.native_batch_norm_backward(
             grad, x, scales, None, None, mean, inverse, True, 0.0, [True, True, True]
         )
         # The kernel summed grad * (x - m) * inverse; the forward pass has another factor.
-        dscales /= inverse * (variance.sqrt() + _FORWARD_EPSILON)
+        dscales /= inverse.mul_(root)
         return dx, dscales, dbiases, None, None

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from plinius.errors import FormatError, RegionError
-from plinius.jsonvalue import Json
 from plinius.pm.heap import Span
 from plinius.pm.medium import PAGE, round_up
 from plinius.pm.region import Region
@@ -75,25 +74,6 @@ class Layout(NamedTuple):
     def holds(self, chunks: Sequence[Chunk]) -> bool:
         """Whether a slot has room for these chunks."""
         return PAGE + self.manifest_room + room_for(chunks) <= self.slot_bytes
-
-
-def describe_mirror(region: Region) -> dict[str, Json] | None:
-    """What can be read of a region's mirror without a key; None if there is no mirror.
-
-    Raises FormatError, RegionError.
-    """
-    span = region.extent(EXTENT)
-    if span is None:
-        return None
-    run_id, key_id, layout = read_header(region, span)
-    return {
-        "version": VERSION,
-        "run_id": run_id.hex(),
-        "key_id": key_id.hex(),
-        "slot_bytes": layout.slot_bytes,
-        "manifest_room": layout.manifest_room,
-        "commits": max(read_counters(region, run_id, layout)),
-    }
 
 
 def layout_for(

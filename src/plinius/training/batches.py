@@ -53,13 +53,21 @@ class Samples:
 class Batches:
     """Opens records for a network that takes `input_shape` and compares with `truths` values.
 
-    A label that is a class index becomes one-hot. Raises SourceError if the dataset does not fit
-    the network.
+    With `steps` above 1 a record is a sequence of so many rows, each with its truth. A label that
+    is a class index becomes one-hot. Raises SourceError if the dataset does not fit the network.
     """
 
-    def __init__(self, dataset: SealedDataset, input_shape: tuple[int, ...], truths: int) -> None:
+    def __init__(
+        self,
+        dataset: SealedDataset,
+        input_shape: tuple[int, ...],
+        truths: int,
+        steps: int = 1,
+    ) -> None:
+        if steps > 1:
+            input_shape, truths = (steps, *input_shape), steps * truths
         self._samples = Samples(dataset, input_shape)
-        self._dataset, self._truths = dataset, truths
+        self._dataset, self._truths, self._steps = dataset, truths, steps
         header, label = dataset.header, dataset.header.label
         self._class_index = label.is_index
         classes = header.classes if label.is_index else math.prod(label.shape)
@@ -73,6 +81,8 @@ class Batches:
     def open(self, indices: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """The records as (n, *input_shape) float32 and (n, truths) float32.
 
+        Sequences are (n, steps, *input_shape) and (n, steps, truths): see `by_time`.
+
         Raises SealError, which names the record that does not open, and SourceError for a label
         that is not a class of the network.
         """
@@ -85,7 +95,15 @@ class Batches:
                     f"Labels must be from 0 to {self._truths - 1}",
                 )
             truth = torch.nn.functional.one_hot(truth, self._truths).float()
-        return self._samples.tensor(samples), truth.reshape(len(indices), -1)
+        x = self._samples.tensor(samples)
+        if self._steps > 1:
+            return x, truth.reshape(len(indices), self._steps, -1)
+        return x, truth.reshape(len(indices), -1)
+
+
+def by_time(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """The rows of a pass: x itself, or of n sequences row t * n + i, step t of sequence i."""
+    return x if steps == 1 else x.transpose(0, 1).flatten(0, 1)
 
 
 def _dimensions(shape: tuple[int, ...]) -> str:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from plinius.darknet.cfg import read_cfg
-from plinius.darknet.losses import Softmax
+from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.network import Network
 from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.errors import DivergedError, MismatchError
+from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
 from plinius.mirror.run_identity import require_same_run
 from plinius.pm.region import Region
@@ -23,7 +23,7 @@ from plinius.snapshot import Snapshot
 from plinius.sources.columns import Column, columns_of
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
-from plinius.training.batches import Batches, Samples
+from plinius.training.batches import Batches, Samples, by_time
 
 _BATCH = 256
 
@@ -70,9 +70,9 @@ class TrainingData:
             ("columns", self._names(self.columns), self._names(columns_of(dataset.about, ""))),
         ):
             if ours and theirs and ours != theirs:
-                raise MismatchError(
-                    f"{dataset.name} has the {what} {_listed(theirs)}, but the network was trained "
-                    f"on {_listed(ours)}",
+                raise MismatchError(  # without the names, which are sealed
+                    f"{dataset.name} does not have the {what} that the network was trained on, in "
+                    "their order",
                     "Seal it with --like and the dataset of the training",
                 )
         scaled = columns_of(dataset.about, dataset.name)
@@ -98,11 +98,17 @@ def outputs(
 ) -> Iterator[Tensor]:
     """The outputs (n, truths) for batch after batch of a dataset, with labels or without.
 
-    `progress` counts records. Raises SourceError if the dataset does not fit, SealError, and
-    DivergedError for outputs that are not finite.
+    `progress` counts records. Raises SourceError if the dataset does not fit, SealError,
+    DivergedError for outputs that are not finite, and CfgError for a network that takes sequences
+    or does not end in classes or numbers.
     """
+    network.require_classes()
+    if network.time_steps > 1:
+        raise CfgError(
+            f"{network.name} takes sequences", "Predict with a network that has no time_steps"
+        )
     samples = Samples(dataset, network.input_shape)
-    for indices in _batches(dataset, progress):
+    for indices in _batches(network, dataset, progress):
         with torch.inference_mode():
             yield _finite(network(samples.open(indices)), network)
 
@@ -110,12 +116,19 @@ def outputs(
 def outputs_and_truths(
     network: Network, dataset: SealedDataset, progress: Progress | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The outputs and the truths, both (n, truths), for batch after batch. Raises as `outputs`."""
-    batches = Batches(dataset, network.input_shape, network.truths)
-    for indices in _batches(dataset, progress):
+    """The outputs and the truths, both (rows, truths), for batch after batch.
+
+    Records are opened as many at a time as fit into memory; in a recurrent network each is a
+    sequence of rows that begins at state 0. Raises as `outputs`.
+    """
+    network.require_classes()
+    steps = network.time_steps
+    batches = Batches(dataset, network.input_shape, network.truths, steps)
+    for indices in _batches(network, dataset, progress):
         x, truth = batches.open(indices)
+        network.reset_states()
         with torch.inference_mode():
-            yield _finite(network(x), network), truth
+            yield _finite(network(by_time(x, steps)), network), by_time(truth, steps)
 
 
 def _finite(y: Tensor, network: Network) -> Tensor:
@@ -127,14 +140,13 @@ def _finite(y: Tensor, network: Network) -> Tensor:
     return y
 
 
-def _batches(dataset: SealedDataset, progress: Progress | None) -> Iterator[npt.NDArray[np.int64]]:
-    count = dataset.header.count
-    for start in range(0, count, _BATCH):
-        end = min(start + _BATCH, count)
+def _batches(
+    network: Network, dataset: SealedDataset, progress: Progress | None
+) -> Iterator[npt.NDArray[np.int64]]:
+    count, steps = dataset.header.count, network.time_steps
+    at_once = network.rows_that_fit(_BATCH * steps) // steps
+    for start in range(0, count, at_once):
+        end = min(start + at_once, count)
         yield np.arange(start, end)
         if progress:
             progress(end, count)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

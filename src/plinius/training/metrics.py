@@ -1,7 +1,8 @@
 """Metrics: the numbers that leave the trainer in clear, after each iteration.
 
-The host can read each of them. What else leaves in clear is a result that a person asked a command
-for (`test`, `digest`, `export`): THREATS.md lists all of it.
+The host can read each of them. `Coarseness` is the only place that decides what leaves. What else
+leaves in clear is a result that a person asked a command for (`test`, `digest`, `export`):
+THREATS.md lists all of it.
 """
 
 import json
@@ -20,18 +21,52 @@ from plinius.files import PRIVATE, not_regular, require_name
 class IterationMetrics:
     """The metrics of one iteration; the first is 1.
 
+    `loss` and `average_loss` are None where they may not leave. Where only means over several
+    iterations may, `loss` is such a mean, at the last of these iterations, and None before.
     `seconds` is the whole iteration, `open_seconds` opening its records, `mirror_seconds` mirroring
     (0 bytes and nearly no time if it was not mirrored). `rate` is the learning rate.
     """
 
     iteration: int
-    loss: float
-    average_loss: float
+    loss: float | None
+    average_loss: float | None
     rate: float
     seconds: float
     open_seconds: float
     mirror_seconds: float
     mirror_bytes: int
+
+
+@dataclass(frozen=True)
+class Coarseness:
+    """Which of `loss` and `average_loss` leave, and how coarse.
+
+    They leave after every `every` iterations: `loss` as the mean over these, `average_loss` as it
+    is then. Both are limited to 0..`largest` and rounded to `digits` decimal places, so that each
+    is one of `largest` * 10**`digits` + 1 values.
+    """
+
+    allowed: frozenset[str]
+    every: int
+    digits: int
+    largest: int
+
+    def ends(self, iteration: int) -> bool:
+        """Whether metrics leave after this iteration."""
+        return iteration > 0 and iteration % self.every == 0
+
+    def loss(self, iteration: int, total: float) -> float | None:
+        """The loss that leaves; `total` is the sum over the last `every` iterations."""
+        return self._leaves("loss", iteration, total / self.every)
+
+    def average_loss(self, iteration: int, average: float | None) -> float | None:
+        """The average loss that leaves."""
+        return self._leaves("average_loss", iteration, average)
+
+    def _leaves(self, name: str, iteration: int, value: float | None) -> float | None:
+        if name not in self.allowed or value is None or not self.ends(iteration):
+            return None
+        return round(min(max(value, 0.0), float(self.largest)), self.digits)
 
 
 Listener = Callable[[IterationMetrics], None]
@@ -101,7 +136,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
 
     def write(metrics: IterationMetrics) -> None:
         for name, value in asdict(metrics).items():
-            if name != "iteration":
+            if name != "iteration" and value is not None:
                 writer.add_scalar(name, value, metrics.iteration)
 
     try:

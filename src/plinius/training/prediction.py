@@ -1,6 +1,6 @@
 """What a mirrored network says of a sealed dataset: sealed for its owner, or in clear."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from plinius.errors import SourceError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.slots import newest_snapshot
+from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES, write_clear
 from plinius.sources.record_ids import record_ids
 from plinius.sources.table import Task
@@ -128,14 +129,18 @@ def predict(
     key: OwnerKey,
     *,
     progress: Progress | None = None,
+    allow: Callable[[Snapshot], None] | None = None,
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 
-    The dataset may have labels, which are not used, or none. `progress` counts records. Raises
-    MismatchError if the region holds another run, or the dataset other classes or columns than the
-    one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
+    The dataset may have labels, which are not used, or none. `progress` counts records. `allow` is
+    called with the state before a record is opened, and may raise. Raises MismatchError if the
+    region holds another run, or the dataset other classes or columns than the one in the region;
+    CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
     snapshot = newest_snapshot(Path(region), key)
+    if allow:
+        allow(snapshot)
     network = trained_network(Path(cfg), snapshot)
     known = TrainingData.of_region(Path(region), key)
     dataset = SealedDataset.from_file(Path(data), key)

@@ -1,7 +1,6 @@
 """The trainer: opens sealed batches, trains a Darknet network, mirrors the run after iterations."""
 
 import ctypes
-import hashlib
 import math
 import random
 import time
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
-from plinius.darknet.weights import load_weights_bytes, read_parameters
 from plinius.data.dataset_extent import load_dataset, require_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
@@ -27,9 +25,10 @@ from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
-from plinius.training.batches import Batches
+from plinius.training.batches import Batches, by_time
+from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.metrics import IterationMetrics, Listener
-from plinius.training.safetensors_files import load_safetensors
+from plinius.training.permission import Permission
 from plinius.training.sampler import Sampler
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
@@ -42,8 +41,9 @@ class Settings:
     `cfg` is the network description, `data` the sealed dataset. `precision` is what the forward
     and backward pass compute in; parameters are float32 in any case. If `threads` is None, a
     resumed run has the threads it had, a new one all cores. A new run starts with the parameters in
-    `weights` (.weights or .safetensors) if given, else with random ones. If `run_id` or
-    `dataset_id` (hex) is given, the region and the data must have that id.
+    `weights` (.weights or .safetensors) if given, else with random ones; a resumed run need not be
+    given them again. `upto` and `clear` are those of `begin`. If `run_id` or `dataset_id` (hex) is
+    given, the region and the data must have that id.
     """
 
     cfg: Path
@@ -54,6 +54,8 @@ class Settings:
     weights: Path | None = None
     run_id: str | None = None
     dataset_id: str | None = None
+    upto: int | None = None
+    clear: bool = False
 
 
 class Run:
@@ -69,6 +71,9 @@ class Run:
     SourceError, MismatchError (the region holds another run), RegionError, RegionBusyError and
     RegionFullError. With `accept_previous`, a newest commit that does not open is not refused, but
     the one before is used. `progress` counts the bytes of the dataset as they are copied.
+
+    A `permission` is asked before the region is opened (it raises what it does not allow), belongs
+    to the identity of the run, and says which metrics leave.
     """
 
     def __init__(
@@ -79,11 +84,18 @@ class Run:
         *,
         progress: Progress | None = None,
         accept_previous: bool = False,
+        permission: Permission | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
-        self.network.require_cost()
-        weights_sha256 = self._load_weights(settings.weights)
+        self.network.require_trainable()
+        self.network.require_batch()
+        given = None
+        if settings.weights:
+            given = begin(self.network, settings.weights, settings.upto, settings.clear)
+        if permission:
+            permission.require_training(self.cfg, given.sha256 if given else None, settings)
+        self._coarseness = permission.coarseness if permission else None
         if not region.exists():
             self._check_before_create(region, key, settings)
         with ExitStack() as opened:
@@ -91,6 +103,7 @@ class Run:
             dataset = load_dataset(
                 self.region, settings.data, key, progress, wanted=settings.dataset_id
             )
+            self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
                 Mirror.open(
@@ -98,7 +111,7 @@ class Run:
                     key,
                     self._state,
                     threads=settings.threads,
-                    identity=_identity(self.cfg, settings, self.dataset_id, weights_sha256),
+                    identity=_identity(self.cfg, settings, self.dataset_id, self.start, permission),
                     run_id=settings.run_id,
                 )
             )
@@ -110,15 +123,6 @@ class Run:
 
     def __exit__(self, *raised: Any) -> None:
         self._opened.__exit__(*raised)
-
-    def _load_weights(self, path: Path | None) -> str | None:
-        """Load the starting parameters; the SHA-256 of their file, or None without a file."""
-        if path is None:
-            return None
-        data = read_parameters(self.network, path)
-        load = load_safetensors if path.suffix == ".safetensors" else load_weights_bytes
-        load(self.network, data, str(path))
-        return hashlib.sha256(data).hexdigest()
 
     def _check_before_create(self, region: Path, key: OwnerKey, settings: Settings) -> None:
         """Refuse what would make a new region useless."""
@@ -150,6 +154,10 @@ class Run:
             "dropout": self.network.generator,
             "average_loss": None,
         }
+        if self._coarseness:
+            # Of one size whatever their values: the host sees how long a commit is.
+            self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
+            self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
         _seed_all(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
@@ -161,6 +169,11 @@ class Run:
         self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
 
     @property
+    def start_update(self) -> int:
+        """How many updates the schedule is ahead of `iteration`: those that the weights saw."""
+        return self.start.seen // self.cfg.net.rows
+
+    @property
     def slow_precision(self) -> bool:
         """Whether bf16 was asked for on a CPU that has no instructions for it."""
         return self._bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -169,10 +182,13 @@ class Run:
     def average_loss(self) -> float | None:
         """The running average of the loss, None before the first iteration.
 
-        Each loss changes it to 0.9 * average + 0.1 * loss (darknet: examples/classifier.c,
-        train_classifier).
+        None as well, or coarse, where a permission says so. Each loss changes it to
+        0.9 * average + 0.1 * loss (darknet: examples/classifier.c, train_classifier).
         """
-        return cast(float | None, self._state["average_loss"])
+        average = self._average()
+        if self._coarseness:
+            return self._coarseness.average_loss(self.iteration, average)
+        return average
 
     def train(
         self,
@@ -201,11 +217,15 @@ class Run:
             started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
             opened = time.perf_counter()
-            learning_rate = rate(self.cfg.net, self.iteration + 1, seed=self._seed)
+            update = self.start_update + self.iteration + 1
+            learning_rate = rate(self.cfg.net, update, seed=self._seed)
+            self.network.seen = self.start.seen + self.iteration * self.cfg.net.rows
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
-            average = loss if self.average_loss is None else self.average_loss
-            self._state["average_loss"] = average = 0.9 * average + 0.1 * loss
+            average = self._average()
+            average = loss if average is None else average
+            self._keep("average_loss", 0.9 * average + 0.1 * loss)
+            leaving_loss = self._leaving_loss(loss)
             stepped = time.perf_counter()
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
@@ -213,8 +233,8 @@ class Run:
             ended = time.perf_counter()
             last = IterationMetrics(
                 iteration=self.iteration,
-                loss=loss,
-                average_loss=average,
+                loss=leaving_loss,
+                average_loss=self.average_loss,
                 rate=learning_rate,
                 seconds=ended - started,
                 open_seconds=opened - started,
@@ -228,23 +248,50 @@ class Run:
             raise self.mirror.failure
         return last
 
+    def _average(self) -> float | None:
+        """The running average of the loss as it is, None before the first iteration."""
+        average = self._state["average_loss"]
+        if average is None or math.isnan(average):
+            return None
+        return float(average)
+
+    def _keep(self, name: str, value: float) -> None:
+        """Write a number into the run state."""
+        if isinstance(self._state[name], torch.Tensor):
+            self._state[name].fill_(value)
+        else:
+            self._state[name] = value
+
+    def _leaving_loss(self, loss: float) -> float | None:
+        """The loss that leaves after this iteration. Between two, the sum is in the run state."""
+        if self._coarseness is None:
+            return loss
+        total = float(self._state["total_loss"]) + loss
+        self._keep("total_loss", 0.0 if self._coarseness.ends(self.iteration) else total)
+        return self._coarseness.loss(self.iteration, total)
+
     def _batches_of(self, dataset: SealedDataset) -> Batches:
-        return Batches(dataset, self.network.input_shape, self.network.truths)
+        return Batches(
+            dataset, self.network.input_shape, self.network.truths, self.network.time_steps
+        )
 
     def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
         """One update from a whole batch, in cfg.net.subdivisions passes; returns the mean loss."""
         set_rate(self._optimizer, learning_rate)
         total = 0.0
-        passes = self.cfg.net.subdivisions
+        passes, steps = self.cfg.net.subdivisions, self.cfg.net.time_steps
         for inputs, targets in zip(x.chunk(passes), truth.chunk(passes), strict=True):
+            inputs, targets = by_time(inputs, steps), by_time(targets, steps)
+            self.network.seen += len(inputs)
             with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
                 objective, reported = self.network.loss(_channels_last(inputs), targets)
-            torch.autograd.backward(objective / len(x))
+            torch.autograd.backward(objective / self.cfg.net.rows)
             total += float(reported.detach())
-        loss = total / len(x)
+        loss = total / self.cfg.net.rows
         if not math.isfinite(loss):
             raise DivergedError(
-                f"The loss is {loss} at iteration {self.iteration + 1}",
+                f"The loss is {'not finite' if self._coarseness else loss} "
+                f"at iteration {self.iteration + 1}",
                 "Lower learning_rate in the cfg and train in a new region",
             )
         self._optimizer.step()
@@ -252,14 +299,17 @@ class Run:
         return loss
 
 
-def last_iteration(cfg: Cfg, wanted: int | None) -> int:
-    """The iteration to train to: `wanted`, else max_batches. Raises CfgError if neither is set."""
+def last_iteration(cfg: Cfg, wanted: int | None, start_update: int = 0) -> int:
+    """The iteration to train to: `wanted`, else what is left of max_batches after `start_update`.
+
+    Raises CfgError if neither is set.
+    """
     if wanted is None and cfg.net.max_batches == 0:
         raise CfgError(
             f"{cfg.name} has no max_batches, so training would never end",
             "Say how far to train with --iterations",
         )
-    return cfg.net.max_batches if wanted is None else wanted
+    return max(cfg.net.max_batches - start_update, 0) if wanted is None else wanted
 
 
 def _keep_freed_memory() -> None:
@@ -282,7 +332,11 @@ def _seed_all(seed: int) -> None:
 
 
 def _identity(
-    cfg: Cfg, settings: Settings, dataset_id: str, weights_sha256: str | None
+    cfg: Cfg,
+    settings: Settings,
+    dataset_id: str,
+    start: Beginning,
+    permission: Permission | None,
 ) -> dict[str, Json]:
     """What a later process must give again to resume this run."""
     identity: dict[str, Json] = {
@@ -291,9 +345,9 @@ def _identity(
         "seed": settings.seed,
         "precision": settings.precision,
     }
-    if weights_sha256 is not None:
-        identity["weights"] = weights_sha256
-    return identity
+    if permission:
+        identity["job"] = permission.digest
+    return identity | start.identity()
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Darknet's layers that compare with the truth, by family."""

@@ -1,0 +1,45 @@
+"""The recipe of a cfg: what it means, apart from how it is written.
+
+Comments, blanks, the order of keys, unknown keys and values that are the default leave the recipe
+as it is. So does `max_batches`, unless the policy is poly, which computes with it: otherwise it
+only says when to stop, which a job says by itself. The format is in docs/formats/job.md.
+"""
+
+import hashlib
+from dataclasses import asdict
+
+from plinius.darknet.cfg import Cfg
+from plinius.darknet.cfg_keys import COMMON_KEYS, LAYER_KEYS, NET_KEYS
+from plinius.darknet.cfg_options import Value
+from plinius.jsonvalue import Json, to_json
+
+_TAG = b"plinius-recipe-1\n"
+
+
+def recipe(cfg: Cfg) -> Json:
+    """The recipe as JSON: [kind, {key: value}] for [net] and each layer, defaults left out."""
+    defaults: dict[str, Value] = {key: rule.default for key, rule in NET_KEYS.items()}
+    net = {key: value for key, value in asdict(cfg.net).items() if value != defaults[key]}
+    if cfg.net.policy != "poly":
+        net.pop("max_batches", None)
+    layers: list[Json] = [["net", _json(net)]]
+    for section in cfg.sections:
+        keys = COMMON_KEYS | LAYER_KEYS[section.kind]
+        given = {key: value for key, value in section.options.items() if value != keys[key].default}
+        if isinstance(name := given.get("tree"), str):  # what the file says, not its name
+            given["tree"] = cfg.trees[name].parents
+        if isinstance(name := given.get("map"), str):
+            given["map"] = cfg.maps[name]
+        layers.append([section.kind, _json(given)])
+    return layers
+
+
+def recipe_digest(cfg: Cfg) -> str:
+    """SHA-256 of the recipe, 64 hex digits."""
+    return hashlib.sha256(_TAG + to_json(recipe(cfg))).hexdigest()
+
+
+def _json(values: dict[str, Value]) -> dict[str, Json]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
