@@ -137,6 +137,37 @@ def test_what_a_job_allows_is_done(owner: Owner, tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size > 0
 
 
+def test_a_job_lets_an_accuracy_leave_and_no_more(owner: Owner, tmp_path: Path) -> None:
+    """test tells no confusion and no recall; predict needs an output and a dataset of its own."""
+    w, region = owner.world, tmp_path / "r"
+    assert owner.create("job").code == 0
+    under, using = owner.options("job"), ["--region", region, "--key", w.key]
+    assert call(*w.train(region, *under)).code == 0
+    tested = call("test", w.cfg, "--data", w.held_out, *using, *under, "--json").json
+    assert set(tested) == {"accuracy", "samples", "iteration"}
+    assert tested["accuracy"] == round(tested["accuracy"], 2)
+    out = tmp_path / "p.sealed"
+    predict = ["predict", w.cfg, "--data", w.held_out, *using, "-o", out]
+    refused = call(*predict, *under)
+    assert refused.code == 1
+    assert "The job does not allow the output 'predictions'" in refused.stderr
+    assert "This run belongs to job" in call(*predict).stderr
+    assert not out.exists()
+
+
+def test_predictions_that_a_job_allows(owner: Owner, tmp_path: Path) -> None:
+    """For the datasets that it names to test with, and not for those that it trains on."""
+    w, region = owner.world, tmp_path / "r"
+    assert owner.create("job", "--allow", "predictions").code == 0
+    under, using = owner.options("job"), ["--region", region, "--key", w.key]
+    assert call(*w.train(region, *under)).code == 0
+    out = ["-o", tmp_path / "p.csv", *under]
+    assert call("predict", w.cfg, "--data", w.held_out, *using, *out).code == 0
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 81
+    refused = call("predict", w.cfg, "--data", w.data, *using, *out)
+    assert "The job does not allow predicting on dataset" in refused.stderr
+
+
 def test_a_run_goes_on_under_a_renewed_job_and_no_other(owner: Owner, tmp_path: Path) -> None:
     """The owner signs the same terms for this run alone; other terms are another run."""
     w, region = owner.world, tmp_path / "r"

@@ -15,6 +15,7 @@ from plinius.cli.shared_options import (
     load_permit,
     region_option,
 )
+from plinius.data.dataset_header import DatasetHeader
 from plinius.keys import load_key
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
@@ -53,10 +54,10 @@ def predict(
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
 
-    def allow(snapshot: Snapshot) -> None:
+    def allow(snapshot: Snapshot, header: DatasetHeader) -> None:
         require_job_of(snapshot, permit.digest if permit else None)
         if permit:
-            permit.require_predictions(snapshot)
+            permit.require_predictions(snapshot, header)
 
     with counting("predicting") as progress:
         found = predictions_of(cfg, data, region, key, progress=progress, allow=allow)

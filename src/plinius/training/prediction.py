@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from plinius.data.dataset_header import DatasetHeader
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import SourceError
@@ -129,21 +130,21 @@ def predict(
     key: OwnerKey,
     *,
     progress: Progress | None = None,
-    allow: Callable[[Snapshot], None] | None = None,
+    allow: Callable[[Snapshot, DatasetHeader], None] | None = None,
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 
     The dataset may have labels, which are not used, or none. `progress` counts records. `allow` is
-    called with the state before a record is opened, and may raise. Raises MismatchError if the
-    region holds another run, or the dataset other classes or columns than the one in the region;
-    CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
+    called with the state and the header before a record is opened, and may raise. Raises
+    MismatchError if the region holds another run, or the dataset other classes or columns than the
+    one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
     snapshot = newest_snapshot(Path(region), key)
-    if allow:
-        allow(snapshot)
     network = trained_network(Path(cfg), snapshot)
     known = TrainingData.of_region(Path(region), key)
     dataset = SealedDataset.from_file(Path(data), key)
+    if allow:
+        allow(snapshot, dataset.header)
     known.require_alike(dataset)
     found = np.empty((dataset.header.count, network.truths), _FLOAT)
     at = 0

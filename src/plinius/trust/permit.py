@@ -114,12 +114,7 @@ class Permit:
 
     def require_accuracy(self, snapshot: Snapshot, header: DatasetHeader) -> int:
         """The accuracy may leave; returns to how many decimal places."""
-        roles = {grant.role for grant in self.job.datasets if grant.id == header.id.hex()}
-        if not roles & {"validate", "test"}:
-            raise _not_allowed(
-                f"testing on dataset {header.id.hex()}",
-                ", ".join(it.id for it in self.job.datasets if it.role != "train") or "no dataset",
-            )
+        roles = self._roles_beside_training(header, "testing")
         self._require_output(
             "accuracy", snapshot, self.job.outputs.every if "validate" in roles else 0
         )
@@ -136,9 +131,20 @@ class Permit:
                 return {name: round(value, digits), "samples": result["samples"]}
         self.refuse("the errors of a regression")
 
-    def require_predictions(self, snapshot: Snapshot) -> None:
-        """Outputs of the network for records may leave, sealed for the owner or in clear."""
+    def require_predictions(self, snapshot: Snapshot, header: DatasetHeader) -> None:
+        """Outputs of the network for a dataset may leave, sealed for the owner or in clear."""
+        self._roles_beside_training(header, "predicting")
         self._require_output("predictions", snapshot)
+
+    def _roles_beside_training(self, header: DatasetHeader, what: str) -> set[str]:
+        """The roles of a dataset; one at least is to validate or to test."""
+        roles = {str(grant.role) for grant in self.job.datasets if grant.id == header.id.hex()}
+        if not roles & {"validate", "test"}:
+            raise _not_allowed(
+                f"{what} on dataset {header.id.hex()}",
+                ", ".join(it.id for it in self.job.datasets if it.role != "train") or "no dataset",
+            )
+        return roles
 
     def refuse(self, what: str) -> NoReturn:
         """No job can allow it."""
