@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import plinius.darknet.network
+import plinius.darknet.build
 from attacks.mutations import first_seed, flipping, mutated, mutated_region, mutated_text
 from cli.world import Result, World, call
 
@@ -61,8 +61,8 @@ def require_a_sentence(told: Result, what: str) -> None:
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description may ask for 8 GiB; here what asks for more than some MiB is refused."""
-    monkeypatch.setattr(plinius.darknet.network, "MAX_PARAMETERS", 2**20)
-    monkeypatch.setattr(plinius.darknet.network, "MAX_VALUES_PER_PASS", 2**20)
+    monkeypatch.setattr(plinius.darknet.build, "MAX_PARAMETERS", 2**20)
+    monkeypatch.setattr(plinius.darknet.build, "MAX_VALUES_PER_PASS", 2**20)
 
 
 Change = Callable[[bytes, random.Random], bytes]

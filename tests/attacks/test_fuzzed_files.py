@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from PIL import Image
 
-import plinius.darknet.network
+import plinius.darknet.build
 from attacks.mutations import first_seed, flipping, mutated, mutated_text, peak_memory
 from cli.world import CFG, textures, write_idx
 from plinius.darknet.cfg import parse_cfg, read_cfg
@@ -156,7 +156,7 @@ KINDS: dict[str, tuple[Read, Read, int]] = {  # made, read, and how many in the 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description may ask for 8 GiB; here what asks for more than 4 MiB is refused."""
-    monkeypatch.setattr(plinius.darknet.network, "MAX_PARAMETERS", 2**20)
+    monkeypatch.setattr(plinius.darknet.build, "MAX_PARAMETERS", 2**20)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -173,7 +173,7 @@ def test_another_list_of_classes_or_columns_is_refused(classes: Way) -> None:
     done(*classes.seal("two.sealed"), "--csv", shifted, *target)
     refused = classes.test(folder / "two.sealed")
     assert refused.code == 1
-    assert "two.sealed has the classes low, middle, but the network was trained on high, low" in (
+    assert "two.sealed does not have the classes that the network was trained on" in (
         refused.stderr
     )
     done(*classes.seal("raw.sealed"), "--csv", folder / "t.csv", *target)
@@ -187,7 +187,7 @@ def test_another_list_of_classes_or_columns_is_refused(classes: Way) -> None:
         [{"id": r["id"], "b": r["b"], "a": r["a"], "kind": r["kind"]} for r in rows(40, 2)],
     )
     call(*classes.seal("swapped.sealed"), "--csv", swapped, "--target", "kind", "--id", "id")
-    assert "has the columns b, a, but the network was trained on a, b" in (
+    assert "does not have the columns that the network was trained on" in (
         classes.test(folder / "swapped.sealed").stderr
     )
     like = ["--target", "kind", "--id", "id", "--like", classes.part("train")]

@@ -70,9 +70,9 @@ class TrainingData:
             ("columns", self._names(self.columns), self._names(columns_of(dataset.about, ""))),
         ):
             if ours and theirs and ours != theirs:
-                raise MismatchError(
-                    f"{dataset.name} has the {what} {_listed(theirs)}, but the network was trained "
-                    f"on {_listed(ours)}",
+                raise MismatchError(  # without the names, which are sealed
+                    f"{dataset.name} does not have the {what} that the network was trained on, in "
+                    "their order",
                     "Seal it with --like and the dataset of the training",
                 )
         scaled = columns_of(dataset.about, dataset.name)

@@ -23,7 +23,7 @@ def scores(
     The task is a classification if labels are class indices, if the network ends in [softmax], or
     if every label is one-hot; else a regression, of which no accuracy is told. `progress` counts
     records. Raises SourceError if the dataset has no labels or does not fit, SealError, and
-    DivergedError for outputs that are not finite.
+    DivergedError for outputs that are not finite, CfgError for a network that finds boxes or masks.
     """
     if dataset.header.label.nbytes == 0:
         raise SourceError(
@@ -43,6 +43,7 @@ def scores(
     if sure or one_hot:
         predicted, actual = torch.cat(found).numpy(), torch.cat(wanted).numpy()
         report = classification(predicted, actual, network.truths, dataset.class_names)
+        report["samples"] = dataset.header.count  # of which each may be a sequence of rows
         if margins:
             report["auc"] = area_under_curve(torch.cat(margins).double().numpy(), actual == 1)
         return report

@@ -12,6 +12,7 @@ from plinius.darknet.cfg import Cfg
 from plinius.darknet.recipe import recipe_digest
 from plinius.data.sealed_dataset import DatasetHeader
 from plinius.errors import JobError
+from plinius.jsonvalue import Json
 from plinius.snapshot import Snapshot
 from plinius.training.metrics import Coarseness
 from plinius.training.permission import RunSettings
@@ -115,12 +116,7 @@ class Permit:
 
     def require_accuracy(self, snapshot: Snapshot, header: DatasetHeader) -> int:
         """The accuracy may leave; returns to how many decimal places."""
-        roles = {grant.role for grant in self.job.datasets if grant.id == header.id.hex()}
-        if not roles & {"validate", "test"}:
-            raise _not_allowed(
-                f"testing on dataset {header.id.hex()}",
-                ", ".join(it.id for it in self.job.datasets if it.role != "train") or "no dataset",
-            )
+        roles = self._roles_beside_training(header, "testing")
         self._require_output(
             "accuracy", snapshot, self.job.outputs.every if "validate" in roles else 0
         )
@@ -129,6 +125,28 @@ class Permit:
                 f"an accuracy over {header.count} records", f"at least {self.job.metrics.records}"
             )
         return self.job.metrics.digits
+
+    def accuracy_of(self, result: dict[str, Json], digits: int) -> dict[str, Json]:
+        """What may leave of the result of a test: an accuracy, or a mean average precision."""
+        for name in ("accuracy", "mean_average_precision"):
+            if isinstance(value := result.get(name), float):
+                return {name: round(value, digits), "samples": result["samples"]}
+        self.refuse("the errors of a regression")
+
+    def require_predictions(self, snapshot: Snapshot, header: DatasetHeader) -> None:
+        """Outputs of the network for a dataset may leave, sealed for the owner or in clear."""
+        self._roles_beside_training(header, "predicting")
+        self._require_output("predictions", snapshot)
+
+    def _roles_beside_training(self, header: DatasetHeader, what: str) -> set[str]:
+        """The roles of a dataset; one at least is to validate or to test."""
+        roles = {str(grant.role) for grant in self.job.datasets if grant.id == header.id.hex()}
+        if not roles & {"validate", "test"}:
+            raise _not_allowed(
+                f"{what} on dataset {header.id.hex()}",
+                ", ".join(it.id for it in self.job.datasets if it.role != "train") or "no dataset",
+            )
+        return roles
 
     def refuse(self, what: str) -> NoReturn:
         """No job can allow it."""
