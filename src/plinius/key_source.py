@@ -11,7 +11,7 @@ from plinius.errors import KeyFileError, StorageError
 from plinius.files import open_to_read
 
 VARIABLE = "PLINIUS_PASSPHRASE"
-_MAX_BYTES = 4096
+MAX_BYTES = 4096
 NAME_A_KEY = "Name a key file made by plinius keygen"
 
 
@@ -20,37 +20,28 @@ def key_text(where: str | Path, todo: str = NAME_A_KEY) -> tuple[bytes, str]:
 
     `where` is `-` (standard input, to its end), `fd:N` (an open descriptor, to its end),
     `env:NAME` (a variable of the environment), or a file, which only its owner can read. A file
-    whose name looks like one of the others is given as ./-. The line is empty if there is none or
-    more than one, or the text has more than 4096 bytes. Raises KeyFileError, with `todo`, if it
-    cannot be read.
+    whose name looks like one of the others is given as ./-. Raises KeyFileError.
     """
-    raw, name = _text(where, todo)
-    lines = [line.removesuffix(b"\r") for line in raw.split(b"\n") if not line.startswith(b"#")]
-    lines = [line for line in lines if line.strip(b" \t")]
-    return (lines[0] if len(raw) <= _MAX_BYTES and len(lines) == 1 else b""), name
-
-
-def _text(where: str | Path, todo: str) -> tuple[bytes, str]:
     text = os.fspath(where)
     if text == "-" or re.fullmatch("fd:[0-9]{1,9}", text):
         number = int(text.removeprefix("fd:")) if text != "-" else 0
         name = "standard input" if text == "-" else text
-        return _to_its_end(number, name, todo), name
+        return _to_its_end(number, name), name
     if text.startswith("env:"):
         name = text.removeprefix("env:")
         if (value := os.environ.get(name)) is None:
-            raise KeyFileError(f"There is no variable {name!r} in the environment", todo)
+            raise KeyFileError(f"There is no variable {name!r} in the environment", NAME_A_KEY)
         return os.fsencode(value), f"the variable {name}"
     return _private_file(where, todo), text
 
 
-def _to_its_end(number: int, name: str, todo: str) -> bytes:
+def _to_its_end(number: int, name: str) -> bytes:
     found = b""
     try:
-        while len(found) <= _MAX_BYTES and (piece := os.read(number, _MAX_BYTES + 1 - len(found))):
+        while len(found) <= MAX_BYTES and (piece := os.read(number, MAX_BYTES + 1 - len(found))):
             found += piece
     except OSError as error:
-        raise KeyFileError(f"Cannot read {name}: {error.strerror}", todo) from None
+        raise KeyFileError(f"Cannot read {name}: {error.strerror}", NAME_A_KEY) from None
     return found
 
 
@@ -71,7 +62,7 @@ def _private_file(path: str | Path, todo: str) -> bytes:
                 f"Others can read the key file {path} (mode {status.st_mode & 0o777:04o})",
                 f"Run chmod 600 {path}, and make a new key if others may have read it",
             )
-        return file.read(_MAX_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
 
 
 def ask_passphrase(name: str, again: bool = False) -> str:

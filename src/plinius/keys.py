@@ -11,7 +11,7 @@ from pathlib import Path
 from plinius import sealing
 from plinius.errors import KeyFileError, SealError
 from plinius.files import publish
-from plinius.key_source import NAME_A_KEY, ask_passphrase, key_line
+from plinius.key_source import MAX_BYTES, NAME_A_KEY, ask_passphrase, key_text
 
 _TAG = "plinius-owner-key-1"
 _KEY_LINE = re.compile(rb"[ \t]*plinius-owner-key-1[ \t]+([0-9a-fA-F]{64})[ \t]*")

@@ -22,7 +22,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.slots import newest_snapshot
-from plinius.trust.permit import Permit, require_job_of
+from plinius.trust.permit import require_job_of
 
 
 @click.command()
@@ -84,16 +84,8 @@ def test(
         else:
             found = scores(network, dataset, progress)
     if permit and digits is not None:
-        found = _coarse(found, digits, permit)
+        found = permit.accuracy_of(found, digits)
     answer({**found, "iteration": snapshot.iteration}, as_json)
-
-
-def _coarse(found: dict[str, Json], digits: int, permit: Permit) -> dict[str, Json]:
-    """What a job lets leave of the scores: one fraction, rounded."""
-    for name in ("accuracy", "mean_average_precision"):
-        if isinstance(value := found.get(name), float):
-            return {"task": found["task"], "samples": found["samples"], name: round(value, digits)}
-    permit.refuse("the errors of a regression")
 
 
 @click.command()

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from plinius.data.dataset_header import DatasetHeader
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
 from plinius.data.sealed_dataset import DatasetHeader, SealedDataset, seal_dataset
 from plinius.errors import SourceError
@@ -135,7 +134,6 @@ def predict(
     run_key: OwnerKey | None = None,
     require: Require = lambda snapshot, header: None,
     progress: Progress | None = None,
-    allow: Callable[[Snapshot, DatasetHeader], None] | None = None,
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 

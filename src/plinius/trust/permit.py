@@ -156,13 +156,6 @@ class Permit:
         """The digest of the state may leave."""
         self._require_output("digest", snapshot)
 
-    def require_predictions(self, snapshot: Snapshot, header: DatasetHeader) -> None:
-        """Predictions on a dataset may leave, sealed for the owner or in clear."""
-        ids = [grant.id for grant in self.job.datasets]
-        if header.id.hex() not in ids:
-            raise _not_allowed(f"predictions on dataset {header.id.hex()}", ", ".join(ids))
-        self._require_output("predictions", snapshot)
-
     def require_export(self, snapshot: Snapshot, part: str) -> None:
         """The parameters of one part of the state may leave in clear."""
         self.require_run(snapshot)

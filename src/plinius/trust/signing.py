@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from plinius.errors import KeyFileError, StorageError
 from plinius.files import publish, read_file
-from plinius.key_source import key_line
+from plinius.keys import read_secret
 
 SIGNATURE_BYTES = 64
 PUBLIC_BYTES = 32
@@ -97,10 +97,7 @@ class SigningKey:
 def load_signing_key(path: str | Path) -> SigningKey:
     """Read the secret of a signing key. Raises KeyFileError, as `load_key` does."""
     todo = "Name a file made by plinius keygen --signing"
-    line, name = key_line(path, todo)
-    if (found := _SECRET_LINE.fullmatch(line)) is None:
-        raise KeyFileError(f"{name} holds no signing key", todo)
-    return SigningKey(bytes.fromhex(found[1].decode()))
+    return SigningKey(read_secret(path, _SECRET_LINE, f"{path} holds no signing key", todo))
 
 
 def load_signer(path: str | Path) -> Signer:
