@@ -96,7 +96,7 @@ def test_wrong_use_of_the_options_is_told(world: World, place: Place, tmp_path: 
     cases: list[tuple[list[object], int, str]] = [
         ([*base], 2, "give either --key or --broker"),
         ([*base, "--key", world.key, "--accept-rollback"], 2, "options for --broker"),
-        ([*base, "--broker", "http://127.0.0.1:1"], 2, "needs --job-digest"),
+        ([*base, "--broker", "http://127.0.0.1:1"], 2, "needs --job and --owner, or --job-digest"),
         (train(world, place, region, "http://127.0.0.1:1"), 1, "does not answer"),
         (train(world, place, region, "http://192.0.2.1"), 1, "not the address of a broker"),
         (train(world, place, region, "ftp://127.0.0.1"), 1, "not the address of a broker"),
