@@ -266,3 +266,12 @@ def test_maps_are_read_beside_the_cfg(tmp_path: Path) -> None:
         file.write_text(wrong)
         with pytest.raises(CfgError):
             Network(read_cfg(path))
+
+
+@pytest.mark.parametrize("before", ["", "# a key\n", "[net]\n"])
+def test_a_key_file_given_by_mistake_is_not_shown(before: str) -> None:
+    """Its line would else stand in the refusal, and so in a log."""
+    secret = "0123456789abcdef" * 4
+    with pytest.raises(CfgError) as refused:
+        parse_cfg(f"{before}plinius-owner-key-1 {secret}\n", "owner.key")
+    assert secret[:8] not in str(refused.value)

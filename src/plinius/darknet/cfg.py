@@ -343,5 +343,6 @@ def _net(section: Section, warnings: list[str]) -> Net:
 
 
 def _shown(text: str) -> str:
-    """Text from the file, shortened and safe to print."""
+    """Text from the file, shortened and safe to print: it may be a key file, given by mistake."""
+    text = re.sub("(plinius-.*?)[0-9A-Fa-f]{16,}", r"\1(hex digits)", text)
     return repr(text if len(text) <= 40 else text[:40] + "...")
