@@ -204,3 +204,16 @@ def test_wrong_usage_makes_nothing(classes: Way) -> None:
     assert call(*opened, classes.folder / "t.csv").code == 1
     assert classes.predict(classes.part("test"), "t.csv").code == 1
     assert tree(classes.folder) == before
+
+
+@pytest.mark.parametrize("comment", [True, False])
+def test_a_key_file_given_as_a_table_is_not_shown(
+    comment: bool, world: World, tmp_path: Path
+) -> None:
+    """Its line would else be named as a column."""
+    table, lines = tmp_path / "t.csv", world.key.read_text().splitlines()
+    table.write_text("\n".join(lines if comment else lines[-1:]) + "\n")
+    told = call("seal", "--csv", table, "--target", "x", "--key", world.key, "-o", tmp_path / "s")
+    assert told.code == 1
+    assert "is a key file, not a table" in told.stderr
+    assert lines[-1].split()[-1][:12] not in told.stderr

@@ -3,6 +3,7 @@
 Needs pyarrow, the extra `tables`.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,10 @@ def table_source(table: "pa.Table", options: TableOptions, name: str) -> Source:
 
 def _check_names(table: "pa.Table", options: TableOptions, name: str) -> None:
     has = table.column_names
+    if any(re.match(r"(# )?plinius[- ]", column, re.IGNORECASE) for column in has):
+        raise SourceError(  # before its line is shown as the name of a column
+            f"{name} is a key file, not a table", "Give the table, and the key with --key"
+        )
     if twice := sorted({n for n in has if has.count(n) > 1}):
         raise SourceError(f"{name} has columns of the same name: {_list(twice)}", "Rename them")
     asked = [options.target, options.ids, *options.drop, *options.categorical]
