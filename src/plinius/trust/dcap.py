@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from plinius.errors import NotInstalledError
 from plinius.trust.certificates import check_chain, read_certificate
 from plinius.trust.claims import Claim, Claims, does_not_hold
+from plinius.trust.field_reader import FieldReader
 
 MAX_COLLATERAL_BYTES = 256 << 10
 _HEADER = 48
@@ -61,7 +62,7 @@ def exact_quote(quote: bytes) -> bytes:
             if len(quote) < end + 4:
                 break
             start, length = end + 4, int.from_bytes(quote[end : end + 4], "little")
-            inner = _Reader(quote[start : start + length])
+            inner = FieldReader(quote[start : start + length], "little")
             _read_signature(kind, inner)
             used = length - inner.left
             return quote[:end] + struct.pack("<I", used) + quote[start : start + used]
@@ -110,29 +111,9 @@ def _platform(found: dict[str, Any]) -> dict[str, Claim]:
     }
 
 
-class _Reader:
-    """Reads little-endian fields of bytes; what lies beyond the end is refused."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, length: int) -> bytes:
-        if length > self.left:
-            raise does_not_hold("the quote is truncated")
-        self._at += length
-        return self._data[self._at - length : self._at]
-
-    def number(self, length: int) -> int:
-        return int.from_bytes(self.take(length), "little")
-
-
 def _check_form(kind: str, quote: bytes) -> None:
     """Refuse a quote that is not the one encoding of what it says."""
-    reader = _Reader(quote)
+    reader = FieldReader(quote, "little")
     if reader.number(2) != _VERSION[kind]:
         raise does_not_hold(f"this is no {kind.upper()} quote of version {_VERSION[kind]}")
     reader.take(_HEADER - 2 + _BODY[kind])
@@ -145,7 +126,7 @@ def _check_form(kind: str, quote: bytes) -> None:
     _check_chain(chain)
 
 
-def _read_signature(kind: str, reader: _Reader) -> bytes:
+def _read_signature(kind: str, reader: FieldReader) -> bytes:
     """Read the signature data of a quote; returns the PCK chain in it."""
     reader.take(_SIGNATURE_AND_KEY)
     if kind == "tdx" and (reader.number(2), reader.number(4)) != (_QE_REPORT_DATA, reader.left):

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from plinius.errors import AttestationError, NotInstalledError
 from plinius.trust.claims import Claim, Claims, does_not_hold
 from plinius.trust.evidence import REPORT_DATA_BYTES
+from plinius.trust.field_reader import FieldReader
 
 QUOTED = range(16)
 PCR_BYTES = 32
@@ -66,7 +67,7 @@ def verify_tpm(quote: bytes, signature: bytes, ak: bytes, pcrs: bytes) -> Claims
     it is one of a TPM. Raises AttestationError.
     """
     _check_signature(quote, signature, ak)
-    reader = _Reader(quote)
+    reader = FieldReader(quote, "big")
     if reader.number(4) != _GENERATED or reader.number(2) != _QUOTE:
         raise does_not_hold("it is no quote made by a TPM")
     reader.sized()  # the name of the AK, which is known by its key
@@ -99,29 +100,6 @@ def _check_signature(quote: bytes, signature: bytes, ak: bytes) -> None:
         key.verify(signature, quote, ECDSA(SHA256()))
     except (ValueError, InvalidSignature, TypeError, UnsupportedAlgorithm):
         raise does_not_hold("its signature is not that of its AK") from None
-
-
-class _Reader:
-    """Reads big-endian fields of bytes; what lies beyond the end is refused."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, length: int) -> bytes:
-        if length > self.left:
-            raise does_not_hold("the quote is truncated")
-        self._at += length
-        return self._data[self._at - length : self._at]
-
-    def number(self, length: int) -> int:
-        return int.from_bytes(self.take(length), "big")
-
-    def sized(self) -> bytes:
-        return self.take(self.number(2))
 
 
 def _run(*command: str) -> None:
