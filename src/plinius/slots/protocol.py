@@ -224,15 +224,12 @@ class Slots:
         """Plan the next commit."""
         tensors, values = with_values(snapshot)
         planner, number = self._planner, self._pinned.counter + 1
-        planner.divide(tensors, snapshot.versions)
-        found = self._workers.fingerprints(planner.candidates(number), tensors)
-        plan = planner.plan(number, found)
-        stored = plan.unchanged
-        chunks = [stored.get(chunk.number) for chunk in planner.chunks]
-        sealed_by = [chunk.commit if chunk else number for chunk in chunks]
-        salts = {chunk.commit: chunk.salt for chunk in stored.values()}
+        candidates = planner.begin(number, tensors, snapshot.versions)
+        plan = planner.plan(self._workers.fingerprints(candidates, tensors))
         assert self._pinned.digest is not None
-        plain = encode_manifest(snapshot, tensors, values, self._pinned.digest, sealed_by, salts)
+        plain = encode_manifest(
+            snapshot, tensors, values, self._pinned.digest, plan.sealed_by, plan.salts
+        )
         return Commit(plan, tensors, plain)
 
     def _fits(self, commit: Commit) -> bool:
