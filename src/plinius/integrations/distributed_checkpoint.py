@@ -30,6 +30,7 @@ from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot, TensorBytes
 from plinius.state.class_lookup import Classes
 from plinius.state.codec import Decoder, Encoder
+from plinius.state.devices import is_on_host
 from plinius.state.exactness import environment
 from plinius.state.tensor_memory import DTYPES, NAMES, Memory, copy_items, empty
 
@@ -205,7 +206,8 @@ class RegionStorage(StorageWriter, StorageReader):
         for spec in manifest.tensors:
             source = empty(spec)
             targets = wanted.get(spec.name, [])
-            if len(targets) == 1:  # opened directly into the target, if that is the whole tensor
+            # Opened directly into the target, if that is the whole tensor and on the host.
+            if len(targets) == 1 and is_on_host(targets[0][1]):
                 memory = Memory(targets[0][1])
                 whole = (memory.dtype, memory.shape) == (spec.dtype, spec.shape)
                 if whole and memory.own and memory.order == spec.order:

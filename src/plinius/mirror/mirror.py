@@ -41,7 +41,7 @@ from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
 from plinius.state.capture import CapturedState, RunState
-from plinius.state.exactness import environment, not_bit_exact
+from plinius.state.exactness import not_bit_exact
 from plinius.state.restore import restore
 
 _log = logging.getLogger("plinius")
@@ -340,7 +340,7 @@ class Mirror:
         return manifest.iteration
 
     def _snapshot(self, iteration: int, captured: CapturedState) -> Snapshot:
-        where = {**environment(), _INEXACT: self._inexact_since}
+        where = {**captured.environment, _INEXACT: self._inexact_since}
         return Snapshot(
             iteration, captured.tensors, captured.values, self._identity, where, captured.versions
         )

@@ -1,5 +1,6 @@
 """The run state: the live objects of a run, as bytes."""
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Hashable, MutableMapping, Set
@@ -20,12 +21,16 @@ from plinius.state.codecs.generators import (
 )
 from plinius.state.codecs.stateful_objects import loads_later
 from plinius.state.copies import Copies
+from plinius.state.devices import DeviceTensor, HostCopies, Items, default_generator, items_of
 from plinius.state.encoding_cache import EncodingCache, is_gradient
+from plinius.state.exactness import environment
 from plinius.state.optimizers import lost_parameters, optimizers_in, owned_by
-from plinius.state.tensor_memory import Memory, Place, place_of, storages_of
+from plinius.state.tensor_memory import Place, bits_of, has_gaps, place_of, storages_of
 from plinius.state.version_tracker import VersionTracker
 
 _log = logging.getLogger("plinius")
+DEVICES = "devices"
+"""The name, in the environment, of where the tensors are."""
 STATE, RNG, OBJECTS = "", "~rng", "~objects"
 """The roots of the tree; an escaped key of a user never begins with a tilde and a letter."""
 
@@ -37,28 +42,32 @@ class EncodedState(NamedTuple):
     """The live state: its JSON, its tensors, and the blueprints of its objects.
 
     `stored` are the bytes of the tensors whose encoding came from the cache. torch counts no writes
-    to the tensors in `uncounted`. `addresses` are those of all tensors.
+    to the tensors in `uncounted`. `addresses` are those of all tensors. `devices` are those where
+    tensors are, other than the CPU.
     """
 
     json: dict[str, Json]
     tensors: dict[str, torch.Tensor]
     blueprints: dict[str, Blueprint]
-    stored: dict[str, TensorBytes]
+    stored: dict[str, Items]
     uncounted: Set[str]
     addresses: Set[int]
+    devices: Set[torch.device]
 
 
 class CapturedState(NamedTuple):
     """The state at one moment: the bytes of its tensors, and its values.
 
-    `versions` are those of the tensors if they are trusted; None stands for an unknown one.
-    `shared` are the tensors whose bytes were not copied, with their versions at that moment.
+    `versions` are those of the tensors if any is known; None stands for an unknown one. `shared`
+    are the tensors whose bytes were not copied, with their versions at that moment. `environment`
+    is where it runs, with the devices of the tensors unless all are on the CPU.
     """
 
     tensors: tuple[TensorBytes, ...]
     values: dict[str, Json]
     versions: list[Hashable] | None
     shared: dict[str, tuple[torch.Tensor, Hashable]]
+    environment: dict[str, Json]
 
 
 class RunState:
@@ -86,9 +95,10 @@ class RunState:
         )
         self._cache = EncodingCache()
         self._described: dict[str, tuple[object, JsonText]] = {}
-        self._stored: dict[str, tuple[Place, TensorBytes]] = {}  # of tensors not in the cache
+        self._stored: dict[str, tuple[Place, Items]] = {}  # of tensors not in the cache
         self._always_copied: set[str] = set()
         self._copies = Copies()
+        self._host_copies: dict[torch.device, HostCopies] = {}
         self._may_draw, self._drew = True, False
         first = self.encode(register=True)
         self._may_draw = self._drew or any(
@@ -116,14 +126,22 @@ class RunState:
         self._require_names()
         encoded = self.encode(cache=self._cache)
         self._require_parameters(encoded)
-        tensors = self._tensor_bytes(encoded)
+        items = self._items(encoded)
         trusted = self._tracker if self._trusted else None
-        versions = self._versions(trusted, tensors, encoded) if trusted else None
+        versions = self._versions(trusted, items, encoded) if trusted else None
         shared = self._shared(encoded) if copied and self._only_steps else {}
+        where = _environment(items) if encoded.devices else environment()
+        if DeviceTensor in {*map(type, items)}:
+            versions = versions or [None] * len(items)
+            on_devices = self._copy_out(items, versions)
+            shared = {name: it for name, it in shared.items() if name not in on_devices}
+        else:
+            on_devices = set()
+        tensors = cast(list[TensorBytes], items)
         if copied:
-            tensors = self._copies.of(tensors, shared)
+            tensors = self._copies.of(tensors, shared.keys() | on_devices)
         self._cache.end()
-        return CapturedState(tuple(tensors), encoded.json, versions, shared)
+        return CapturedState(tuple(tensors), encoded.json, versions, shared, where)
 
     def written_since(self, captured: CapturedState) -> list[str]:
         """The names of shared tensors that were written to since; from now on these are copied."""
@@ -138,15 +156,17 @@ class RunState:
     def encode(self, *, register: bool = False, cache: EncodingCache | None = None) -> EncodedState:
         """Encode the live state. Raises StateError for what cannot be mirrored."""
         encoder = Encoder(self.classes, register=register, cache=cache)
-        shared = generators()
         before = (
-            {name: generator_state(it) for name, it in shared.items()} if self._may_draw else {}
+            {name: generator_state(it) for name, it in generators().items()}
+            if self._may_draw
+            else {}
         )
         json = {STATE: encoder.node({**self.parts}, STATE)}
         json[OBJECTS] = {
             path: self._description(path, blueprint, checked=cache is not None)
             for path, blueprint in encoder.blueprints.items()
         }
+        shared = generators(encoder.devices)
         for name, state in before.items():  # a loader may draw when it is asked for its state
             if not same_state(generator_state(shared[name]), state):
                 set_generator_state(shared[name], state)
@@ -154,7 +174,7 @@ class RunState:
         json[RNG] = encoder.separately(lambda: encoder.node(shared, RNG))
         return EncodedState(
             json, encoder.tensors, encoder.blueprints, encoder.stored, encoder.uncounted,
-            encoder.names_at.keys(),
+            encoder.names_at.keys(), encoder.devices,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -197,8 +217,8 @@ class RunState:
                 "Replace parameters in the optimizer too, or before Mirror.open",
             )
 
-    def _tensor_bytes(self, encoded: EncodedState) -> list[TensorBytes]:
-        """The bytes of all tensors; those made for an earlier commit if they are still right."""
+    def _items(self, encoded: EncodedState) -> list[Items]:
+        """The items of all tensors; those made for an earlier commit if they are still right."""
         tensors, names = [*map(encoded.stored.get, encoded.tensors)], [*encoded.tensors]
         kept = {}
         for index in [index for index, it in enumerate(tensors) if it is None]:
@@ -206,17 +226,31 @@ class RunState:
             place = place_of(tensor := encoded.tensors[name])
             known = self._stored.get(name)
             if known is None or known[0] != place:
-                memory = Memory(tensor)
-                known = place, memory.named(name)
-                if not memory.own or is_gradient(name):
+                known = place, items_of(tensor, name)
+                if has_gaps(tensor) or bits_of(tensor) or is_gradient(name):
                     tensors[index] = known[1]
                     continue
             tensors[index], kept[name] = known[1], known
         self._stored = kept
-        return cast(list[TensorBytes], tensors)
+        return cast(list[Items], tensors)
+
+    def _copy_out(self, items: list[Items], versions: list[Hashable]) -> set[str]:
+        """Put bytes in the place of the tensors on devices, and their versions; returns names."""
+        there = [index for index, it in enumerate(items) if isinstance(it, DeviceTensor)]
+        by_device: dict[torch.device, list[int]] = {}
+        for index in there:
+            by_device.setdefault(cast(DeviceTensor, items[index]).device, []).append(index)
+        for device, indices in by_device.items():
+            if device not in self._host_copies:
+                self._host_copies[device] = HostCopies(device)
+            sources = [cast(DeviceTensor, items[index]) for index in indices]
+            copies, proved = self._host_copies[device].of(sources)
+            for index, copy, version in zip(indices, copies, proved, strict=True):
+                items[index], versions[index] = copy, version
+        return {items[index].name for index in there}
 
     def _versions(
-        self, tracker: VersionTracker, tensors: list[TensorBytes], encoded: EncodedState
+        self, tracker: VersionTracker, tensors: list[Items], encoded: EncodedState
     ) -> list[Hashable]:
         """Of each tensor its memory, kept so that no other gets it, and its counts of writes."""
         names = encoded.tensors
@@ -248,13 +282,21 @@ class RunState:
         return place_of(tensor), *self._tracker.counts([tensor]), self._tracker.steps
 
 
-def generators() -> dict[str, Generator]:
-    """The random number generators that a whole process shares."""
+def generators(devices: Set[torch.device] = frozenset()) -> dict[str, Generator]:
+    """The random number generators that a whole process shares: the host's, those of devices."""
     return {
         "python": random.getstate.__self__,  # type: ignore[attr-defined]
         "numpy": np.random.get_state.__self__,  # type: ignore[attr-defined]
         "torch": torch.default_generator,
+        **{str(device): default_generator(device) for device in sorted(devices, key=str)},
     }
+
+
+def _environment(items: list[Items]) -> dict[str, Json]:
+    """The environment of a run with devices; `DEVICES` is [device, how many in turn], ...."""
+    where = [str(it.device) if isinstance(it, DeviceTensor) else "cpu" for it in items]
+    runs: list[Json] = [[device, len([*run])] for device, run in itertools.groupby(where)]
+    return {**environment(sorted({*where} - {"cpu"})), DEVICES: runs}
 
 
 def _require_rebuildable(path: str, first: Blueprint | None, now: Blueprint) -> None:

@@ -19,8 +19,8 @@ import torch
 
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json
-from plinius.snapshot import TensorBytes
 from plinius.state.class_lookup import Classes
+from plinius.state.devices import SUPPORTED, Items
 from plinius.state.encoding_cache import (
     LEAST_ITEMS,
     Description,
@@ -118,6 +118,7 @@ class Encoder:
     `tensors` are those found, by name; nothing is copied. `blueprints` are of the objects that only
     the program can build, by path. `stored` are the bytes of those tensors whose encoding comes
     from the cache. `uncounted` are the names of tensors whose writes torch does not count: arrays.
+    `devices` are those on which tensors are, other than the CPU.
     """
 
     def __init__(
@@ -129,8 +130,9 @@ class Encoder:
         """
         self.classes, self.register, self._cache = classes, register, cache
         self.tensors: dict[str, torch.Tensor] = {}
-        self.stored: dict[str, TensorBytes] = {}
+        self.stored: dict[str, Items] = {}
         self.uncounted: set[str] = set()
+        self.devices: set[torch.device] = set()
         self.blueprints: dict[str, Blueprint] = {}
         self.names_at: dict[int, tuple[str, ...]] = {}  # by address
         self.seen: dict[int, tuple[str, object]] = {}  # by id; kept alive, or ids would repeat
@@ -167,10 +169,14 @@ class Encoder:
             self.in_key = before
 
     def tensor(self, tensor: torch.Tensor, path: str) -> str:
-        """The name under which a tensor is stored. Raises StateError unless it is on the CPU."""
+        """The name under which a tensor is stored.
+
+        Raises StateError if it is not dense, or neither on the CPU nor on a device of `SUPPORTED`.
+        """
         if self.in_key:
             raise refused(path, "has a tensor as a key")
-        if tensor.layout is not torch.strided or not tensor.is_cpu or tensor.is_nested:
+        known = tensor.is_cpu or tensor.device.type in SUPPORTED
+        if tensor.layout is not torch.strided or not known or tensor.is_nested:
             kind = "nested" if tensor.is_nested else tensor.layout
             todo = "Give plain tensors on the CPU: a dense copy, or the parts it is made of"
             raise refused(path, f"is a {kind} tensor on {tensor.device}", todo)
@@ -190,6 +196,8 @@ class Encoder:
         if tensor.numel():
             self.names_at[address] = (*others, path)
         self.tensors[path] = tensor
+        if not tensor.is_cpu:
+            self.devices.add(tensor.device)
         return path
 
     def blueprint(self, path: str, blueprint: Blueprint) -> None:

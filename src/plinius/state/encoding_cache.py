@@ -21,19 +21,19 @@ from typing import NamedTuple, Protocol
 import torch
 
 from plinius.jsonvalue import Json, JsonText, to_json
-from plinius.snapshot import TensorBytes
+from plinius.state.devices import Items, items_of
 from plinius.state.structure import Structure
-from plinius.state.tensor_memory import Memory, Place, has_gaps, place_of
+from plinius.state.tensor_memory import Place, has_gaps, place_of
 
 LEAST_ITEMS = 16
 """Smaller containers are encoded each time; what they hold may still be in the cache."""
 _MOST_MISSES = 6
 _T, _S = torch.Tensor, torch.UntypedStorage
-_DTYPE = attrgetter("dtype")
+_DTYPE, _DEVICE = attrgetter("dtype"), attrgetter("device")
 
 Facts = Callable[[Iterable[torch.Tensor]], Iterator[object]]
 _FACTS: tuple[Facts, ...] = (
-    partial(map, attrgetter("is_cpu")), partial(map, _DTYPE), partial(map, _T.size),
+    partial(map, _DEVICE), partial(map, _DTYPE), partial(map, _T.size),
     partial(map, _T.stride), partial(map, _T.is_conj), partial(map, _T.is_neg),
     partial(map, _T.storage_offset),
     lambda tensors: map(_S.nbytes, map(_T.untyped_storage, tensors)),
@@ -48,7 +48,8 @@ class Target(Protocol):
     """What an encoder has found so far; see Encoder."""
 
     tensors: dict[str, torch.Tensor]
-    stored: dict[str, TensorBytes]
+    stored: dict[str, Items]
+    devices: set[torch.device]
     names_at: dict[int, tuple[str, ...]]
     seen: dict[int, tuple[str, object]]
 
@@ -106,7 +107,7 @@ class EncodingCache:
             before = len(target.tensors)
             values, node = encode()
             tensors = dict(islice(target.tensors.items(), before, None))
-            stored = {name: Memory(tensor).named(name) for name, tensor in tensors.items()}
+            stored = {name: items_of(tensor, name) for name, tensor in tensors.items()}
             known = self._values[path] = _Values(values, JsonText(to_json(node)), tensors, stored)
         target.tensors.update(known.tensors)
         target.stored.update(known.stored)
@@ -129,7 +130,7 @@ class _Values(NamedTuple):
     values: object
     json: JsonText
     tensors: dict[str, torch.Tensor]
-    stored: dict[str, TensorBytes]
+    stored: dict[str, Items]
 
 
 class _Held(NamedTuple):
@@ -141,7 +142,7 @@ class _Held(NamedTuple):
     """
 
     addresses: list[int]
-    stored: dict[str, TensorBytes]
+    stored: dict[str, Items]
     names_at: dict[int, tuple[str, ...]]
     aliases: list[torch.Tensor]
     storages: list[torch.UntypedStorage]
@@ -161,6 +162,7 @@ class _Entry:
         tensors, gradients = structure.tensors, structure.gradients
         self._form, self._paths, self.encoded = structure.form, paths, encoded
         self._dtypes = [*map(_DTYPE, tensors)]
+        self._devices = {*map(_DEVICE, chain(tensors, gradients))} - {torch.device("cpu")}
         # A complex tensor has a conjugate at the same place, and the imaginary part of that, at
         # another offset than 0, is the one kind of real tensor that torch negates on reading.
         self._has_bits = any(map(_T.storage_offset, tensors)) or any(map(_T.is_complex, tensors))
@@ -210,6 +212,7 @@ class _Entry:
         there = map(tensors.__getitem__, self._indices.values())
         target.tensors.update(zip(self._indices, there, strict=True))
         target.stored.update(held.stored)
+        target.devices.update(self._devices)
         target.names_at.update(held.names_at)
         target.seen.update(zip(ids, zip(self._paths, now.containers, strict=True), strict=True))
         return True
@@ -253,14 +256,14 @@ class _Entry:
 
     def _hold(self, addresses: list[int], now: Structure, old: _Held | None) -> _Held:
         tensors = [*now.tensors, *now.gradients]
-        stored: dict[str, TensorBytes] = {}
+        stored: dict[str, Items] = {}
         names_at: dict[int, tuple[str, ...]] = {}
         for name, index in self._indices.items():
             address = addresses[index]
             if old and old.addresses[index] == address and name in old.stored:
                 stored[name] = old.stored[name]
             else:
-                stored[name] = Memory(tensors[index]).named(name)
+                stored[name] = items_of(tensors[index], name)
             if address:  # empty tensors have none
                 names_at[address] = (*names_at.get(address, ()), name)
         if old and self._have_stayed(now.tensors):
@@ -292,8 +295,7 @@ def is_gradient(name: str) -> bool:
 
 def _are_plain(tensors: Sequence[torch.Tensor]) -> bool:
     return (
-        all(map(attrgetter("is_cpu"), tensors))
-        and {*map(attrgetter("layout"), tensors)} <= {torch.strided}
+        {*map(attrgetter("layout"), tensors)} <= {torch.strided}
         and not any(map(attrgetter("is_nested"), tensors))
         and not any(map(_T.is_conj, tensors))
         and not any(map(_T.is_neg, tensors))

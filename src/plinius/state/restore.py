@@ -12,6 +12,7 @@ from plinius.errors import MismatchError
 from plinius.jsonvalue import Json, to_json
 from plinius.slots import Manifest
 from plinius.state.capture import (
+    DEVICES,
     OBJECTS,
     RNG,
     STATE,
@@ -23,8 +24,17 @@ from plinius.state.capture import (
 from plinius.state.class_lookup import Classes
 from plinius.state.codec import Decoder, Encoder, pointer
 from plinius.state.codecs.stateful_objects import loads_later
+from plinius.state.devices import is_on_host
 from plinius.state.exactness import show
-from plinius.state.tensor_memory import Memory, copy_items, empty, place_of, show_type, tensor_type
+from plinius.state.tensor_memory import (
+    Memory,
+    copy_items,
+    empty,
+    order_of,
+    place_of,
+    show_type,
+    tensor_type,
+)
 
 Read = Callable[[Sequence[memoryview]], None]
 """Fills memory with the tensors of a commit, one buffer for each, in the manifest's order."""
@@ -45,6 +55,7 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
     arrays: list[np.ndarray[Any, Any]] = []
     try:
         tensors = _read(now, manifest, read, written)
+        random, lost = _generators_here(now, manifest)
         after = state.encode()
         # Tensors that the objects show themselves are restored; the others must be loaded.
         own = {name for name, it in tensors.items() if _is_at(it, after.tensors.get(name))}
@@ -57,9 +68,9 @@ def restore(state: RunState, manifest: Manifest, read: Read) -> list[str]:
                     state.parts[key] = value
             after = state.encode()
             _require_items(after, tensors)
-        Decoder(tensors, state.classes).root(manifest.values[RNG], RNG, generators())
+        Decoder(tensors, state.classes).root(random, RNG, generators(now.devices))
         skip = {path for path, blueprint in after.blueprints.items() if loads_later(blueprint.live)}
-        return [*_differences(after.json[STATE], manifest.values[STATE], STATE, skip)]
+        return [*lost, *_differences(after.json[STATE], manifest.values[STATE], STATE, skip)]
     except BaseException:
         _clear(written)
         for array in arrays:
@@ -119,24 +130,24 @@ def _read(
 ) -> Tensors:
     """The stored tensors: live ones of the same name, dtype and shape, filled; or new ones."""
     tensors: Tensors = {}
-    outs, late = [], []
-    within = _within(now.tensors)
-    for spec in manifest.tensors:
+    outs, late, moved = [], [], []
+    within, devices = _within(now.tensors), _devices(now, manifest)
+    for spec, device in zip(manifest.tensors, devices, strict=True):
         mine = now.tensors.get(spec.name)
-        if mine is None or tensor_type(mine) != (spec.dtype, spec.shape):
+        if mine is None or _form(mine) != (spec.dtype, spec.shape, spec.order):
             memory = Memory(mine := empty(spec))
+            if device.type != "cpu":
+                moved.append((spec.name, device))
+        elif is_on_host(mine) and spec.name not in within and (memory := Memory(mine)).own:
+            written.append(mine)
         else:
-            memory = Memory(mine)
-            if memory.order != spec.order:
-                memory = Memory(mine := empty(spec))
-            elif not memory.own or spec.name in within:
-                late.append((spec.name, mine, fresh := empty(spec)))
-                memory = Memory(fresh)
-            else:
-                written.append(mine)
+            late.append((spec.name, mine, fresh := empty(spec)))
+            memory = Memory(fresh)
         tensors[spec.name] = mine
         outs.append(memory.data)
     read(outs)
+    for name, device in moved:
+        tensors[name] = tensors[name].to(device)
     for name, mine, fresh in late:
         if name not in within:
             written.append(mine)
@@ -144,6 +155,33 @@ def _read(
         elif not _same_items(mine, fresh):
             tensors[name] = fresh  # it showed another part, and the whole is in place
     return tensors
+
+
+def _form(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Its dtype, shape and order, as a spec has them."""
+    return *tensor_type(tensor), order_of(tensor)
+
+
+def _devices(now: EncodedState, manifest: Manifest) -> list[torch.device]:
+    """Where new tensors go: to the device that has the live ones of the same device then."""
+    runs = cast(list[tuple[str, int]], manifest.environment.get(DEVICES, []))
+    stored = [device for device, count in runs for _ in range(count)]
+    stored = stored or ["cpu"] * len(manifest.tensors)
+    here: dict[str, torch.device] = {"cpu": torch.device("cpu")}
+    for spec, device in zip(manifest.tensors, stored, strict=True):
+        if device not in here and spec.name in now.tensors:
+            here[device] = now.tensors[spec.name].device
+    return [here.get(device, torch.device("cpu")) for device in stored]
+
+
+def _generators_here(now: EncodedState, manifest: Manifest) -> tuple[Json, list[str]]:
+    """The stored states of the generators that are here, and a sentence for each other one."""
+    stored = cast(Any, manifest.values[RNG])["dict"]
+    here = generators(now.devices)
+    lost = [
+        f"the random numbers of {name} are not restored" for name, _ in stored if name not in here
+    ]
+    return {"dict": [[name, node] for name, node in stored if name in here]}, lost
 
 
 def _within(tensors: Tensors) -> set[str]:
@@ -172,7 +210,7 @@ def _extent(tensor: torch.Tensor) -> int:
 
 
 def _same_items(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return Memory(one.contiguous()).data == Memory(other.contiguous()).data
+    return Memory(one.cpu().contiguous()).data == Memory(other.cpu().contiguous()).data
 
 
 def _is_at(tensor: torch.Tensor, other: torch.Tensor | None) -> bool:
@@ -203,8 +241,7 @@ def _require_items(after: EncodedState, tensors: Tensors) -> None:
 def _clear(written: list[torch.Tensor]) -> None:
     """Fill tensors with zeros: what a refused commit left in them must not be used."""
     for tensor in written:
-        memory = Memory(tensor)
-        if memory.own:
+        if is_on_host(tensor) and (memory := Memory(tensor)).own:
             np.frombuffer(memory.data, np.uint8).fill(0)
         else:
             copy_items(tensor, torch.zeros_like(tensor))

@@ -17,7 +17,7 @@ TensorType = tuple[str, tuple[int, ...]]
 
 
 class Memory:
-    """The items of a tensor as bytes, in the order of its memory.
+    """The items of a tensor on the host as bytes, in the order of its memory.
 
     `data` is the tensor's own memory if `own`. Otherwise (its items have gaps or overlap) it is a
     copy in row-major order. `data` keeps the tensor alive, so no other can get its address.
@@ -28,10 +28,9 @@ class Memory:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.dtype, self.shape = tensor_type(tensor)
         self.order = order_of(tensor)
-        in_order = tensor.detach() if self.order is None else tensor.detach().permute(self.order)
-        packed = in_order.resolve_conj().resolve_neg().contiguous()
-        self.data = _bytes_of(packed)
-        self.own = packed.data_ptr() == tensor.data_ptr()
+        items = packed(tensor)
+        self.data = bytes_of(items)
+        self.own = items.data_ptr() == tensor.data_ptr()
 
     def named(self, name: str) -> TensorBytes:
         """These bytes under a name."""
@@ -52,8 +51,16 @@ class _ByAddress:
         }  # fmt: skip
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a contiguous tensor: its own memory."""
+def packed(tensor: torch.Tensor) -> torch.Tensor:
+    """The items in the order of their memory, without gaps: the tensor's own memory, or a copy."""
+    order = order_of(tensor)
+    in_order = tensor.detach() if order is None else tensor.detach().permute(order)
+    return in_order.resolve_conj().resolve_neg().contiguous()
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the host: its own memory."""
+    assert tensor.is_cpu
     return np.asarray(_ByAddress(tensor)).data if tensor.numel() else memoryview(bytearray())
 
 
@@ -71,8 +78,12 @@ def order_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
 
 def place_of(tensor: torch.Tensor) -> Place:
     """Address, shape, strides and dtype of a tensor: two live tensors of one place are the same."""
-    bits = tensor.is_conj(), tensor.is_neg()
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, bits
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, bits_of(tensor)
+
+
+def bits_of(tensor: torch.Tensor) -> int:
+    """Whether its items are conjugated (1) or negated (2) when they are read."""
+    return int(tensor.is_conj()) + 2 * int(tensor.is_neg())
 
 
 def has_storage(tensor: torch.Tensor) -> bool:
@@ -92,7 +103,7 @@ def storages_of(tensors: Iterable[torch.Tensor]) -> list[int]:
 
 
 def empty(spec: TensorSpec) -> torch.Tensor:
-    """A new tensor of this dtype, shape and order."""
+    """A new tensor of this dtype, shape and order, on the host."""
     dtype = DTYPES[spec.dtype]
     if spec.order is None:
         return torch.empty(spec.shape, dtype=dtype)

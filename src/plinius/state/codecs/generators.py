@@ -10,6 +10,7 @@ import torch
 from plinius.errors import MismatchError
 from plinius.jsonvalue import Json
 from plinius.state.codec import CODECS, Codec, Decoder, Encoder, refused
+from plinius.state.devices import SUPPORTED
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -58,15 +59,22 @@ def set_generator_state(generator: Generator, state: Any) -> None:
 
 
 def _encode_generator(encoder: Encoder, value: Generator, path: str) -> Json:
-    if isinstance(value, torch.Generator) and value.device.type != "cpu":
-        raise refused(path, f"is a generator on {value.device}")
+    device = _device(value)
+    if device and torch.device(device).type not in SUPPORTED:
+        raise refused(path, f"is a generator on {device}")
     if type(value) not in (torch.Generator, *_GENERATORS):
         raise refused(path, f"is a generator of class {type(value).__qualname__}")
     now = generator_state(value)
     node = encoder.cached_values(
         path, partial(same_state, now), lambda: (now, encoder.node(_arrays(now), path))
     )
-    return [type(value).__name__, node]
+    return [type(value).__name__, node, *([device] if device else [])]
+
+
+def _device(generator: object) -> str | None:
+    """The device of torch's generators that are not on the CPU."""
+    on = generator.device if isinstance(generator, torch.Generator) else None
+    return str(on) if on and on.type != "cpu" else None
 
 
 def _arrays(state: Any) -> Any:
@@ -78,10 +86,11 @@ def _arrays(state: Any) -> Any:
 
 
 def _decode_generator(decoder: Decoder, payload: Any, live: Any, path: str) -> Any:
-    name, node = payload
+    name, node, *device = payload
     state = decoder.value(node, path)
-    if type(live).__name__ != name or _other_bits(live, state):
-        live = _new_generator(name, state, path)
+    other = type(live).__name__ != name or [_device(live) or "cpu"] != (device or ["cpu"])
+    if other or _other_bits(live, state):
+        live = _new_generator(name, state, path, *device)
     try:
         if name == "Random":
             state = state["version"], tuple(map(int, state["words"])), state["gauss"]
@@ -101,7 +110,7 @@ def _other_bits(live: Any, state: Any) -> bool:
     return bool(live.bit_generator.state["bit_generator"] != state["bit_generator"])
 
 
-def _new_generator(name: str, state: Any, path: str) -> Generator:
+def _new_generator(name: str, state: Any, path: str, device: str = "cpu") -> Generator:
     if name == "Generator" and isinstance(state, dict):
         bits = getattr(np.random, str(state["bit_generator"]), None)
         if not (isinstance(bits, type) and issubclass(bits, np.random.BitGenerator)):
@@ -112,7 +121,15 @@ def _new_generator(name: str, state: Any, path: str) -> Generator:
         return np.random.Generator(bits())
     if name == "RandomState":
         return np.random.RandomState()
-    return torch.Generator() if name == "Generator" else random.Random()  # noqa: S311
+    if name != "Generator":
+        return random.Random()  # noqa: S311
+    try:
+        return torch.Generator(device)
+    except RuntimeError:
+        raise MismatchError(
+            f"{path} is a generator on {device}, and there is no such device here",
+            "Go on where the run has its device, or put another generator into a new run",
+        ) from None
 
 
 _GENERATOR = Codec("generator", (), _encode_generator, _decode_generator, shared=True)

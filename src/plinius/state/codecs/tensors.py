@@ -61,7 +61,7 @@ def set_grad(decoder: Decoder, tensor: torch.Tensor, node: Json, path: str) -> N
 
 
 def _encode_sparse(encoder: Encoder, value: torch.Tensor, path: str) -> Json:
-    if value.layout is not torch.sparse_coo or not value.is_cpu:
+    if value.layout is not torch.sparse_coo:
         raise refused(path, f"is a {value.layout} tensor on {value.device}")
     if value.requires_grad:
         raise refused(path, "is a sparse tensor that requires grad", "Give its detach()")
@@ -89,7 +89,7 @@ def _decode_strided(decoder: Decoder, payload: Any, live: Any, path: str) -> tor
     found: torch.Tensor = decoder.value(node, path, live)
     if [*found.stride()] == strides:
         return found
-    new = torch.empty_strided(found.shape, strides, dtype=found.dtype)
+    new = torch.empty_strided(found.shape, strides, dtype=found.dtype, device=found.device)
     copy_items(new, found)
     return new
 
