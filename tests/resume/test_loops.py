@@ -28,6 +28,9 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+LOOPS_IN_ORDER = [*LOOPS]
+
+
 def test_there_are_as_many_loops_as_promised() -> None:
     """Sixty and more."""
     assert len(LOOPS) + len(REFUSED) >= 60
@@ -73,3 +76,24 @@ def test_a_mirror_that_misses_a_write_is_noticed(tmp_path: Path) -> None:
     build = LOOPS["one_item_through_data"]
     with pytest.raises(AssertionError, match="stopped after"):
         require_alike(build, tmp_path, [(5,)], trust_versions=True)
+
+
+@pytest.mark.parametrize("mode", ["plain", "overlap"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_on_a_device_ends_the_same(
+    name: str,
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """The way of a GPU's tensors, with the host standing for the GPU."""
+    if not request.config.getoption("--soak") and LOOPS_IN_ORDER.index(name) % 8:
+        pytest.skip("only every eighth loop without --soak")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    for module in ("devices", "restore"):
+        monkeypatch.setattr(f"plinius.state.{module}.is_on_host", lambda tensor: False)
+    monkeypatch.setattr("plinius.state.devices.SMALL_BYTES", 40)
+    monkeypatch.setattr("plinius.state.devices.BLOCK_WORDS", 256)
+    require_alike(LOOPS[name], tmp_path, [(3,), (1, 2, 5)], **MODES[mode])

@@ -82,6 +82,12 @@ def examine(region: Path | None = None) -> list[Finding]:
             f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; resume is "
             "bit-identical under the same torch, processor, thread count and tuning variables",
         ),
+        Finding(
+            "GPUs",
+            None,
+            f"{torch.cuda.device_count()} seen; a mirror takes their tensors, but this release "
+            "was never tried on one",
+        ),
     ]
     if region is not None:
         with Region.open(region, writable=False) as opened:
