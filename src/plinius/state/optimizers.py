@@ -4,7 +4,7 @@ from collections.abc import Iterator, MutableMapping, Set
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
+from torch import nn
 
 
 def optimizers_in(value: object, path: str = "") -> Iterator[tuple[str, torch.optim.Optimizer]]:
@@ -43,8 +43,9 @@ def lost_parameters(optimizers: Iterator[tuple[str, Any]], held: Set[int]) -> li
     """The paths of optimizers that step parameters which are not at any address in `held`."""
     lost = []
     for path, optimizer in optimizers:
-        parameters = [it for group in optimizer.param_groups for it in group["params"]]
-        there = [it for it in parameters if not is_lazy(it)]
+        there = [it for group in optimizer.param_groups for it in group["params"]]
+        if any(issubclass(kind, nn.UninitializedParameter) for kind in {*map(type, there)}):
+            there = [it for it in there if not isinstance(it, nn.UninitializedParameter)]
         if not held >= {*map(torch.Tensor.data_ptr, there)} and any(
             it.numel() and it.data_ptr() not in held for it in there
         ):

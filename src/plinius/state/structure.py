@@ -20,6 +20,10 @@ _CONTAINERS = {dict, list, tuple}
 _KEYS = {str, int}
 _GRAD, _IS_LEAF = attrgetter("grad"), attrgetter("is_leaf")
 _REQUIRES_GRAD = attrgetter("requires_grad")
+_MODULES, _PARAMETERS = attrgetter("_modules"), attrgetter("_parameters")
+_BUFFERS, _NON_PERSISTENT = attrgetter("_buffers"), attrgetter("_non_persistent_buffers_set")
+_HOOKS, _PRE_HOOKS = attrgetter("_state_dict_hooks"), attrgetter("_state_dict_pre_hooks")
+_TRAINING = attrgetter("training")
 
 
 class Structure(NamedTuple):
@@ -93,8 +97,14 @@ def structure_of_module(module: nn.Module) -> Structure | None:
     """The structure of a module; None if its state_dict may show more than its own tensors."""
     form: list[object] = []
     raw: list[torch.Tensor | None] = []
-    if not _add_modules(module, form, raw, set()):
-        return None
+    level, seen = [module], {id(module)}
+    while level:
+        if not _add_modules(level, form, raw):
+            return None
+        inner = [*chain.from_iterable(map(dict.values, map(_MODULES, level)))]
+        form.extend(map(id, inner))
+        level = [it for it in dict.fromkeys(inner) if it is not None and id(it) not in seen]
+        seen.update(map(id, level))
     tensors = [tensor for tensor in raw if tensor is not None]
     if {*map(type, tensors)} - _PLAIN_TYPES or not all(map(_IS_LEAF, tensors)):
         return None
@@ -114,39 +124,32 @@ def _are_none(values: Iterable[object]) -> bool:
 
 
 def _add_modules(
-    module: nn.Module, form: list[object], tensors: list[torch.Tensor | None], seen: set[int]
+    modules: list[nn.Module], form: list[object], tensors: list[torch.Tensor | None]
 ) -> bool:
-    """Add a module and those within; False if torch's own state_dict is not all there is to it."""
-    parameters, buffers, modules = module._parameters, module._buffers, module._modules
-    cls: Any = type(module)
+    """Add modules of one depth; False if torch's own state_dict is not all there is to them."""
     if (
-        not _is_plain(cls)
-        or not module.__dict__.keys().isdisjoint(_METHODS)
-        or module._state_dict_hooks
-        or module._state_dict_pre_hooks
+        not all(map(_is_plain, {*map(type, modules)}))
+        or any(map(_HOOKS, modules))
+        or any(map(_PRE_HOOKS, modules))
+        or not all(map(_METHODS.isdisjoint, map(vars, modules)))
     ):
         return False
-    seen.add(id(module))
-    form += (id(module), bool(module.training), len(parameters), len(buffers), len(modules))
-    if parameters:
-        form += parameters
-        form += map(id, parameters.values())
-        tensors += parameters.values()
-    if buffers:
-        form += buffers
-        form += map(id, buffers.values())
-        form.append(frozenset(module._non_persistent_buffers_set))
-        tensors += buffers.values()
-    form += modules
-    for inner in modules.values():
-        if inner is None or id(inner) in seen:
-            form.append(id(inner))
-        elif not _add_modules(inner, form, tensors, seen):
-            return False
+    form.extend(map(id, modules))
+    form.extend(map(bool, map(_TRAINING, modules)))
+    for named in ([*map(_PARAMETERS, modules)], [*map(_BUFFERS, modules)]):
+        values = [*chain.from_iterable(map(dict.values, named))]
+        form.extend(map(len, named))
+        form.extend(chain.from_iterable(named))
+        form.extend(map(id, values))
+        tensors += values
+    form.extend(map(frozenset, map(_NON_PERSISTENT, modules)))
+    inner = [*map(_MODULES, modules)]
+    form.extend(map(len, inner))
+    form.extend(chain.from_iterable(inner))
     return True
 
 
-_METHODS = {"state_dict", "_save_to_state_dict", "get_extra_state", "named_modules"}
+_METHODS = frozenset({"state_dict", "_save_to_state_dict", "get_extra_state", "named_modules"})
 
 
 @functools.cache
