@@ -108,7 +108,7 @@ def outputs(
             f"{network.name} has time_steps, and predictions are for single records",
             "Give time_steps=1 to predict row by row",
         )
-    samples = Samples(dataset, network.input_shape)
+    samples = Samples(dataset, network)
     for indices in _batches(network, dataset, progress):
         with torch.inference_mode():
             yield _finite(network(samples.open(indices)), network)
@@ -124,7 +124,7 @@ def outputs_and_truths(
     """
     network.require_classes()
     steps = network.time_steps
-    batches = Batches(dataset, network.input_shape, network.truths, steps)
+    batches = Batches(dataset, network)
     for indices in _batches(network, dataset, progress):
         x, truth = batches.open(indices)
         network.reset_states()
