@@ -33,6 +33,9 @@ UNSUPPORTED = (
 )
 """Sections of the fork that are not here."""
 
+HEADS = ("yolo", "region", "detection")
+"""Sections that find boxes."""
+
 POLICIES = ("constant", "step", "steps", "exp", "poly", "random", "sigmoid")
 
 NET_KEYS: dict[str, Key] = {

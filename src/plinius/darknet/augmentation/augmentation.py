@@ -12,13 +12,13 @@ from plinius.darknet.augmentation import pictures
 from plinius.darknet.augmentation.draws import PICTURES, SCALE, Draws, Floats
 from plinius.darknet.augmentation.moved_boxes import Labels, moved
 from plinius.darknet.cfg import Cfg, Net, Section
+from plinius.darknet.cfg_keys import HEADS
 from plinius.errors import CfgError, SourceError
 
 _JITTER = 0.2  # if the head does not say (darknet: parser.c, parse_yolo and others)
 _RESIZE_EVERY = 10
 _RANDOM_SCALE = 1.4
 _CROP_KEYS = ("angle", "aspect", "min_crop", "max_crop", "min_ratio", "max_ratio", "center")
-_HEADS = ("yolo", "region", "detection")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def without_effect(cfg: Cfg) -> list[str]:
 
 
 def _head(cfg: Cfg) -> Section | None:
-    heads = [section for section in cfg.sections if section.kind in _HEADS]
+    heads = [section for section in cfg.sections if section.kind in HEADS]
     return heads[-1] if heads else None
 
 
