@@ -202,7 +202,8 @@ def _source(kind: str, key: OwnerKey, given: dict[str, Any]) -> Source:
         text = text_source(given["text"], given["sequence"] or 128)
         if text.left_out:
             say(f"The last {text.left_out} bytes fill no record and are left out.")
-        say("plinius train takes no tokens: the dataset is for a loop of your own.")
+        length = text.source.sample.shape[0]
+        say(f"plinius train takes it with time_steps={length} and inputs=256 in the cfg.")
         return text.source
     if kind == "idx":
         return idx_source(given["images"], given["labels"], given["classes"])

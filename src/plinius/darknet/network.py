@@ -192,6 +192,19 @@ class Network(nn.Module):
                 todo = "Raise batch, or lower subdivisions"
                 raise layer.section.error("batch_normalize needs two values per channel", todo)
 
+    def stepwise(self) -> "Network":
+        """The same network for one row at a time, in evaluation mode; its states begin at 0."""
+        net = replace(self._cfg.net, batch=1, subdivisions=1, time_steps=1)
+        single = Network(replace(self._cfg, net=net), batch_norm=self._batch_norm)
+        states = {
+            f"layers.{i}.{name}"
+            for i, layer in enumerate(self.sequence)
+            for name, _ in layer.states()
+        }
+        arrays = {name: it for name, it in self.state_dict().items() if name not in states}
+        single.load_state_dict(arrays, strict=False)
+        return single.eval()
+
     def require_sizes(self, largest: tuple[int, int]) -> None:
         """Raise CfgError unless pictures of other sizes can be trained on, up to (width, height).
 

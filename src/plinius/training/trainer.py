@@ -31,7 +31,7 @@ from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.metrics import IterationMetrics, Listener
 from plinius.training.permission import Permission
-from plinius.training.sampler import Sampler
+from plinius.training.sampler import Sampler, Streams
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -155,7 +155,10 @@ class Run:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
-        self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
+        count, net = dataset.header.count, self.cfg.net
+        self._sampler: Sampler | Streams = Sampler(count, net.batch, settings.seed)
+        if self._batches.are_tokens:
+            self._sampler = Streams(count, net.batch // net.subdivisions, net.subdivisions)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = make_optimizer(self.network, self.cfg.net)
         self._state: dict[str, Any] = {
