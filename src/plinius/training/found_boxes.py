@@ -140,5 +140,6 @@ def _drawn(sample: Array, found: Found, names: tuple[str, ...]) -> Image.Image:
         colour = _COLOURS[int(label) % len(_COLOURS)]
         pen.rectangle(corners, outline=colour, width=width)
         name = names[int(label)] if names else str(label)
-        pen.text((corners[0] + width + 1, corners[1] + width), f"{name} {score:.2f}", fill=colour)
+        at = (corners[0] + width + 1, corners[1] + width)
+        pen.text(at, f"{name} {score:.2f}", fill=colour, font_size=max(12, min(image.size) // 20))
     return image
