@@ -7,14 +7,16 @@ import torch
 CHARACTERS = 128
 
 
+def whole() -> bytes:
+    """All of it."""
+    return "\n".join(pydoc_data.topics.topics.values()).encode("ascii", "replace")
+
+
 class Text(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Stretches of the text, and the same moved on by one character."""
 
     def __init__(self, length: int) -> None:
-        whole = "\n".join(pydoc_data.topics.topics.values())
-        self._text = torch.frombuffer(
-            bytearray(whole.encode("ascii", "replace")), dtype=torch.uint8
-        )
+        self._text = torch.frombuffer(bytearray(whole()), dtype=torch.uint8)
         self._length = length
 
     def __len__(self) -> int:

@@ -83,7 +83,7 @@ def _measure(
     cfg = networks.five_convolutions(size)
     network = Network(cfg)
     optimizer = make_optimizer(network, cfg.net)
-    batches = Batches(dataset, network.input_shape, network.truths)
+    batches = Batches(dataset, network)
 
     def of_memory(
         at: np.ndarray[tuple[int], np.dtype[np.int64]],

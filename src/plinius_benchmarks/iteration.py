@@ -134,7 +134,7 @@ def _enter(
 
 def _in_clear(cfg: Path, dataset: SealedDataset) -> Plain:
     network = Network(read_cfg(cfg))
-    batches = Batches(dataset, network.input_shape, network.truths)
+    batches = Batches(dataset, network)
     count = dataset.header.count
     opened = [
         batches.open(np.arange(start, min(start + _OPENED, count)))

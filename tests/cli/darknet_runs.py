@@ -14,6 +14,8 @@ width=16
 channels=1
 learning_rate=0.001
 max_batches=6
+exposure=1.5
+resize_step=4
 [convolutional]
 filters=8
 size=3
@@ -53,6 +55,8 @@ anchors=4,5, 8,7, 12,12
 classes=2
 num=3
 max=3
+jitter=.3
+random=1
 """,
     "sequence": """[net]
 batch=4
@@ -84,6 +88,11 @@ width=16
 channels=1
 learning_rate=0.01
 max_batches=6
+angle=7
+aspect=.75
+exposure=.75
+min_crop=14
+max_crop=20
 [crop]
 crop_height=12
 crop_width=12

@@ -132,11 +132,41 @@ def test_describe_takes_no_memory_for_what_cannot_be_trained(world: World, tmp_p
 
 
 def test_what_has_no_effect_is_said_once(world: World, tmp_path: Path) -> None:
-    """Keys for the reading of pictures are named when a run begins."""
+    """Keys that do nothing are named when a run begins."""
     cfg = tmp_path / "net.cfg"
-    cfg.write_text(CFG.replace("channels=1", "channels=1\nhue=.1\nangle=7"))
+    cfg.write_text(CFG.replace("channels=1", "channels=1\nnotruth=1\nmosaic=1"))
     told = call("describe", cfg)
-    assert told.stderr.splitlines() == [f"warning: {cfg}:7: [net] hue, angle have no effect here"]
+    assert told.stderr.splitlines() == [
+        f"warning: {cfg}:7: [net] notruth, mosaic have no effect here"
+    ]
+
+
+def test_changed_pictures_are_trained_on_and_others_refused(world: World, tmp_path: Path) -> None:
+    """Larger pictures are cropped, in the middle by test and predict; flat samples are refused."""
+    cfg, draws = tmp_path / "net.cfg", np.random.default_rng(1)
+    cfg.write_text(CFG.replace("channels=1", "channels=1\nexposure=1.5\nmin_crop=8\nmax_crop=12"))
+    sealed = {}
+    for name, shape in (("pictures", (1, 10, 9)), ("flat", (64,))):
+        x, y = draws.random((8, *shape), np.float32), np.arange(8, dtype=np.int64) % 2
+        np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+        sealed[name] = tmp_path / f"{name}.sealed"
+        source = ["--npz", tmp_path / f"{name}.npz"]
+        assert call("seal", "--key", world.key, "-o", sealed[name], *source).code == 0
+    using = ["--key", world.key, "--region", tmp_path / "region"]
+    refused = call("train", cfg, "--data", sealed["flat"], *using)
+    assert refused.code == 1
+    assert "The cfg asks for changed training pictures, but the samples of" in refused.stderr
+    assert not (tmp_path / "region").exists()
+    done = call("train", cfg, "--data", sealed["pictures"], *using, "--iterations", 2)
+    assert done.code == 0, done.stderr
+    tested = call("test", cfg, "--data", sealed["pictures"], *using, "--json")
+    assert tested.json["samples"] == 8
+    told = call(
+        "predict", cfg, "--data", sealed["pictures"], *using, "-o", tmp_path / "p.csv", "--json"
+    )
+    assert told.json["count"] == 8
+    plain = call("train", world.cfg, "--data", sealed["pictures"], *using[:2], "--region", "no")
+    assert "but the network's input is 1 x 8 x 8" in plain.stderr
 
 
 def test_rolling_statistics_that_lag_are_said_and_recalibrated(

@@ -155,11 +155,14 @@ def test_a_text_and_a_folder_seal_with_their_options(world: World, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--csv", "t", "--resize", "2x2"], "--resize goes with --format folder"),
+        (["--csv", "t", "--resize", "2x2"], "--resize goes with --format folder or boxes"),
         (["--npz", "t", "--target", "y"], "--target goes with --format csv or parquet"),
         (["--text", "t", "--classes", "2"], "--classes goes with --format idx or npz"),
         (["--csv", "t", "--sequence", "2"], "--sequence goes with --format text"),
-        (["--npz", "t", "--like", "s"], "--like goes with --format folder or csv or parquet"),
+        (
+            ["--npz", "t", "--like", "s"],
+            "--like goes with --format folder or csv or parquet or boxes",
+        ),
         (["--npz", "t", "--seed", "0"], "--seed and --stratify go with --split"),
         (["--npz", "t", "--split", "a,b"], "a,b is no list like 0.8,0.1,0.1"),
         (["--folder", "t", "--resize", "0x3"], "0x3 is no size like 28x28"),

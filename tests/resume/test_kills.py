@@ -166,7 +166,7 @@ def _kill_and_compare(
     assert sum(fell.values()) > fell["iteration"]
 
 
-def killer(world: World, folder: Path, seed: str, runs: int) -> Any:
+def killer(world: World, folder: Path, seed: str, runs: int, until: int = UNTIL) -> Any:
     """The work of killer.py in a process of its own."""
     job = {
         "cfg": str(world.cfg),
@@ -175,7 +175,7 @@ def killer(world: World, folder: Path, seed: str, runs: int) -> Any:
         "folder": str(folder),
         "seed": seed,
         "runs": runs,
-        "until": UNTIL,
+        "until": until,
     }
     command = [sys.executable, str(KILLER), json.dumps(job)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -71,14 +71,14 @@ def test_an_unknown_key_is_a_located_warning() -> None:
 
 def test_options_without_effect_are_told() -> None:
     """Options that do nothing on the CPU are warned of where they ask for something; each once."""
-    text = SMALL.replace("batch=4", "batch=4\nadam=1\nclip=0\nhue=.1")
+    text = SMALL.replace("batch=4", "batch=4\nadam=1\nclip=0\nnotruth=1")
     text = text.replace("pad=1", "pad=1\nbinary=1")
-    text = text.replace("hue=.1", "hue=.1\nangle=0\nexposure=1.0\nsaturation=1.5")
+    text = text.replace("notruth=1", "notruth=1\nrandom=0\nmosaic=0.0\nmixup=1")
     text += "[crop]\nshift=1\nangle=0\n[crop]\nshift=2\n"
     assert parse_cfg(text, "a.cfg").warnings == (
         "a.cfg:3: [net] adam has no effect, as on the original's CPU",
         "a.cfg:16: [convolutional] binary has no effect, as on the original's CPU",
-        "a.cfg:5: [net] hue, saturation have no effect here",
+        "a.cfg:5: [net] notruth, mixup have no effect here",
         "a.cfg:20: [crop] shift has no effect here",
     )
 

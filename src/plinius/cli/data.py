@@ -23,12 +23,14 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.command(name="open")
 @click.argument("file", type=PATH)
 @key_option
-@click.option("-o", "--output", type=PATH, required=True, help="A .csv or .npz file.")
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="A .csv or .npz file; of boxes .json too."
+)
 @json_option
 def open_file(file: Path, key_path: Path, output: Path, as_json: bool) -> None:
     """Write the records of a sealed dataset, or sealed predictions, in clear."""
     if output.suffix not in SUFFIXES:
-        raise click.UsageError("-o ends in .csv or .npz")
+        raise click.UsageError("-o ends in .csv, .npz or .json")
     source = source_of(SealedDataset.from_file(file, load_key(key_path)))
     write_clear(source, output)
     say(f"{output} holds the records in clear: whoever has it can read them.")

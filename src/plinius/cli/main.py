@@ -10,6 +10,7 @@ from plinius.cli.console import Refusals
 from plinius.cli.data import inspect, open_file
 from plinius.cli.describe import describe
 from plinius.cli.doctor import doctor
+from plinius.cli.generate import generate
 from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.predict import predict
@@ -19,8 +20,8 @@ from plinius.cli.seal import seal
 from plinius.cli.train import train
 
 COMMANDS = (
-    keygen, seal, inspect, open_file, describe, job, train, test, predict, digest, export, region,
-    attest, broker, revoke, bench, doctor,
+    keygen, seal, inspect, open_file, describe, job, train, test, predict, generate, digest, export,
+    region, attest, broker, revoke, bench, doctor,
 )  # fmt: skip
 
 

@@ -16,7 +16,10 @@ from plinius.cli.shared_options import (
     load_permit,
     region_option,
 )
+from plinius.darknet.cfg import read_cfg
+from plinius.darknet.cfg_keys import HEADS
 from plinius.data.sealed_dataset import DatasetHeader
+from plinius.jsonvalue import Json
 from plinius.keys import load_key
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
@@ -33,7 +36,18 @@ from plinius.trust.permit import require_job_of
     "--output",
     type=PATH,
     required=True,
-    help="A .sealed file, which only the key opens (plinius open); or in clear a .csv or .npz.",
+    help="A .sealed file, which only the key opens (plinius open); or in clear a .csv or .npz, for "
+    "boxes also a .json.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="The least score of a box. Default: 0.5.",
+)
+@click.option(
+    "--draw",
+    type=PATH,
+    help="Also write the pictures with their boxes, in clear, into this new folder.",
 )
 @job_digest_option
 @job_options
@@ -44,6 +58,8 @@ def predict(
     region: Path,
     key_path: Path,
     output: Path,
+    threshold: float | None,
+    draw: Path | None,
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
@@ -51,9 +67,10 @@ def predict(
 ) -> None:
     """Predict with the mirrored network; the data may be without labels."""
     if output.suffix not in (".sealed", *SUFFIXES):
-        raise click.UsageError("-o ends in .sealed, .csv or .npz")
-    from plinius.training.prediction import predict as predictions_of
-
+        raise click.UsageError("-o ends in .sealed, .csv, .npz or .json")
+    finds_boxes = any(section.kind in HEADS for section in read_cfg(cfg).sections)
+    if not finds_boxes and (threshold is not None or draw or output.suffix == ".json"):
+        raise click.UsageError("--threshold, --draw and .json are for networks that find boxes")
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
 
@@ -62,22 +79,33 @@ def predict(
         if permit:
             permit.require_predictions(snapshot, header)
 
+    if permit and draw:
+        permit.refuse("drawing pictures")
+    run_key = key_of_run(key, job_digest)
     with counting("predicting") as progress:
-        run_key = key_of_run(key, job_digest)
-        found = predictions_of(
-            cfg, data, region, key, run_key=run_key, require=require, progress=progress
-        )
-    found.save(output, key)
+        if finds_boxes:
+            from plinius.training.found_boxes import find_boxes
+
+            boxes, dataset = find_boxes(
+                *(cfg, data, region, key), threshold=0.5 if threshold is None else threshold,
+                run_key=run_key, require=require, progress=progress,
+            )  # fmt: skip
+            boxes.save(output, key)
+            told: dict[str, Json] = {"task": "detection", "boxes": boxes.count}
+            told |= {"count": len(boxes.ids), "iteration": boxes.iteration}
+        else:
+            from plinius.training.prediction import predict as predictions_of
+
+            found = predictions_of(
+                cfg, data, region, key, run_key=run_key, require=require, progress=progress
+            )
+            found.save(output, key)
+            told = {"task": "regression" if found.classes is None else "classification"}
+            told |= {"count": len(found.ids), "iteration": found.iteration}
+    if finds_boxes and draw:
+        boxes.draw(dataset, draw)
+        say(f"{draw} holds the pictures in clear, with their boxes.")
     clear = output.suffix in SUFFIXES
     if clear:
         say(f"{output} holds the predictions in clear, a declassification: anyone can read them.")
-    answer(
-        {
-            "predictions": str(output),
-            "sealed": not clear,
-            "count": len(found.ids),
-            "task": "regression" if found.classes is None else "classification",
-            "iteration": found.iteration,
-        },
-        as_json,
-    )
+    answer({"predictions": str(output), "sealed": not clear, **told}, as_json)

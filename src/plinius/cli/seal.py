@@ -15,6 +15,7 @@ from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, load_key
 from plinius.sources.folder import ImageOptions, folder_source
 from plinius.sources.idx import idx_source
+from plinius.sources.labelled_boxes import BoxOptions, boxes_source, read_names
 from plinius.sources.npz import npz_source
 from plinius.sources.original_plinius import legacy_source
 from plinius.sources.seal import SealedPart, seal_parts
@@ -28,12 +29,13 @@ _TAKES = {
     "folder": ("folder", "resize", "mode", "skip_bad", "unlabelled", "like"),
     "csv": ("csv", *_TABLE),
     "parquet": ("parquet", *_TABLE),
+    "boxes": ("boxes", "names", "max_boxes", "resize", "mode", "skip_bad", "like"),
     "text": ("text", "sequence"),
     "plinius": ("images", "labels", "legacy_key", "skip_bytes"),
 }
 """The options that go with each format. An option that does not is refused, never ignored."""
 
-_FILES = ("npz", "folder", "csv", "parquet", "text")
+_FILES = ("npz", "folder", "boxes", "csv", "parquet", "text")
 _SHOWN_COLUMNS = 64
 
 
@@ -75,6 +77,11 @@ _files = _options(
     click.option("--labels", type=PATH, help="IDX labels, or the original's encrypted labels."),
     click.option("--npz", type=PATH, help="An .npz archive of arrays x and y."),
     click.option("--folder", type=PATH, help="A folder of class folders of PNG or JPEG images."),
+    click.option("--boxes", type=PATH,
+        help="Pictures with Darknet's label files: a folder, or a file that lists the pictures."),
+    click.option("--names", type=PATH, help="The classes of the boxes, one a line."),
+    click.option("--max-boxes", type=click.IntRange(1, 10_000),
+        help="The most boxes of a picture, as max in the cfg. Default: 90."),
     click.option("--csv", type=PATH, help="A table, with the names of the columns in row 1."),
     click.option("--parquet", type=PATH, help="A table in Parquet."),
     click.option("--text", type=PATH, help="A text; its bytes are the tokens, 0 to 255."),
@@ -95,7 +102,7 @@ _tables = _options(
     click.option("--standardize", is_flag=True,
         help="Bring columns to mean 0 and deviation 1 by the (training) data. It is sealed too."),
     click.option("--like", type=PATH,
-        help="Take columns, scales and classes from this sealed dataset (also for a folder)."),
+        help="Take columns, scales and classes from this sealed dataset (also for pictures)."),
 )  # fmt: skip
 _images = _options(
     click.option("--resize", callback=_size, help="Resize images to this size, as in 28x28."),
@@ -159,7 +166,8 @@ def _kind(kind: str | None, given: dict[str, Any]) -> str:
     kind = kind or (named[0] if named else "idx")
     if len(named) + bool(given["images"] or given["labels"]) > 1:
         raise click.UsageError(
-            "name one source: --images and --labels, --npz, --folder, --csv, --parquet or --text"
+            "name one source: --images and --labels, --npz, --folder, --boxes, --csv, --parquet "
+            "or --text"
         )
     needed = ("images", "labels") if kind in ("idx", "plinius") else (kind,)
     if not any(given[name] for name in needed):
@@ -182,16 +190,20 @@ def _source(kind: str, key: OwnerKey, given: dict[str, Any]) -> Source:
         return table_source(read_table(path, cast(Any, kind)), options, str(path))
     if kind == "npz":
         return npz_source(given["npz"], given["classes"])
-    if kind == "folder":
+    if kind in ("folder", "boxes"):
         skipped = (lambda reason: say(f"left out: {reason}")) if given["skip_bad"] else None
         names = like.class_names if like else ()
         images = ImageOptions(given["resize"], given["mode"], given["unlabelled"], names, skipped)
-        return folder_source(given["folder"], images)
+        if kind == "folder":
+            return folder_source(given["folder"], images)
+        names = read_names(given["names"]) if given["names"] else names
+        return boxes_source(given["boxes"], images, BoxOptions(given["max_boxes"] or 90, names))
     if kind == "text":
         text = text_source(given["text"], given["sequence"] or 128)
         if text.left_out:
             say(f"The last {text.left_out} bytes fill no record and are left out.")
-        say("plinius train takes no tokens: the dataset is for a loop of your own.")
+        length = text.source.sample.shape[0]
+        say(f"plinius train takes it with time_steps={length} and inputs=256 in the cfg.")
         return text.source
     if kind == "idx":
         return idx_source(given["images"], given["labels"], given["classes"])

@@ -81,7 +81,8 @@ class Net:
     One update (an iteration) uses `batch` records in `subdivisions` equal passes; in a recurrent
     network each is a sequence of `time_steps` rows. `max_batches` is the number of updates, 0 for
     no end. `decay` (L2) applies to weights only. A row has the shape height x width x channels, or
-    `inputs` values if these are 0. The keys from `policy` to `scales` are those of `schedule.rate`.
+    `inputs` values if these are 0. The keys from `policy` to `scales` are those of `schedule.rate`,
+    those from `angle` on say what is done to training pictures (darknet/augmentation).
     """
 
     batch: int
@@ -103,6 +104,18 @@ class Net:
     steps: tuple[float, ...]
     scales: tuple[float, ...]
     max_batches: int
+    angle: float
+    hue: float
+    aspect: float
+    saturation: float
+    exposure: float
+    max_crop: int | None
+    min_crop: int | None
+    max_ratio: float | None
+    min_ratio: float | None
+    center: int
+    flip: int | None
+    resize_step: int
 
     @property
     def sub_batch(self) -> int:

@@ -33,6 +33,9 @@ UNSUPPORTED = (
 )
 """Sections of the fork that are not here."""
 
+HEADS = ("yolo", "region", "detection")
+"""Sections that find boxes."""
+
 POLICIES = ("constant", "step", "steps", "exp", "poly", "random", "sigmoid")
 
 NET_KEYS: dict[str, Key] = {
@@ -55,6 +58,15 @@ NET_KEYS: dict[str, Key] = {
     "steps": numbers(),
     "scales": numbers(),
     "max_batches": COUNT,
+    # What is done to training pictures: darknet/augmentation.
+    "angle": real(0, 0, 360),
+    "hue": real(0, 0, 1),
+    **dict.fromkeys(("aspect", "saturation", "exposure"), real(1, 1e-3, 1e3)),
+    **dict.fromkeys(("max_crop", "min_crop"), integer(None, 1, 1 << 16)),
+    **dict.fromkeys(("max_ratio", "min_ratio"), real(None, 1e-3, 1e3)),
+    "center": FLAG,
+    "flip": integer(None, 0, 1),  # fork; always on in the original
+    "resize_step": integer(32, 1, 1024),  # fork
     "adam": FLAG,
     "clip": real(0),
 }
@@ -85,7 +97,8 @@ _FILTERS = {
 _POOL = {**_STRIDES, "size": _OPTIONAL, "padding": integer(None, 0, 1024)}
 _CLASSES = integer(20, 1, 100_000)
 _RNN = {"activation": text("logistic"), "batch_normalize": FLAG, "shortcut": FLAG}
-_UNUSED_TRUTH = {"jitter": real(0.2), "random": real(0)}
+_JITTER = real(None, 0, 0.99)
+_PICTURES = {"jitter": _JITTER, "random": real(0, 0, 16)}  # random above 1: fork
 
 LAYER_KEYS: dict[str, dict[str, Key]] = {
     "convolutional": {
@@ -212,6 +225,7 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
         "tree": text(None),
         "map": text(None),
         "anchors": numbers(),
+        **_PICTURES,
     },
     "yolo": {
         "classes": _CLASSES,
@@ -225,6 +239,7 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
         "scale_x_y": real(1),  # fork
         "new_coords": FLAG,  # fork
         "iou_loss": text("mse"),  # fork
+        **_PICTURES,
     },
     "detection": {
         "coords": integer(1, 1, 1024),
@@ -240,22 +255,21 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
         "noobject_scale": real(1),
         "class_scale": real(1),
         "random": FLAG,
+        "jitter": _JITTER,
     },
     "iseg": {"classes": _CLASSES, "ids": integer(32, 0, 100_000)},
 }
 
 UNUSED: dict[str, dict[str, float]] = {
     "net": {
-        # Of the original, for its reading and changing of pictures, and for its game of Go.
-        **dict.fromkeys(("notruth", "random", "angle", "hue", "center"), 0),
-        **dict.fromkeys(("aspect", "saturation", "exposure"), 1),
+        # Of the original, for its reading of pictures, and for its game of Go.
+        **dict.fromkeys(("notruth", "random"), 0),
         **dict.fromkeys(("B1", "B2", "eps"), -1),
-        **dict.fromkeys(("max_crop", "min_crop", "max_ratio", "min_ratio"), -1),
         # Of the fork.
         **dict.fromkeys(("mosaic", "mosaic_bound", "cutmix", "mixup", "blur", "letter_box"), 0),
-        **dict.fromkeys(("flip", "gaussian_noise", "contrastive", "contrastive_jit_flip"), 0),
+        **dict.fromkeys(("gaussian_noise", "contrastive", "contrastive_jit_flip"), 0),
         **dict.fromkeys(("contrastive_color", "unsupervised", "label_smooth_eps"), 0),
-        **dict.fromkeys(("resize_step", "attention", "adversarial_lr", "max_chart_loss"), -1),
+        **dict.fromkeys(("attention", "adversarial_lr", "max_chart_loss"), -1),
         **dict.fromkeys(("ema_alpha", "equidistant_point", "badlabels_rejection_percentage"), -1),
         **dict.fromkeys(("num_sigmas_reject_badlabels", "optimized_memory", "loss_scale"), -1),
         **dict.fromkeys(("workspace_size_limit_MB", "dynamic_minibatch", "track"), -1),
@@ -265,9 +279,8 @@ UNUSED: dict[str, dict[str, float]] = {
     },
     "crop": {"angle": 0, "saturation": 1, "exposure": 1, "shift": 0},
     "cost": {"ratio": 0, "noobj": 1, "thresh": 0},
-    "region": {"jitter": 0, "random": 0, "log": 0, "sqrt": 0, "classfix": 0, "absolute": 0},
+    "region": {"log": 0, "sqrt": 0, "classfix": 0, "absolute": 0},
     "yolo": {
-        **dict.fromkeys(("jitter", "random"), 0),
         **dict.fromkeys(("resize", "iou_thresh", "cls_normalizer", "iou_normalizer"), -1),
         **dict.fromkeys(("obj_normalizer", "max_delta", "label_smooth_eps", "focal_loss"), -1),
         **dict.fromkeys(("nms_kind", "beta_nms", "iou_thresh_kind", "objectness_smooth"), -1),
@@ -277,7 +290,7 @@ UNUSED: dict[str, dict[str, float]] = {
             ("dets_for_show", "track_ciou_norm", "sim_thresh", "track_history_size"), -1
         ),
     },
-    "detection": {"jitter": 0, "reorg": 0, "max": 90},
+    "detection": {"reorg": 0, "max": 90},
     "dropout": {
         **dict.fromkeys(("dropblock_size_rel", "dropblock_size_abs", "dropblock_size"), -1),
     },

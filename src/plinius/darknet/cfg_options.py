@@ -75,7 +75,7 @@ def integer(default: int | None, low: int = 0, high: int = MAX_DIMENSION) -> Key
     return Key(int, default, low, high)
 
 
-def real(default: float, low: float = -math.inf, high: float = math.inf) -> Key:
+def real(default: float | None, low: float = -math.inf, high: float = math.inf) -> Key:
     """A key with a number."""
     return Key(float, default, low, high)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from plinius.darknet.augmentation.augmentation import without_effect
 from plinius.darknet.build import build_layers, input_shape, truths_of, unknown_costs
 from plinius.darknet.cfg import Cfg
 from plinius.darknet.layers.base import Layer, Shape
@@ -65,7 +66,7 @@ def describe(cfg: Cfg) -> Description:
         weights_file_bytes=20 + parameter_bytes(stored),
         training_bytes=training_bytes(layers, cfg.net.sub_batch),
         truths=truths_of(layers),
-        warnings=(*cfg.warnings, *unknown_costs(cfg.sections)),
+        warnings=(*cfg.warnings, *unknown_costs(cfg.sections), *without_effect(cfg)),
     )
 
 

@@ -1,11 +1,14 @@
 """A Darknet network as a PyTorch module."""
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from plinius.darknet.augmentation.augmentation import crops, without_effect
 from plinius.darknet.build import (
     build_layers,
     input_shape,
@@ -31,7 +34,8 @@ class Network(nn.Module):
     It takes float32 (rows, *input_shape), contiguous or channels_last, also under bfloat16
     autocast. `batch_norm` is "darknet" or "torch", whose formula is used. `generator` draws the
     weights and then the dropout masks: its state is part of the run state. `truths` is the number
-    of truth values per row. `warnings` are those of the cfg and its layers. `seen` is the number of
+    of truth values per row. `warnings` are those of the cfg and its layers. `crops` says whether
+    training takes crops, so that pictures may be of other sizes. `seen` is the number of
     rows trained on, the pass under way included: whoever trains sets it before each pass, because
     [region] and a stopbackward above 1 depend on it. Raises CfgError before any memory is
     allocated, ValueError for another `batch_norm`.
@@ -41,11 +45,12 @@ class Network(nn.Module):
         super().__init__()
         if batch_norm not in BATCH_NORMS:
             raise ValueError(f"batch_norm is one of {BATCH_NORMS}")
-        self.name = cfg.name
+        self.name, self._cfg, self._batch_norm = cfg.name, cfg, batch_norm
         self.input_shape = input_shape(cfg.net)
         self.inputs = cfg.net.inputs
         self.generator = torch.Generator().manual_seed(seed)
-        self.warnings = (*cfg.warnings, *unknown_costs(cfg.sections))
+        self.warnings = (*cfg.warnings, *unknown_costs(cfg.sections), *without_effect(cfg))
+        self.crops = crops(cfg)
         layers = build_layers(cfg, batch_norm, self.generator)
         self.layers = nn.ModuleList(layers)
         self.truths = truths_of(layers)
@@ -186,6 +191,55 @@ class Network(nn.Module):
             if needs_two_values(layer, rows // steps):
                 todo = "Raise batch, or lower subdivisions"
                 raise layer.section.error("batch_normalize needs two values per channel", todo)
+
+    def stepwise(self) -> "Network":
+        """The same network for one row at a time, in evaluation mode; its states begin at 0."""
+        net = replace(self._cfg.net, batch=1, subdivisions=1, time_steps=1)
+        single = Network(replace(self._cfg, net=net), batch_norm=self._batch_norm)
+        states = {
+            f"layers.{i}.{name}"
+            for i, layer in enumerate(self.sequence)
+            for name, _ in layer.states()
+        }
+        arrays = {name: it for name, it in self.state_dict().items() if name not in states}
+        single.load_state_dict(arrays, strict=False)
+        return single.eval()
+
+    def require_sizes(self, largest: tuple[int, int]) -> None:
+        """Raise CfgError unless pictures of other sizes can be trained on, up to (width, height).
+
+        That is so if no array depends on the size of the picture.
+        """
+        if largest != self.input_shape[:0:-1]:
+            layers = self._resized(largest)
+            require_memory(self.name, training_bytes(layers, self._rows_per_pass), "To train")
+
+    def take_size(self, shape: Sequence[int]) -> None:
+        """Give all layers the shapes that follow from a pass of (rows, channels, height, width).
+
+        Its arrays stay. Raises CfgError if one depends on the size.
+        """
+        if len(shape) != 4 or tuple(shape[1:]) == self.input_shape:
+            return
+        for own, other in zip(self.sequence, self._resized((shape[3], shape[2])), strict=True):
+            for name, value in vars(other).items():
+                if not name.startswith("_") and name != "training":
+                    setattr(own, name, value)
+        self.input_shape = tuple(shape[1:])
+        self.inputs = math.prod(self.input_shape)
+
+    def _resized(self, size: tuple[int, int]) -> list[Layer]:
+        """The layers for pictures of another (width, height), without their arrays."""
+        width, height = size
+        inputs = width * height * self._cfg.net.channels
+        net = replace(self._cfg.net, width=width, height=height, inputs=inputs)
+        layers = build_layers(replace(self._cfg, net=net), self._batch_norm, self.generator)
+        for own, other in zip(self.sequence, layers, strict=True):
+            sizes = [{k: v.shape for k, v in it.state_dict().items()} for it in (own, other)]
+            if sizes[0] != sizes[1]:
+                todo = "Remove random from the [yolo] or [region] sections"
+                raise own.section.error("has arrays that fit one size of picture only", todo)
+        return layers
 
     def reset_states(self) -> None:
         """Set the states of recurrent layers to 0."""

@@ -12,10 +12,11 @@ from plinius.data.records import ABSENT, Source
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SourceError
 from plinius.files import publish
+from plinius.sources.box_files import is_boxes, write_boxes
 from plinius.sources.columns import columns_of, labels_of
 from plinius.sources.record_ids import record_ids
 
-SUFFIXES = (".csv", ".npz")
+SUFFIXES = (".csv", ".npz", ".json")
 _MAX_CSV_NUMBERS = 4096
 
 
@@ -39,9 +40,15 @@ def write_clear(source: Source, path: Path) -> None:
 
     A .csv has a line for each record: its id, the numbers of its sample, and its label, as the name
     of the class if it has one. An .npz has arrays x, y (if there are labels), ids, class_names and
-    columns. The numbers are those that were sealed: scaled, where columns were. Raises SourceError
-    for a sample of more than 4096 numbers in a .csv, SealError, StorageError.
+    columns. The numbers are those that were sealed: scaled, where columns were. Boxes that were
+    found have a line each; only they can also be a .json. Raises SourceError for a sample of more
+    than 4096 numbers in a .csv, SealError, StorageError.
     """
+    if is_boxes(source):
+        write_boxes(source, path)
+        return
+    if path.suffix == ".json":
+        raise SourceError(f"{source.name} holds no boxes that were found", "Write .csv or .npz")
     (_write_csv if path.suffix == ".csv" else _write_npz)(source, path)
 
 

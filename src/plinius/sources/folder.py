@@ -18,7 +18,7 @@ from plinius.files import cannot_read, open_to_read, require_name
 from plinius.sources.record_ids import ids_that_fit
 from plinius.sources.refusals import each
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 _CHANNELS = {"L": 1, "RGB": 3}
 _CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _LABEL = ArraySpec(np.dtype("<u2"), ())
@@ -32,11 +32,12 @@ Shape = tuple[int, int, int]
 class ImageOptions:
     """How images become samples.
 
-    With `size` (width, height) they are resized (bilinear), with `mode` converted; an alpha channel
-    is dropped. Without them, all images must have the size and mode of the first. `unlabelled` is
-    for a folder that holds images and no class folders. `class_names` are the classes in order, of
-    which some may have no folder; without them, the sorted names of the folders. With `skipped`, a
-    file that is refused is left out and the function called with the reason.
+    With `size` (width, height) they are resized (bilinear), with `letterbox` in their proportions
+    and on grey; with `mode` converted; an alpha channel is dropped. Without them, all images must
+    have the size and mode of the first. `unlabelled` is for a folder that holds images and no class
+    folders. `class_names` are the classes in order, of which some may have no folder; without them,
+    the sorted names of the folders. With `skipped`, a file that is refused is left out and the
+    function called with the reason.
     """
 
     size: tuple[int, int] | None = None
@@ -44,6 +45,7 @@ class ImageOptions:
     unlabelled: bool = False
     class_names: Sequence[str] = ()
     skipped: Callable[[str], None] | None = None
+    letterbox: bool = False
 
 
 def folder_source(path: Path, options: ImageOptions | None = None) -> Source:
@@ -60,8 +62,8 @@ def folder_source(path: Path, options: ImageOptions | None = None) -> Source:
 
     def checked(entry: tuple[Path, int]) -> tuple[Path, int]:
         if not shape:
-            shape.append(_shape_of(entry[0], options))
-        _pixels(entry[0], shape[0], options)
+            shape.append(shape_of(entry[0], options))
+        pixels(entry[0], shape[0], options)
         return entry
 
     good = each(files, checked, f"files of {path}", options.skipped)
@@ -75,7 +77,7 @@ def folder_source(path: Path, options: ImageOptions | None = None) -> Source:
     def records() -> Iterator[Record]:
         for file, number in good:
             label = np.zeros(0, np.uint8) if options.unlabelled else np.array(number, _LABEL.dtype)
-            yield _pixels(file, shape[0], options), label
+            yield pixels(file, shape[0], options), label
 
     ids = ids_that_fit([str(file.relative_to(path)) for file, _ in good])
     sample, label = ArraySpec(np.dtype("u1"), shape[0]), ABSENT if options.unlabelled else _LABEL
@@ -84,7 +86,7 @@ def folder_source(path: Path, options: ImageOptions | None = None) -> Source:
 
 def _labelled(path: Path, options: ImageOptions) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     """The classes, and the files with the numbers of their classes."""
-    names = _listing(path)
+    names = listing(path)
     if not 1 <= len(names) <= _MAX_CLASSES or not all((path / name).is_dir() for name in names):
         raise SourceError(
             f"{path} is not a folder of class folders",
@@ -98,7 +100,7 @@ def _labelled(path: Path, options: ImageOptions) -> tuple[tuple[str, ...], list[
         )
     files = []
     for name in names:
-        found = _listing(path / name)
+        found = listing(path / name)
         if not found:
             raise SourceError(f"{path / name} holds no images", "Fill or remove it")
         files += [(path / name / file, classes.index(name)) for file in found]
@@ -106,7 +108,7 @@ def _labelled(path: Path, options: ImageOptions) -> tuple[tuple[str, ...], list[
 
 
 def _unlabelled(path: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
-    names = _listing(path)
+    names = listing(path)
     if not names or any((path / name).is_dir() for name in names):
         raise SourceError(
             f"{path} is not a folder of images alone",
@@ -115,7 +117,8 @@ def _unlabelled(path: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     return (), [(path / name, 0) for name in names]
 
 
-def _listing(folder: Path) -> list[str]:
+def listing(folder: Path) -> list[str]:
+    """The names in a folder, sorted, without those that start with a dot."""
     require_name(folder)
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
@@ -123,9 +126,9 @@ def _listing(folder: Path) -> list[str]:
         raise cannot_read(folder, error) from None
 
 
-def _shape_of(file: Path, options: ImageOptions) -> Shape:
+def shape_of(file: Path, options: ImageOptions) -> Shape:
     """The shape (channels, height, width) of all samples, by the first image."""
-    with _open(file) as image:
+    with open_image(file) as image:
         shape = _shape(file, image, options)
     if math.prod(shape) > MAX_RECORD_BYTES:
         raise SourceError(
@@ -134,9 +137,9 @@ def _shape_of(file: Path, options: ImageOptions) -> Shape:
     return shape
 
 
-def _pixels(file: Path, wanted: Shape, options: ImageOptions) -> Array:
+def pixels(file: Path, wanted: Shape, options: ImageOptions) -> Array:
     """The pixels of an image (channels, height, width); its size is checked before decoding."""
-    with _open(file) as image:
+    with open_image(file) as image:
         shape = _shape(file, image, options)
         if shape != wanted:
             raise SourceError(
@@ -146,18 +149,44 @@ def _pixels(file: Path, wanted: Shape, options: ImageOptions) -> Array:
         try:
             if options.mode:
                 image = image.convert(options.mode)
-            if options.size:
+            if options.size and options.letterbox:
+                image = _letterboxed(image, options.size)
+            elif options.size:
                 image = image.resize(options.size, Image.Resampling.BILINEAR)
-            pixels = np.asarray(image)
+            found = np.asarray(image)
         except Exception as error:  # decoders raise nearly anything on a damaged file
             raise _damaged(file, error) from None
     channels, height, width = wanted
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    return np.ascontiguousarray(found.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def letterbox_of(
+    size: tuple[int, int], wanted: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(sides, left and top) of a picture of `size` on one of `wanted`, all (width, height).
+
+    It keeps its proportions and lies in the middle (darknet: image.c, letterbox_image).
+    """
+    (wide, high), (width, height) = size, wanted
+    if width * high < height * wide:
+        sides = (width, max(high * width // wide, 1))
+    else:
+        sides = (max(wide * height // high, 1), height)
+    return sides, ((width - sides[0]) // 2, (height - sides[1]) // 2)
+
+
+def _letterboxed(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    sides, corner = letterbox_of(image.size, size)
+    grey = 127 if image.mode == "L" else (127, 127, 127)
+    canvas = Image.new(image.mode, size, grey)
+    canvas.paste(image.resize(sides, Image.Resampling.BILINEAR), corner)
+    return canvas
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Image.Image]:
-    if not path.name.lower().endswith(_SUFFIXES):
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """A PNG or JPEG, not decoded yet. Raises SourceError, StorageError."""
+    if not path.name.lower().endswith(SUFFIXES):
         raise SourceError(f"{path} is neither PNG nor JPEG", "Convert it or move it away")
     with open_to_read(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's about the size: we refuse by our own bounds

@@ -78,7 +78,7 @@ def mean_average_precision(
     SourceError if the dataset does not fit, SealError, CfgError. It is 0 if no class occurs.
     """
     head, steps = network.box_head(), network.time_steps
-    batches = Batches(dataset, network.input_shape, network.truths, steps)
+    batches = Batches(dataset, network)
     count, found, truths = dataset.header.count, list[Found](), list[Truth]()
     at_once = network.rows_that_fit(_BATCH * steps) // steps
     with torch.inference_mode():

@@ -1,6 +1,6 @@
 """The network of a mirrored run, what it was trained on, and its outputs for a sealed dataset."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.network import Network
 from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Progress
-from plinius.data.sealed_dataset import SealedDataset
+from plinius.data.sealed_dataset import DatasetHeader, SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
 from plinius.mirror.run_identity import require_same_run
 from plinius.pm.region import Region
+from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.sources.columns import Column, columns_of
+from plinius.sources.record_ids import record_ids
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
 from plinius.training.batches import Batches, Samples, by_time
@@ -88,6 +90,49 @@ class TrainingData:
         return tuple(column.name for column in columns)
 
 
+Require = Callable[[Snapshot, DatasetHeader], None]
+"""Raises what is not allowed, before a record is opened."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A mirrored network in evaluation mode, and a dataset that is like the one of its training."""
+
+    snapshot: Snapshot
+    network: Network
+    known: TrainingData
+    dataset: SealedDataset
+
+    @classmethod
+    def of(
+        cls,
+        cfg: str | Path,
+        data: str | Path,
+        region: str | Path,
+        key: OwnerKey,
+        run_key: OwnerKey | None,
+        require: Require,
+    ) -> "Opened":
+        """Raises as `predict`."""
+        snapshot = newest_snapshot(Path(region), run_key or key)
+        network = trained_network(Path(cfg), snapshot)
+        known = TrainingData.of_region(Path(region), key)
+        dataset = SealedDataset.from_file(Path(data), key)
+        require(snapshot, dataset.header)
+        known.require_alike(dataset)
+        return cls(snapshot, network, known, dataset)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, none if they are unknown."""
+        return self.known.class_names or self.dataset.class_names
+
+    @property
+    def ids(self) -> list[str]:
+        """The owner's names of the records, or their numbers."""
+        return record_ids(self.dataset.about, self.dataset.header.count, self.dataset.name)
+
+
 def ends_in_probabilities(network: Network) -> bool:
     """Whether its outputs are those of a softmax layer, perhaps with a cost after it."""
     return any(isinstance(layer, Softmax) for layer in network.sequence[-2:])
@@ -108,7 +153,7 @@ def outputs(
             f"{network.name} has time_steps, and predictions are for single records",
             "Give time_steps=1 to predict row by row",
         )
-    samples = Samples(dataset, network.input_shape)
+    samples = Samples(dataset, network)
     for indices in _batches(network, dataset, progress):
         with torch.inference_mode():
             yield _finite(network(samples.open(indices)), network)
@@ -124,7 +169,7 @@ def outputs_and_truths(
     """
     network.require_classes()
     steps = network.time_steps
-    batches = Batches(dataset, network.input_shape, network.truths, steps)
+    batches = Batches(dataset, network)
     for indices in _batches(network, dataset, progress):
         x, truth = batches.open(indices)
         network.reset_states()

@@ -1,6 +1,6 @@
 """What a mirrored network says of a sealed dataset: sealed for its owner, or in clear."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,25 +10,14 @@ import numpy.typing as npt
 from torch import Tensor
 
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
-from plinius.data.sealed_dataset import DatasetHeader, SealedDataset, seal_dataset
+from plinius.data.sealed_dataset import seal_dataset
 from plinius.errors import SourceError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
-from plinius.slots import newest_snapshot
-from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES, write_clear
-from plinius.sources.record_ids import record_ids
 from plinius.sources.table import Task
-from plinius.training.evaluation import (
-    TrainingData,
-    ends_in_probabilities,
-    outputs,
-    trained_network,
-)
+from plinius.training.evaluation import Opened, Require, ends_in_probabilities, outputs
 from plinius.training.torch_dataset import SealedDataset as TorchDataset
-
-Require = Callable[[Snapshot, DatasetHeader], None]
-"""Raises what is not allowed, before a record is opened."""
 
 _FLOAT, _CLASS = np.dtype("<f4"), ArraySpec(np.dtype("<u4"), ())
 
@@ -143,25 +132,15 @@ def predict(
     MismatchError if the region holds another run, or the dataset other classes or columns than the
     one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
-    snapshot = newest_snapshot(Path(region), run_key or key)
-    network = trained_network(Path(cfg), snapshot)
-    known = TrainingData.of_region(Path(region), key)
-    dataset = SealedDataset.from_file(Path(data), key)
-    require(snapshot, dataset.header)
-    known.require_alike(dataset)
+    opened = Opened.of(cfg, data, region, key, run_key, require)
+    network, dataset = opened.network, opened.dataset
     found = np.empty((dataset.header.count, network.truths), _FLOAT)
     at = 0
     for y in outputs(network, dataset, progress):
         found[at : at + len(y)] = y.float().numpy()
         at += len(y)
     probabilities = ends_in_probabilities(network)
-    classes: Any = found.argmax(1) if probabilities or known.labels_are_classes else None
-    names = known.class_names or dataset.class_names
-    return Predictions(
-        found,
-        classes,
-        names if len(names) == network.truths else (),
-        record_ids(dataset.about, dataset.header.count, dataset.name),
-        probabilities,
-        snapshot.iteration,
-    )
+    labelled = probabilities or opened.known.labels_are_classes
+    classes: Any = found.argmax(1) if labelled else None
+    names = opened.class_names if len(opened.class_names) == network.truths else ()
+    return Predictions(found, classes, names, opened.ids, probabilities, opened.snapshot.iteration)

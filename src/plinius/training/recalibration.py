@@ -58,7 +58,7 @@ def recalibrate(
     """
     network.require_batch()
     parts, steps = _normalised(network), network.time_steps
-    batches = Batches(dataset, network.input_shape, network.truths, steps)
+    batches = Batches(dataset, network)
     records = cfg.net.batch // cfg.net.subdivisions
     sampler = Sampler(dataset.header.count, records, 0)
     passes = min(PASSES, -(-dataset.header.count // records))

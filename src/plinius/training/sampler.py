@@ -6,6 +6,24 @@ import numpy as np
 import numpy.typing as npt
 
 
+class Streams:
+    """The order of the pieces of a text: each sequence of a pass goes on where it ended.
+
+    The text has `count` records that follow each other; `sequences` of them, at equal distances,
+    are in each of `passes` of an iteration (darknet: examples/rnn.c, get_rnn_data). So the state
+    that a recurrent layer keeps is that of the text before. After the last record comes the first.
+    """
+
+    def __init__(self, count: int, sequences: int, passes: int) -> None:
+        self.count, self.passes = count, passes
+        self._starts = np.arange(sequences, dtype=np.int64) * count // sequences
+
+    def indices(self, iteration: int) -> npt.NDArray[np.int64]:
+        """The records of one iteration, pass by pass: (passes * sequences,)."""
+        steps = np.arange(self.passes, dtype=np.int64)[:, None] + iteration * self.passes
+        return ((self._starts + steps) % self.count).reshape(-1)
+
+
 class Sampler:
     """Draws batches of `batch` record indices below `count`, each record once per epoch.
 

@@ -20,7 +20,8 @@ def scores(
 ) -> dict[str, Json]:
     """What a network does on a dataset with labels, as values for JSON.
 
-    The task is a classification if labels are class indices, if the network ends in [softmax], or
+    Of a text it is how many tokens are predicted, and with how many bits each. Else the task is a
+    classification if labels are class indices, if the network ends in [softmax], or
     if every label is one-hot; else a regression, of which no accuracy is told. `progress` counts
     records. Raises SourceError if the dataset has no labels or does not fit, SealError, and
     DivergedError for outputs that are not finite, CfgError for a network that finds boxes or masks.
@@ -31,10 +32,14 @@ def scores(
         )
     sure = dataset.header.label.is_index or ends_in_probabilities(network)
     one_hot = network.truths > 1
+    tokens = network.time_steps > 1 and dataset.header.label.dtype.kind == "u"
+    bits = 0.0
     found, wanted, margins, pairs = [], [], [], []
     for y, truth in outputs_and_truths(network, dataset, progress):
         found.append(y.argmax(1))
         wanted.append(truth.argmax(1))
+        if tokens:
+            bits -= float((y.double().clamp_min(1e-30).log2() * truth).sum())
         if network.truths == 2:
             margins.append(y[:, 1] - y[:, 0])
         if not sure:
@@ -42,6 +47,13 @@ def scores(
             one_hot = one_hot and _one_hot(truth)
     if sure or one_hot:
         predicted, actual = torch.cat(found).numpy(), torch.cat(wanted).numpy()
+        if tokens:
+            return {
+                "task": "tokens",
+                "samples": dataset.header.count,
+                "accuracy": float((predicted == actual).mean()),
+                "bits_per_token": bits / len(actual) if ends_in_probabilities(network) else None,
+            }
         report = classification(predicted, actual, network.truths, dataset.class_names)
         report["samples"] = dataset.header.count  # of which each may be a sequence of rows
         if margins:

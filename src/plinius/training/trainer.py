@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from plinius.darknet.augmentation.augmentation import Augmentation
 from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.optimizer import make_optimizer, set_rate
@@ -30,7 +31,7 @@ from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.metrics import IterationMetrics, Listener
 from plinius.training.permission import Permission
-from plinius.training.sampler import Sampler
+from plinius.training.sampler import Sampler, Streams
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -95,6 +96,10 @@ class Run:
         self.network = Network(self.cfg, seed=settings.seed)
         self.network.require_trainable()
         self.network.require_batch()
+        self._seed, self._bf16 = settings.seed, settings.precision == "bf16"
+        self._augmentation = Augmentation.of(self.cfg)
+        if self._augmentation:
+            self.network.require_sizes(self._augmentation.largest)
         given = None
         if settings.weights:
             given = begin(self.network, settings.weights, settings.upto, settings.clear)
@@ -150,10 +155,12 @@ class Run:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
-        self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
+        count, net = dataset.header.count, self.cfg.net
+        self._sampler: Sampler | Streams = Sampler(count, net.batch, settings.seed)
+        if self._batches.are_tokens:
+            self._sampler = Streams(count, net.batch // net.subdivisions, net.subdivisions)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = make_optimizer(self.network, self.cfg.net)
-        self._seed, self._bf16 = settings.seed, settings.precision == "bf16"
         self._state: dict[str, Any] = {
             "model": self.network,
             "optimizer": self._optimizer,
@@ -221,7 +228,8 @@ class Run:
         last = None
         while self.iteration < until and not stop():
             started = time.perf_counter()
-            x, truth = self._batches.open(self._sampler.indices(self.iteration))
+            x, truth = self._batches.open(self._sampler.indices(self.iteration), self.iteration)
+            self.network.take_size(x.shape)
             opened = time.perf_counter()
             update = self.start_update + self.iteration + 1
             learning_rate = rate(self.cfg.net, update, seed=self._seed)
@@ -277,9 +285,7 @@ class Run:
         return self._coarseness.loss(self.iteration, total)
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
-        return Batches(
-            dataset, self.network.input_shape, self.network.truths, self.network.time_steps
-        )
+        return Batches(dataset, self.network, self._augmentation, self._seed)
 
     def _step(self, x: torch.Tensor, truth: torch.Tensor, learning_rate: float) -> float:
         """One update from a whole batch, in cfg.net.subdivisions passes; returns the mean loss."""

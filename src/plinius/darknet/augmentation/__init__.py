@@ -1,0 +1,1 @@
+"""Darknet's changes of training pictures: crop, rotation, jitter, mirroring, colours, scale."""
