@@ -14,7 +14,6 @@ from rich.progress import Progress as Live
 from plinius.data.records import Progress
 from plinius.errors import PliniusError, StorageError
 from plinius.jsonvalue import Json
-from plinius.training.metrics import IterationMetrics, Listener
 
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
@@ -65,32 +64,11 @@ def answer(result: dict[str, Json], as_json: bool) -> None:
 def counting(what: str) -> Iterator[Progress]:
     """A progress bar, called with (done, total); it is hidden unless stderr is a terminal."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Live(*columns, console=stderr, transient=True, disable=not _is_terminal()) as bar:
+    with Live(*columns, console=stderr, transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@contextmanager
-def live_line(until: int) -> Iterator[Listener]:
-    """A line that shows the metrics of the last iteration; hidden unless stderr is a terminal."""
-    line = TextColumn("{task.description}")
-    with Live(line, console=stderr, disable=not _is_terminal()) as live:
-        task = live.add_task("starting")
-
-        def show(m: IterationMetrics) -> None:
-            live.update(
-                task,
-                description=f"{m.iteration}/{until} loss {_number(m.loss)} "
-                f"average {_number(m.average_loss)} rate {m.rate:.5f} "
-                f"{m.seconds:.2f} s/iteration mirror {1000 * m.mirror_seconds:.1f} ms",
-            )
-
-        yield show
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether a person sees stderr while the command runs."""
     return sys.stderr.isatty()

@@ -56,9 +56,13 @@ class TrainingData:
         with Region.open(path, writable=False) as region:
             if region.extent(EXTENT) is None:
                 return cls()
-            found = open_dataset(region, key)
-            columns = columns_of(found.about, found.name)
-            return cls(found.class_names, tuple(columns), found.header.label.is_index)
+            return cls.of(open_dataset(region, key))
+
+    @classmethod
+    def of(cls, found: SealedDataset) -> "TrainingData":
+        """Of an open dataset."""
+        columns = columns_of(found.about, found.name)
+        return cls(found.class_names, tuple(columns), found.header.label.is_index)
 
     def require_alike(self, dataset: SealedDataset) -> None:
         """Raise MismatchError if a dataset has other classes or columns, in name or in order.

@@ -18,13 +18,27 @@ from plinius.files import PRIVATE, not_regular, require_name
 
 
 @dataclass(frozen=True)
+class ValidationMetrics:
+    """The score of one validation, and the best one so far with its iteration.
+
+    `metric` says which: accuracy, mean_average_precision, or rmse, of which less is better.
+    """
+
+    metric: str
+    score: float
+    best: float
+    best_iteration: int
+
+
+@dataclass(frozen=True)
 class IterationMetrics:
     """The metrics of one iteration; the first is 1.
 
     `loss` and `average_loss` are None where they may not leave. Where only means over several
     iterations may, `loss` is such a mean, at the last of these iterations, and None before.
     `seconds` is the whole iteration, `open_seconds` opening its records, `mirror_seconds` mirroring
-    (0 bytes and nearly no time if it was not mirrored). `rate` is the learning rate.
+    (0 bytes and nearly no time if it was not mirrored). `rate` is the learning rate. `validation`
+    is None unless there was one after this iteration.
     """
 
     iteration: int
@@ -35,6 +49,7 @@ class IterationMetrics:
     open_seconds: float
     mirror_seconds: float
     mirror_bytes: int
+    validation: ValidationMetrics | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,10 @@ class Coarseness:
     def average_loss(self, iteration: int, average: float | None) -> float | None:
         """The average loss that leaves."""
         return self._leaves("average_loss", iteration, average)
+
+    def score(self, value: float) -> float:
+        """The accuracy or mean average precision that leaves, of one from 0 to 1."""
+        return round(value, self.digits)
 
     def _leaves(self, name: str, iteration: int, value: float | None) -> float | None:
         if name not in self.allowed or value is None or not self.ends(iteration):
@@ -135,14 +154,22 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
         raise _cannot_write(folder, error, "folder", "--tensorboard") from None
 
     def write(metrics: IterationMetrics) -> None:
-        for name, value in asdict(metrics).items():
-            if name != "iteration" and value is not None:
-                writer.add_scalar(name, value, metrics.iteration)
+        for name, value in scalars(metrics).items():
+            writer.add_scalar(name, value, metrics.iteration)
 
     try:
         yield write
     finally:
         writer.close()
+
+
+def scalars(metrics: IterationMetrics) -> dict[str, float]:
+    """The metrics by name, without those that are None; that of a validation as validation_..."""
+    values = asdict(metrics)
+    del values["iteration"], values["validation"]
+    if it := metrics.validation:
+        values[f"validation_{it.metric}"] = it.score
+    return {name: value for name, value in values.items() if value is not None}
 
 
 @contextmanager

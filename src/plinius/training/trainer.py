@@ -28,9 +28,10 @@ from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
-from plinius.training.metrics import IterationMetrics, Listener
+from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
 from plinius.training.sampler import Sampler
+from plinius.training.validation import Best, Validation, ValidationPlan, no_history
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -76,7 +77,8 @@ class Run:
     the newest commit outside the region; then AnchorError is raised for another one.
 
     A `permission` is asked before the region is opened (it raises what it does not allow), belongs
-    to the identity of the run, and says which metrics leave.
+    to the identity of the run, and says which metrics leave. `validation` does not belong to the
+    identity: it says what is measured and when to stop, and changes nothing that is computed.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Run:
         permission: Permission | None = None,
         data_key: OwnerKey | None = None,
         anchor: Anchor | None = None,
+        validation: ValidationPlan | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
@@ -101,14 +104,16 @@ class Run:
         if permission:
             permission.require_training(self.cfg, given.sha256 if given else None, settings)
         self._coarseness = permission.coarseness if permission else None
+        self._plan = validation
         if not region.exists():
-            self._check_before_create(region, data_key or key, settings)
+            self._check_before_create(region, data_key or key, settings, permission)
         with ExitStack() as opened:
             self.region = opened.enter_context(Region.open_or_create(region))
             dataset = load_dataset(
                 self.region, settings.data, data_key or key, progress, wanted=settings.dataset_id
             )
             self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
+            self.validation = self._validation(dataset, data_key or key, permission)
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
                 Mirror.open(
@@ -130,7 +135,9 @@ class Run:
     def __exit__(self, *raised: Any) -> None:
         self._opened.__exit__(*raised)
 
-    def _check_before_create(self, region: Path, key: OwnerKey, settings: Settings) -> None:
+    def _check_before_create(
+        self, region: Path, key: OwnerKey, settings: Settings, permission: Permission | None
+    ) -> None:
         """Refuse what would make a new region useless."""
         if settings.run_id:
             raise MismatchError(
@@ -140,6 +147,14 @@ class Run:
         dataset = SealedDataset.from_file(settings.data, key)
         require_dataset(dataset, settings.dataset_id)
         self._batches_of(dataset)
+        self._validation(dataset, key, permission)
+
+    def _validation(
+        self, dataset: SealedDataset, key: OwnerKey, permission: Permission | None
+    ) -> Validation | None:
+        if self._plan is None:
+            return None
+        return Validation(self._plan, self.cfg, dataset, key, permission)
 
     def _build(self, dataset: SealedDataset, settings: Settings) -> None:
         """Set up the process, and create everything that is part of the run state."""
@@ -159,6 +174,7 @@ class Run:
             "optimizer": self._optimizer,
             "dropout": self.network.generator,
             "average_loss": None,
+            "validation": no_history(),
         }
         if self._coarseness:
             # Of one size whatever their values: the host sees how long a commit is.
@@ -196,6 +212,16 @@ class Run:
             return self._coarseness.average_loss(self.iteration, average)
         return average
 
+    @property
+    def best(self) -> Best | None:
+        """The best validation so far, None before the first."""
+        return Best.of(self._state["validation"])
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last validations were no better, so that `train` goes no further."""
+        return self.validation is not None and self.validation.is_over(self._state["validation"])
+
     def train(
         self,
         until: int,
@@ -203,7 +229,7 @@ class Run:
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
     ) -> IterationMetrics | None:
-        """Train to iteration `until`; before each iteration, stop if `stop()` is true.
+        """Train to iteration `until`; before each iteration, stop if `stop()` is true, or early.
 
         Mirrors after every `mirror_every` iterations and after the last one. Calls `listener` with
         the metrics of each iteration; returns those of the last one, or None if there was none.
@@ -219,7 +245,7 @@ class Run:
             )
         self.network.train()
         last = None
-        while self.iteration < until and not stop():
+        while self.iteration < until and not stop() and not self.stopped_early:
             started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration))
             opened = time.perf_counter()
@@ -232,6 +258,7 @@ class Run:
             average = loss if average is None else average
             self._keep("average_loss", 0.9 * average + 0.1 * loss)
             leaving_loss = self._leaving_loss(loss)
+            validated = self._validate()
             stepped = time.perf_counter()
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
@@ -246,6 +273,7 @@ class Run:
                 open_seconds=opened - started,
                 mirror_seconds=ended - stepped,
                 mirror_bytes=mirror_bytes,
+                validation=validated,
             )
             listener(last)
         if self.mirror.committed != self.iteration:
@@ -253,6 +281,12 @@ class Run:
         if self.mirror.failure:
             raise self.mirror.failure
         return last
+
+    def _validate(self) -> ValidationMetrics | None:
+        """Validate if it is due; the score is mirrored with this iteration."""
+        if self.validation is None or not self.validation.due(self.iteration):
+            return None
+        return self.validation.measure(self.network, self.iteration, self._state["validation"])
 
     def _average(self) -> float | None:
         """The running average of the loss as it is, None before the first iteration."""
