@@ -17,13 +17,13 @@ from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
-from plinius.mirror.run_identity import require_same_run
 from plinius.pm.region import Region
 from plinius.snapshot import Snapshot
 from plinius.sources.columns import Column, columns_of
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
 from plinius.training.batches import Batches, Samples, by_time
+from plinius.training.identity import require_same_recipe
 
 _BATCH = 256
 
@@ -34,7 +34,7 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
     Raises CfgError, StorageError, and MismatchError if the run of the snapshot has another cfg.
     """
     cfg = read_cfg(cfg_path)
-    require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
+    require_same_recipe(cfg, snapshot.identity)
     network = Network(cfg)
     stored = {t.name: tensor_of(t) for t in snapshot.tensors if t.name.startswith("model/")}
     load_tensors(network, "model", stored)

@@ -21,13 +21,13 @@ from plinius.data.dataset_extent import load_dataset, require_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
-from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
+from plinius.training.identity import require_same_recipe, run_identity
 from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
 from plinius.training.sampler import Sampler
@@ -112,7 +112,10 @@ class Run:
             dataset = load_dataset(
                 self.region, settings.data, data_key or key, progress, wanted=settings.dataset_id
             )
-            self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
+            stored = stored_identity(self.region, key, accept_previous)
+            if stored:
+                require_same_recipe(self.cfg, stored)
+            self.start = given or Beginning.of(stored)
             self.validation = self._validation(dataset, data_key or key, permission)
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
@@ -121,7 +124,9 @@ class Run:
                     key,
                     self._state,
                     threads=settings.threads,
-                    identity=_identity(self.cfg, settings, self.dataset_id, self.start, permission),
+                    identity=run_identity(
+                        self.cfg, settings, self.dataset_id, self.start, permission
+                    ),
                     run_id=settings.run_id,
                     anchor=anchor,
                 )
@@ -369,25 +374,6 @@ def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-def _identity(
-    cfg: Cfg,
-    settings: Settings,
-    dataset_id: str,
-    start: Beginning,
-    permission: Permission | None,
-) -> dict[str, Json]:
-    """What a later process must give again to resume this run."""
-    identity: dict[str, Json] = {
-        "cfg": cfg.sha256,
-        "dataset": dataset_id,
-        "seed": settings.seed,
-        "precision": settings.precision,
-    }
-    if permission:
-        identity["job"] = permission.digest
-    return identity | start.identity()
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
