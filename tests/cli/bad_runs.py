@@ -210,7 +210,7 @@ def cfg_changed(p: Place) -> tuple[list[object], str]:
     cfg = p.cfg(("momentum=0.9", "momentum=0.8"), ("max_batches=24", "max_batches=48"))
     return p.train(cfg=cfg), (
         f"{cfg} is not the network of the run in the region: [net] max_batches is 48 but was "
-        f"24; [net] momentum is 0.8 but was 0.9. {GIVE_ITS_RUN}"
+        f"24; [net] momentum is 0.8 but was its default. {GIVE_ITS_RUN}"
     )
 
 

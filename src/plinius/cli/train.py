@@ -323,6 +323,12 @@ def _report_start(run: "Run", say: Talk) -> None:
         )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
+    if run.early_scores_lag:
+        say(
+            "warning: batch normalisation starts from rolling statistics of 0, so that the first "
+            "scores lag: with a --patience of less than some 500 iterations training may stop "
+            "too early"
+        )
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 

@@ -6,9 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plinius.darknet.losses.classes import Softmax
+from plinius.darknet.network import Network
 from plinius.data.records import Array
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SourceError
+
+_COUNTED_AT_ONCE = 256
 
 
 class Samples:
@@ -99,6 +103,23 @@ class Batches:
         if self._steps > 1:
             return x, truth.reshape(len(indices), self._steps, -1)
         return x, truth.reshape(len(indices), -1)
+
+
+def balance_classes(network: Network, batches: Batches, count: int) -> None:
+    """Set the weights of the classes wherever the cfg has class_weights=balanced.
+
+    That opens all `count` records once, some at a time, and counts their labels. Raises SealError,
+    SourceError.
+    """
+    layers = [it for it in network.sequence if isinstance(it, Softmax) and it.balanced]
+    if not layers:
+        return
+    counts = torch.zeros(network.truths, dtype=torch.float64)
+    for start in range(0, count, _COUNTED_AT_ONCE):
+        _, truth = batches.open(np.arange(start, min(start + _COUNTED_AT_ONCE, count)))
+        counts += truth.flatten(0, -2).sum(0, dtype=torch.float64)
+    for layer in layers:
+        layer.balance(counts)
 
 
 def by_time(x: torch.Tensor, steps: int) -> torch.Tensor:

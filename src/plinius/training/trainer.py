@@ -25,11 +25,12 @@ from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
-from plinius.training.batches import Batches, by_time
+from plinius.training.batches import Batches, balance_classes, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.identity import require_same_recipe, run_identity
 from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
+from plinius.training.recalibration import SETTLED, settled
 from plinius.training.sampler import Sampler
 from plinius.training.validation import Best, Validation, ValidationPlan, no_history
 
@@ -190,6 +191,8 @@ class Run:
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
         """Read the run state from the mirror, or mirror that of a new run."""
         self.resumed = self.mirror.commits > 0
+        if not self.resumed:
+            balance_classes(self.network, self._batches, self._sampler.count)
         threads = threads or self.mirror.threads()
         if threads:
             torch.set_num_threads(threads)
@@ -226,6 +229,15 @@ class Run:
     def stopped_early(self) -> bool:
         """Whether the last validations were no better, so that `train` goes no further."""
         return self.validation is not None and self.validation.is_over(self._state["validation"])
+
+    @property
+    def early_scores_lag(self) -> bool:
+        """Whether patience may end before the rolling statistics are near those of the data."""
+        plan = self.validation
+        if plan is None or plan.patience is None:
+            return False
+        over = self.iteration + plan.patience * plan.every
+        return settled(self.cfg, self.network, self.start.identity(), over) < SETTLED
 
     def train(
         self,
