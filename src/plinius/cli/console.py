@@ -1,6 +1,7 @@
 """The terminal: results go to stdout, messages and progress to stderr."""
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from plinius.data.records import Progress
 from plinius.errors import PliniusError, StorageError
 from plinius.jsonvalue import Json
 
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as of a process that it killed."""
+
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
 
@@ -24,7 +28,12 @@ class Refusals(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
         try:
+            _let_commands_be_interrupted()
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
+            stderr.print("plinius: Interrupted.", style="bold red")
+            sys.exit(INTERRUPTED)
         except PliniusError as refusal:
             _refuse(refusal)
         except BrokenPipeError:
@@ -37,6 +46,12 @@ class Refusals(click.Group):
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
             _refuse(StorageError("There is not enough memory", "Use a machine with more"))
+
+
+def _let_commands_be_interrupted() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, so that a command leaves nothing half-made."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _refuse(refusal: PliniusError) -> NoReturn:
