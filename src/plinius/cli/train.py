@@ -28,7 +28,13 @@ from plinius.cli.train_progress import LOG_EVERY, training_progress
 from plinius.darknet.cfg import read_cfg
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, load_key
-from plinius.training.metrics import IterationMetrics, Listener, metrics_file, tensorboard
+from plinius.training.metrics import (
+    IterationMetrics,
+    Listener,
+    check_outputs,
+    metrics_file,
+    tensorboard,
+)
 
 if TYPE_CHECKING:
     from plinius.training.trainer import Run
@@ -179,6 +185,7 @@ def train(
     keys = _keys(
         key_path, broker, broker_pin, broker_ca, job_digest, simulated, tpm, accept_rollback
     )
+    check_outputs(metrics, board)
     with counting("loading the sealed dataset") as progress:
         run = Run(
             region,
