@@ -141,9 +141,9 @@ class Desk:
         """A good use of every command, with all that it reads and writes."""
         w, f, key = self.world, self.folder, "owner's key"
         run: list[object] = ["--region", self.region, "--key", w.key]
-        ran = {"--region": "region", "--key": key}
+        ran: dict[At, str] = {"--region": "region", "--key": key}
         data: list[object] = ["--data", w.held_out]
-        permit = {"--job": "job", "--owner": "signer"}
+        permit: dict[At, str] = {"--job": "job", "--owner": "signer"}
         allowed: list[object] = ["--job", f / "job", "--owner", f / "sign.pub"]
         yield Use(["keygen", "-o", f / "new"], {"-o": NEW})
         seal: list[object] = ["seal", "--key", w.key, "-o", f / "new"]

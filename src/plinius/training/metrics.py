@@ -150,20 +150,21 @@ def metrics_file(path: Path | None) -> Iterator[Listener]:
         handle = _private(path)
     except OSError as error:
         raise _cannot_write_file(path, error) from None
-    warn, torn = _warn_once(f"Metrics cannot be written to {path}"), b""
+    warn = _warn_once(f"Metrics cannot be written to {path}")
+    # What follows a line that a kill or a full disk cut is a line of its own.
+    size = os.fstat(handle).st_size
+    torn = b"\n" if size and os.pread(handle, 1, size - 1) != b"\n" else b""
 
     def write(metrics: IterationMetrics) -> None:
         nonlocal torn
         line = torn + json.dumps(asdict(metrics)).encode() + b"\n"
         try:
-            if os.write(handle, line) == len(line):
-                torn = b""
-                return
-            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as refused:
-            error = refused
-        torn = b"\n"  # what follows is not part of a line that was cut
-        warn(error)
+            whole = os.write(handle, line) == len(line)
+            torn = b"" if whole else b"\n"
+            if not whole:
+                warn(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        except OSError as error:
+            warn(error)
 
     try:
         yield write
@@ -190,7 +191,7 @@ def _private(path: Path) -> int:
     require_name(path)
     if path.is_symlink():
         raise not_regular()
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     handle = os.open(path, flags, PRIVATE)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
