@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from random import Random
 
+import click
 import pytest
 
 from cli.world import CFG, World, call, mounted, run
@@ -19,6 +20,7 @@ from plinius.cli.main import main
 from plinius.errors import StorageError
 from plinius.files import publish
 
+ROOT = Path(__file__).parents[2]
 MODULE = [sys.executable, "-m", "plinius"]
 SHORT, SOAKED = 5, 200
 
@@ -170,11 +172,17 @@ def test_shells_complete_commands_and_files(shell: str) -> None:
             assert wanted in run(env=env).stdout.splitlines()
 
 
-def test_help_fits_a_narrow_terminal() -> None:
-    """60 columns, for every command of the group and its help."""
-    told = subprocess.run(
-        [*MODULE, "--help"], capture_output=True, text=True, check=True,
-        env=os.environ | {"COLUMNS": "60"},
-    )  # fmt: skip
-    assert max(map(len, told.stdout.splitlines())) <= 60
-    assert set(main.commands) <= {line.split()[0] for line in told.stdout.splitlines() if line[2:]}
+def test_help_and_tables_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 columns, for the help of every command, and for the layers of real networks."""
+    monkeypatch.setenv("COLUMNS", "60")
+    told = []
+    for name, command in (("plinius", main), *main.commands.items()):
+        with click.Context(command, info_name=name, terminal_width=58) as context:
+            told += command.get_help(context).splitlines()
+    assert set(main.commands) <= {line.split()[0] for line in told if line.strip()}
+    table = call("describe", ROOT / "demo" / "mnist.cfg").stdout.splitlines()
+    assert table[0].split() == ["layer", "type", "filters", "output", "parameters"]
+    wide = [line for line in [*told, *table] if len(line) > 60]
+    assert wide == []
+    monkeypatch.delenv("COLUMNS")
+    assert "BFLOPs" in call("describe", ROOT / "demo" / "mnist.cfg").stdout.splitlines()[0]

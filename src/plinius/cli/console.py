@@ -1,6 +1,8 @@
 """The terminal: results go to stdout, messages and progress to stderr."""
 
 import json
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -82,6 +84,13 @@ def counting(what: str) -> Iterator[Progress]:
     with Live(*columns, console=stderr, transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def columns_to_fit() -> int | None:
+    """The columns of the terminal that shows stdout, or those of COLUMNS; None if neither is."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def is_terminal() -> bool:

@@ -1,8 +1,6 @@
 """The trainer: opens sealed batches, trains a Darknet network, mirrors the run after iterations."""
 
-import ctypes
 import math
-import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from plinius.darknet.cfg import Cfg, read_cfg
@@ -30,11 +27,10 @@ from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.identity import require_same_recipe, run_identity
 from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
+from plinius.training.process import seed_process, set_up_process
 from plinius.training.recalibration import SETTLED, settled
 from plinius.training.sampler import Sampler
 from plinius.training.validation import Best, Validation, ValidationPlan, no_history
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
 
 @dataclass(frozen=True)
@@ -164,11 +160,7 @@ class Run:
 
     def _build(self, dataset: SealedDataset, settings: Settings) -> None:
         """Set up the process, and create everything that is part of the run state."""
-        _keep_freed_memory()
-        torch.use_deterministic_algorithms(True)
-        # In that mode torch also fills every new tensor, 4 % of an iteration. Nothing here reads
-        # one before writing it.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        set_up_process()
         self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
         self._sampler = Sampler(dataset.header.count, self.cfg.net.batch, settings.seed)
@@ -186,7 +178,7 @@ class Run:
             # Of one size whatever their values: the host sees how long a commit is.
             self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
             self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
-        _seed_all(settings.seed)
+        seed_process(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
         """Read the run state from the mirror, or mirror that of a new run."""
@@ -367,25 +359,6 @@ def last_iteration(cfg: Cfg, wanted: int | None, start_update: int = 0) -> int:
             "Say how far to train with --iterations",
         )
     return max(cfg.net.max_batches - start_update, 0) if wanted is None else wanted
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next iteration.
-
-    By default it returns large buffers to the kernel in every iteration: about 35,000 page faults
-    per iteration of mnist.cfg, a tenth of its time.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _seed_all(seed: int) -> None:
-    """Seed every generator of the process; their states are part of the run state."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
