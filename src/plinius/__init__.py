@@ -14,9 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from plinius.errors import PliniusError
-from plinius.keys import OwnerKey, load_key
 
 if TYPE_CHECKING:
+    from plinius.keys import OwnerKey, load_key
     from plinius.mirror import Mirror
     from plinius.sources.seal import seal
     from plinius.training.loader import ResumableLoader
@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _WHEN_USED = {
+    "OwnerKey": "plinius.keys",
+    "load_key": "plinius.keys",
     "Mirror": "plinius.mirror",
     "SealedDataset": "plinius.training.torch_dataset",
     "ResumableLoader": "plinius.training.loader",
@@ -47,7 +49,7 @@ _WHEN_USED = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch, or reads images, when it is first used."""
+    """Import a part when it is first used: most need torch, and all take time."""
     if name in _WHEN_USED:
         return getattr(importlib.import_module(_WHEN_USED[name]), name)
     raise AttributeError(f"module plinius has no attribute {name}")

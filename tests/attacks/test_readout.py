@@ -223,7 +223,7 @@ def test_the_terminal_line_and_tensorboard_show_no_more(
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    monkeypatch.setattr("plinius.cli.console._is_terminal", lambda: True)
+    monkeypatch.setattr("plinius.cli.train_progress.is_terminal", lambda: True)
     w = world
     what = ["--data", w.data, "--region", tmp_path / "r", "--key", w.key, "--threads", 1]
     shown = call("train", long_cfg, *what, "--tensorboard", tmp_path / "board", *job).stderr

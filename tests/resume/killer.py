@@ -1,6 +1,6 @@
 """Runs that are killed: one process imports torch once and forks a trainer for every start.
 
-Read as JSON from the command line: cfg, data, key, folder, seed, runs, until. Written as JSON to
+Read as JSON from the command line: the fields of `Job`. Written as JSON to
 stdout: the digest after every iteration of the uninterrupted run, and of every killed run where
 its kills fell, its end and its digest.
 
@@ -28,6 +28,7 @@ from plinius.keys import OwnerKey, load_key
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot, read_snapshot
 from plinius.training.trainer import Run, Settings
+from plinius.training.validation import ValidationPlan
 from resume.forks import Shared, creating, forked, wait_until
 
 LEAST_KILLS, MOST_KILLS = 3, 6
@@ -35,7 +36,10 @@ LEAST_KILLS, MOST_KILLS = 3, 6
 
 @dataclass
 class Job:
-    """What all runs have in common. `until` is the iteration of the end."""
+    """What all runs have in common. `until` is the iteration of the end.
+
+    `validate` is the dataset to validate on after every iteration, "" for none.
+    """
 
     cfg: str
     data: str
@@ -44,6 +48,7 @@ class Job:
     seed: str
     runs: int
     until: int
+    validate: str = ""
 
     @property
     def owner(self) -> OwnerKey:
@@ -68,7 +73,8 @@ class Killed:
 def train(job: Job, region: Path, tell: Callable[[Run], None]) -> None:
     """A start of the trainer, as by `plinius train`; calls `tell` then and after each commit."""
     settings = Settings(Path(job.cfg), Path(job.data), threads=1)
-    with Run(region, job.owner, settings) as run:
+    plan = ValidationPlan(Path(job.validate), 1, job.until) if job.validate else None
+    with Run(region, job.owner, settings, validation=plan) as run:
         tell(run)
         run.train(job.until, 1, lambda _: tell(run))
 

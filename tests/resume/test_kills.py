@@ -89,14 +89,15 @@ def test_runs_in_memory_end_the_same_whenever_they_are_killed(
 def test_a_real_trainer_ends_the_same_whenever_it_is_killed(
     world: World, seed: str, tmp_path: Path
 ) -> None:
-    """`plinius train`, started and killed as a whole process, ends with the same digest too."""
+    """`plinius train`, which validates, killed as a whole process: the same digest too."""
     print(f"PLINIUS_TEST_SEED={seed}")
     moments = random.Random(seed)
     region, metrics, until = tmp_path / "run.region", tmp_path / "metrics.jsonl", 400
     cfg = tmp_path / "long.cfg"
     cfg.write_text(CFG.replace("max_batches=24", f"max_batches={until}"))
     whole = tmp_path / "whole.region"
-    arguments = world.train(region, "--metrics", metrics)
+    validating = ["--validate", world.held_out, "--validate-every", 7, "--patience", until]
+    arguments = world.train(region, "--metrics", metrics, *validating)
     arguments[1] = cfg
     target, seen = 0, -1
     for _ in range(3):
@@ -166,7 +167,14 @@ def _kill_and_compare(
     assert sum(fell.values()) > fell["iteration"]
 
 
-def killer(world: World, folder: Path, seed: str, runs: int, until: int = UNTIL) -> Any:
+def killer(
+    world: World,
+    folder: Path,
+    seed: str,
+    runs: int,
+    until: int = UNTIL,
+    validate: Path | None = None,
+) -> Any:
     """The work of killer.py in a process of its own."""
     job = {
         "cfg": str(world.cfg),
@@ -176,6 +184,7 @@ def killer(world: World, folder: Path, seed: str, runs: int, until: int = UNTIL)
         "seed": seed,
         "runs": runs,
         "until": until,
+        "validate": str(validate or ""),
     }
     command = [sys.executable, str(KILLER), json.dumps(job)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}

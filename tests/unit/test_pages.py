@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plinius.cli.main import main
-from plinius.training.metrics import IterationMetrics
+from plinius.training.metrics import IterationMetrics, ValidationMetrics
 from plinius.training.scores import classification, regression
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,8 @@ def test_the_page_of_threats_lists_every_metric_that_leaves() -> None:
     text = (ROOT / "THREATS.md").read_text(encoding="utf-8")
     section = text.split("## Metrics that leave\n")[1].split("\n## ")[0].split(". They leave")[0]
     listed = set(re.findall(r"`(\w+)`", section)) - {"test"}
-    fields = {field.name for field in dataclasses.fields(IterationMetrics)}
+    classes = (IterationMetrics, ValidationMetrics)
+    fields = {field.name for metrics in classes for field in dataclasses.fields(metrics)}
     one = np.zeros(1, np.int64)
     judged = {*classification(one, one, 2), *regression(np.ones((2, 1)), np.ones((2, 1)))}
     assert listed == fields | judged | {"iteration", "auc", "mean_average_precision"}

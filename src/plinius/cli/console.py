@@ -1,6 +1,9 @@
 """The terminal: results go to stdout, messages and progress to stderr."""
 
 import json
+import os
+import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,9 @@ from rich.progress import Progress as Live
 from plinius.data.records import Progress
 from plinius.errors import PliniusError, StorageError
 from plinius.jsonvalue import Json
-from plinius.training.metrics import IterationMetrics, Listener
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as of a process that it killed."""
 
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
@@ -25,7 +30,12 @@ class Refusals(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
         try:
+            _let_commands_be_interrupted()
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
+            stderr.print("plinius: Interrupted.", style="bold red")
+            sys.exit(INTERRUPTED)
         except PliniusError as refusal:
             _refuse(refusal)
         except BrokenPipeError:
@@ -38,6 +48,12 @@ class Refusals(click.Group):
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
             _refuse(StorageError("There is not enough memory", "Use a machine with more"))
+
+
+def _let_commands_be_interrupted() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, so that a command leaves nothing half-made."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _refuse(refusal: PliniusError) -> NoReturn:
@@ -65,32 +81,18 @@ def answer(result: dict[str, Json], as_json: bool) -> None:
 def counting(what: str) -> Iterator[Progress]:
     """A progress bar, called with (done, total); it is hidden unless stderr is a terminal."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Live(*columns, console=stderr, transient=True, disable=not _is_terminal()) as bar:
+    with Live(*columns, console=stderr, transient=True, disable=not is_terminal()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@contextmanager
-def live_line(until: int) -> Iterator[Listener]:
-    """A line that shows the metrics of the last iteration; hidden unless stderr is a terminal."""
-    line = TextColumn("{task.description}")
-    with Live(line, console=stderr, disable=not _is_terminal()) as live:
-        task = live.add_task("starting")
-
-        def show(m: IterationMetrics) -> None:
-            live.update(
-                task,
-                description=f"{m.iteration}/{until} loss {_number(m.loss)} "
-                f"average {_number(m.average_loss)} rate {m.rate:.5f} "
-                f"{m.seconds:.2f} s/iteration mirror {1000 * m.mirror_seconds:.1f} ms",
-            )
-
-        yield show
+def columns_to_fit() -> int | None:
+    """The columns of the terminal that shows stdout, or those of COLUMNS; None if neither is."""
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        return None
+    return shutil.get_terminal_size().columns
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether a person sees stderr while the command runs."""
     return sys.stderr.isatty()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.console import answer, say
+from plinius.cli.console import answer, columns_to_fit, say
 from plinius.cli.shared_options import PATH, cfg_argument, json_option
 from plinius.darknet.cfg import read_cfg
 from plinius.files import publish
@@ -36,8 +36,6 @@ def describe(cfg: Path, picture: Path | None, as_json: bool) -> None:
         values["layers"] = values.pop("rows")
         answer(values, True)
         return
-    click.echo(table(network))
-    click.echo(
-        f"A .weights file has {network.weights_file_bytes:,} bytes; "
-        f"training takes at least {shown(network.training_bytes)} of memory."
-    )
+    click.echo(table(network, columns_to_fit()))
+    click.echo(f"A .weights file has {network.weights_file_bytes:,} bytes.")
+    click.echo(f"Training takes at least {shown(network.training_bytes)} of memory.")

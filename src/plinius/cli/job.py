@@ -55,11 +55,23 @@ def job() -> None:
 @click.option("--test", type=PATH, multiple=True, help="One to test on at the end.")
 @click.option("--weights", type=PATH, help="The parameters to start from. Default: none.")
 @click.option(
-    "--seed", "seeds", type=click.IntRange(0, 2**63 - 1), multiple=True, help="Default: 0."
+    "--seed",
+    "seeds",
+    type=click.IntRange(0, 2**63 - 1),
+    multiple=True,
+    help="A seed that a run may have (may be given again). Default: 0.",
 )
 @click.option("--iterations", type=_COUNT, help="Default: max_batches of the cfg.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
-@click.option("--minimum-batch", type=_COUNT, default=8, show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="What the forward and backward pass compute in.",
+)
+@click.option(
+    "--minimum-batch", type=_COUNT, default=8, show_default=True, help="Least records in a batch."
+)
 @click.option(
     "--metric",
     "metrics",
@@ -73,7 +85,13 @@ def job() -> None:
 @click.option(
     "--records", type=_COUNT, default=64, show_default=True, help="Least records in a number."
 )
-@click.option("--digits", type=click.IntRange(0, MAX_DIGITS), default=2, show_default=True)
+@click.option(
+    "--digits",
+    type=click.IntRange(0, MAX_DIGITS),
+    default=2,
+    show_default=True,
+    help="Decimal places of the numbers that leave.",
+)
 @click.option(
     "--largest",
     type=click.IntRange(1, MAX_LARGEST),
@@ -92,11 +110,29 @@ def job() -> None:
 @click.option(
     "--output-every", type=_COUNT, help="Iterations between validations. Default: at the end."
 )
-@click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3650),
+    default=30,
+    show_default=True,
+    help="After so many days the job expires.",
+)
 @click.option("--run-id", default="any", help="The only run that may do it (hex).")
 @click.option("--measurement", "measurements", multiple=True, help="Of code that may do it (hex).")
-@click.option("--anchor", type=click.Choice(ANCHORS), default="none", show_default=True)
-@click.option("--anchor-every", type=_COUNT, default=1, show_default=True)
+@click.option(
+    "--anchor",
+    type=click.Choice(ANCHORS),
+    default="none",
+    show_default=True,
+    help="What has to remember the newest commit outside the region.",
+)
+@click.option(
+    "--anchor-every",
+    type=_COUNT,
+    default=1,
+    show_default=True,
+    help="Commits until it has to, at the latest.",
+)
 @json_option
 def create(
     cfg: Path,

@@ -26,7 +26,7 @@ COMMANDS = (
 
 
 @click.group(cls=Refusals, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="plinius")
+@click.version_option(__version__, "-V", "--version", prog_name="plinius")
 def main() -> None:
     """Secure machine learning that survives: sealed data, sealed state, bit-identical resume."""
 

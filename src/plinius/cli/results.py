@@ -51,10 +51,9 @@ def test(
     as_json: bool,
 ) -> None:
     """Measure the mirrored network on a sealed dataset: by class, by box, or by number."""
-    from plinius.training.detection import mean_average_precision
     from plinius.training.evaluation import TrainingData, trained_network
     from plinius.training.recalibration import lag, recalibrate
-    from plinius.training.scores import scores
+    from plinius.training.scores import evaluate
 
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
@@ -74,15 +73,7 @@ def test(
     elif lagging := lag(read_cfg(cfg), network, snapshot):
         say(lagging)
     with counting("testing") as progress:
-        if network.finds_boxes:
-            precision = mean_average_precision(network, dataset, progress)
-            found: dict[str, Json] = {
-                "task": "detection",
-                "samples": dataset.header.count,
-                "mean_average_precision": precision,
-            }
-        else:
-            found = scores(network, dataset, progress)
+        found = evaluate(network, dataset, progress)
     if permit and digits is not None:
         found = permit.accuracy_of(found, digits)
     answer({**found, "iteration": snapshot.iteration}, as_json)

@@ -3,16 +3,17 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from plinius.cli.broker import broker_options
-from plinius.cli.console import answer, counting, live_line, say
+from plinius.cli.console import INTERRUPTED, answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     STOPPED,
@@ -23,14 +24,28 @@ from plinius.cli.shared_options import (
     load_permit,
     region_option,
 )
+from plinius.cli.train_progress import LOG_EVERY, training_progress
 from plinius.darknet.cfg import read_cfg
+from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, load_key
-from plinius.training.metrics import IterationMetrics, Listener, metrics_file, tensorboard
+from plinius.training.metrics import (
+    IterationMetrics,
+    Listener,
+    check_outputs,
+    metrics_file,
+    tensorboard,
+)
 
 if TYPE_CHECKING:
     from plinius.training.trainer import Run
     from plinius.trust.permit import Permit
     from plinius.trust.trainer import BrokerAnchor
+
+Talk = Callable[[str], None]
+_WARNING = "warning: "
+_SAME_INTERRUPT = 0.3
+"""Seconds within which a second SIGINT is the same Ctrl-C, passed on by a wrapper."""
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @click.command()
@@ -66,10 +81,29 @@ if TYPE_CHECKING:
     show_default=True,
     help="Mirror after every this many iterations.",
 )
+@click.option("--validate", type=PATH, help="Measure the network on this sealed dataset.")
+@click.option(
+    "--validate-every",
+    type=click.IntRange(1),
+    help="Validate after every this many iterations. Default: once an epoch.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    help="Stop early after this many validations that were no better than the best.",
+)
 @click.option("--metrics", type=PATH, help="Append one JSON line per iteration to this file.")
 @click.option(
     "--tensorboard", "board", type=PATH, help="Also write the metrics for TensorBoard here."
 )
+@click.option(
+    "--log-every",
+    type=click.IntRange(1),
+    help=f"Print a line after every this many iterations. Default: {LOG_EVERY} where stderr is no "
+    "terminal, else a line that is replaced.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and refusals only.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print where the time goes.")
 @click.option("--weights", type=PATH, help="Start from these parameters (.weights, .safetensors).")
 @click.option(
     "--upto",
@@ -102,8 +136,14 @@ def train(
     key_path: Path | None,
     wanted: int | None,
     mirror_every: int,
+    validate: Path | None,
+    validate_every: int | None,
+    patience: int | None,
     metrics: Path | None,
     board: Path | None,
+    log_every: int | None,
+    quiet: bool,
+    verbose: bool,
     accept_previous: bool,
     run_id: str | None,
     dataset_id: str | None,
@@ -125,10 +165,16 @@ def train(
         # With fewer threads than torch expects, gradients would be wrong.
         os.environ.pop(name, None)
     from plinius.training.trainer import Run, Settings, last_iteration
+    from plinius.training.validation import ValidationPlan
 
     permit = load_permit(job_path, owner_path, by_broker=broker is not None)
     if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
         raise click.UsageError("--upto and --clear are for --weights")
+    if (validate_every or patience) and validate is None:
+        raise click.UsageError("--validate-every and --patience are for --validate")
+    if quiet and (verbose or log_every):
+        raise click.UsageError("--quiet goes with neither --verbose nor --log-every")
+    talk = _warn if quiet else say
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
@@ -139,6 +185,7 @@ def train(
     keys = _keys(
         key_path, broker, broker_pin, broker_ca, job_digest, simulated, tpm, accept_rollback
     )
+    check_outputs(metrics, board)
     with counting("loading the sealed dataset") as progress:
         run = Run(
             region,
@@ -149,17 +196,28 @@ def train(
             permission=permit,
             data_key=keys.data,
             anchor=keys.anchor,
+            validation=ValidationPlan(validate, validate_every, patience) if validate else None,
         )
     with run:
-        _report_start(run)
+        _report_start(run, talk)
         if permit is None:
-            say("No job: whoever gives this command chooses what is computed (--job limits it).")
+            talk("No job: whoever gives this command chooses what is computed (--job limits it).")
             until = last_iteration(run.cfg, wanted, run.start_update)
         resumed_at = run.iteration
-        with _listener(until, metrics, board, resumed_at) as listener:
+        with (
+            _nothing() if quiet else training_progress(until, log_every, verbose) as show,
+            _metrics_listener(metrics, board, resumed_at) as write,
+        ):
+
+            def listener(iteration: IterationMetrics) -> None:
+                write(iteration)
+                show(iteration)
+
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
-        _report_end(run, until, resumed_at, last, as_json)
-    if run.iteration < until:
+        done = run.iteration >= until or run.stopped_early
+        _report_end(run, done, talk)
+        answer(_result(run, done, resumed_at, last), as_json)
+    if not done:
         sys.exit(STOPPED)
 
 
@@ -224,40 +282,57 @@ def _keys(
 
 
 @contextmanager
-def _listener(
-    until: int, metrics: Path | None, board: Path | None, resumed_at: int
+def _metrics_listener(
+    metrics: Path | None, board: Path | None, resumed_at: int
 ) -> Iterator[Listener]:
-    """All that is done with the metrics of an iteration: shown, and written where it was asked."""
-    with (
-        live_line(until) as show,
-        metrics_file(metrics) as write,
-        tensorboard(board, resumed_at) as plot,
-    ):
+    """Writes the metrics of each iteration where it was asked."""
+    with metrics_file(metrics) as write, tensorboard(board, resumed_at) as plot:
 
         def report(iteration: IterationMetrics) -> None:
-            show(iteration)
             write(iteration)
             plot(iteration)
 
         yield report
 
 
+@contextmanager
+def _nothing() -> Iterator[Listener]:
+    yield lambda iteration: None
+
+
+def _warn(text: str) -> None:
+    """Say a warning, and nothing else: what --quiet leaves."""
+    if text.startswith(_WARNING):
+        say(text)
+
+
 class _Stop:
     """Set by SIGINT and SIGTERM: training then stops after the current iteration.
 
-    A plain attribute: the lock in threading.Event is not safe in a handler of two signals.
+    A second Ctrl-C ends the process at once, as a kill does: the newest commit stays. A plain
+    attribute: the lock in threading.Event is not safe in a handler of two signals.
     """
 
     def __init__(self) -> None:
         self.wanted = False
+        self._since = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._since and now - self._since > _SAME_INTERRUPT:
+                shown = _SHOW_CURSOR if os.isatty(2) else b""
+                os.write(
+                    2, shown + b"plinius: Stopped at once; the same command resumes the run.\n"
+                )
+                os._exit(INTERRUPTED)
+            self._since = self._since or now
         self.wanted = True
 
 
-def _report_start(run: "Run") -> None:
+def _report_start(run: "Run", say: Talk) -> None:
     """Say what a person should know before training starts."""
     for warning in run.network.warnings:
         say(f"warning: {warning}")
@@ -270,32 +345,49 @@ def _report_start(run: "Run") -> None:
         )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
+    if run.early_scores_lag:
+        say(
+            "warning: batch normalisation starts from rolling statistics of 0, so that the first "
+            "scores lag: with a --patience of less than some 500 iterations training may stop "
+            "too early"
+        )
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 
 
-def _report_end(
-    run: "Run", until: int, resumed_at: int, last: IterationMetrics | None, as_json: bool
-) -> None:
-    """Say how far training went, and print the result."""
-    done = run.iteration >= until
+def _report_end(run: "Run", done: bool, say: Talk) -> None:
+    """Say how far training went."""
+    best = run.best
+    if run.stopped_early and best:
+        say(
+            f"Stopped early: {best.since} validations were no better than the {best.metric} of "
+            f"{best.score:.4f} at iteration {best.iteration}."
+        )
     say(
         f"Done: iteration {run.iteration}, mirrored."
         if done
         else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
     )
-    answer(
-        {
-            "iteration": run.iteration,
-            "resumed_at": resumed_at,
-            "run_id": run.mirror.run_id,
-            "dataset_id": run.dataset_id,
-            "done": done,
-            "average_loss": run.average_loss,
-            "loss": last.loss if last else None,
-        },
-        as_json,
-    )
+
+
+def _result(
+    run: "Run", done: bool, resumed_at: int, last: IterationMetrics | None
+) -> dict[str, Json]:
+    """How far training went, for JSON."""
+    result: dict[str, Json] = {
+        "iteration": run.iteration,
+        "resumed_at": resumed_at,
+        "run_id": run.mirror.run_id,
+        "dataset_id": run.dataset_id,
+        "done": done,
+        "average_loss": run.average_loss,
+        "loss": last.loss if last else None,
+    }
+    if run.validation:
+        best = run.best
+        result["stopped_early"] = run.stopped_early
+        result["best"] = asdict(best) if best else None
+    return result
 
 
 def _exactness(run: "Run") -> str:

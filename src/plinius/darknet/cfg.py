@@ -196,7 +196,7 @@ def read_cfg(path: str | Path) -> Cfg:
 
 def _text(path: str | Path, limit: int) -> str:
     try:
-        return read_file(path, limit).decode()
+        return read_file(path, limit).decode("utf-8-sig")  # some editors begin with U+FEFF
     except UnicodeDecodeError:
         raise CfgError(f"{path} is not text", "Give a Darknet .cfg file") from None
 
@@ -357,5 +357,5 @@ def _net(section: Section, warnings: list[str]) -> Net:
 
 def _shown(text: str) -> str:
     """Text from the file, shortened and safe to print: it may be a key file, given by mistake."""
-    text = re.sub("(plinius-.*?)[0-9A-Fa-f]{16,}", r"\1(hex digits)", text)
+    text = re.sub("(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{16,}", "(hex digits)", text)
     return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -160,6 +160,7 @@ LAYER_KEYS: dict[str, dict[str, Key]] = {
         "noloss": FLAG,
         "spatial": FLAG,
         "tree": text(None),
+        "class_weights": text(None),  # not Darknet's
     },
     "logistic": {},
     "cost": {"type": text("sse"), "scale": real(1)},

@@ -97,8 +97,12 @@ def _size(layer: Layer) -> str:
 _COLUMNS = ("layer", "type", "filters", "size", "input", "output", "parameters", "BFLOPs")
 
 
-def table(described: Description) -> str:
-    """The table as text: one line a layer, with Darknet's columns, and the sums below."""
+def table(described: Description, columns: int | None = None) -> str:
+    """The table as text: one line a layer, with Darknet's columns, and the sums below.
+
+    Where it is wider than `columns` characters, it does without BFLOPs, inputs, sizes and filters,
+    in this order.
+    """
     lines: list[Sequence[str]] = [_COLUMNS]
     for row in described.rows:
         before = row.index - 1
@@ -117,11 +121,14 @@ def table(described: Description) -> str:
             )
         )
     widths = [max(len(line[i]) for line in lines) for i in range(len(_COLUMNS))]
+    shown = [*range(len(_COLUMNS))]
+    for spare in ("BFLOPs", "input", "size", "filters"):
+        if columns and sum(widths[i] + 2 for i in shown) - 2 > columns:
+            shown.remove(_COLUMNS.index(spare))
     left = {1, 3}
     text = [
         "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            line[i].ljust(widths[i]) if i in left else line[i].rjust(widths[i]) for i in shown
         ).rstrip()
         for line in lines
     ]

@@ -39,6 +39,44 @@ def recipe_digest(cfg: Cfg) -> str:
     return hashlib.sha256(_TAG + to_json(recipe(cfg))).hexdigest()
 
 
+def differences(mine: Json, stored: Json) -> list[str]:
+    """What differs between two recipes, a sentence part for each key; empty if `stored` is none.
+
+    Layers are numbered from 0. After the first one of another kind, no more are compared.
+    """
+    if not isinstance(mine, list) or not isinstance(stored, list):
+        return []
+    found: list[str] = []
+    for number, (here, there) in enumerate(zip(mine, stored, strict=False), start=-1):
+        kind, options, before, theirs = *_section(here), *_section(there)
+        where = "[net]" if number < 0 else f"layer {number} [{kind}]"
+        if kind != before:
+            return [*found, f"layer {number} is [{kind}] but was [{before}]"]
+        found += [
+            f"{where} {key} is {_shown(options.get(key))} but was {_shown(theirs.get(key))}"
+            for key in sorted(options.keys() | theirs.keys())
+            if options.get(key) != theirs.get(key)
+        ]
+    if len(mine) != len(stored):
+        found.append(f"it has {len(mine) - 1} layers but had {len(stored) - 1}")
+    return found
+
+
+def _section(value: Json) -> tuple[str, dict[str, Json]]:
+    """The kind and the options of a section; of something else, ones that equal nothing."""
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict):
+        return str(value[0]), value[1]
+    return "unknown", {}
+
+
+def _shown(value: Json) -> str:
+    """A value in at most 40 characters."""
+    if value is None:
+        return "its default"
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:39] + "…"
+
+
 def _json(values: dict[str, Value]) -> dict[str, Json]:
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in values.items()

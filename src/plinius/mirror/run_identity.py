@@ -8,6 +8,8 @@ from plinius.jsonvalue import Json, to_json
 from plinius.slots import Slots
 from plinius.state.exactness import show
 
+GIVE_THE_SAME = "Use the settings that run began with, or name another region (--region)"
+
 
 def require_run_id(wanted: str, slots: Slots | None, name: str) -> None:
     """Raise MismatchError unless the slots are those of the run with this id, in hex."""
@@ -53,5 +55,5 @@ def require_same_run(mine: dict[str, Json], stored: dict[str, Json]) -> None:
     if differences:
         raise MismatchError(
             f"This is not the run in the region: {'; '.join(differences)}",
-            "Use the settings that run began with, or name another region (--region)",
+            GIVE_THE_SAME,
         )

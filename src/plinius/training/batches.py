@@ -11,11 +11,14 @@ from plinius.darknet.augmentation.augmentation import Augmentation, flat
 from plinius.darknet.augmentation.moved_boxes import Labels, in_cells, present
 from plinius.darknet.augmentation.pictures import centre_crops
 from plinius.darknet.losses.base import BoxLoss
+from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.losses.detection import Detection
 from plinius.darknet.network import Network
 from plinius.data.records import Array
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import MismatchError, SourceError
+
+_COUNTED_AT_ONCE = 256
 
 
 class Samples:
@@ -204,6 +207,23 @@ def one_hot(tokens: Array, values: int, name: str) -> torch.Tensor:
             "Give inputs, and outputs of the last layer, for all tokens: 256 for bytes",
         )
     return functional.one_hot(whole, values).float()
+
+
+def balance_classes(network: Network, batches: Batches, count: int) -> None:
+    """Set the weights of the classes wherever the cfg has class_weights=balanced.
+
+    That opens all `count` records once, some at a time, and counts their labels. Raises SealError,
+    SourceError.
+    """
+    layers = [it for it in network.sequence if isinstance(it, Softmax) and it.balanced]
+    if not layers:
+        return
+    counts = torch.zeros(network.truths, dtype=torch.float64)
+    for start in range(0, count, _COUNTED_AT_ONCE):
+        _, truth = batches.open(np.arange(start, min(start + _COUNTED_AT_ONCE, count)))
+        counts += truth.flatten(0, -2).sum(0, dtype=torch.float64)
+    for layer in layers:
+        layer.balance(counts)
 
 
 def by_time(x: torch.Tensor, steps: int) -> torch.Tensor:

@@ -17,7 +17,6 @@ from plinius.data.records import Progress
 from plinius.data.sealed_dataset import DatasetHeader, SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
-from plinius.mirror.run_identity import require_same_run
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
@@ -26,6 +25,7 @@ from plinius.sources.record_ids import record_ids
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
 from plinius.training.batches import Batches, Samples, by_time
+from plinius.training.identity import require_same_recipe
 
 _BATCH = 256
 
@@ -36,7 +36,7 @@ def trained_network(cfg_path: Path, snapshot: Snapshot) -> Network:
     Raises CfgError, StorageError, and MismatchError if the run of the snapshot has another cfg.
     """
     cfg = read_cfg(cfg_path)
-    require_same_run({"cfg": cfg.sha256}, {"cfg": snapshot.identity.get("cfg")})
+    require_same_recipe(cfg, snapshot.identity)
     network = Network(cfg)
     stored = {t.name: tensor_of(t) for t in snapshot.tensors if t.name.startswith("model/")}
     load_tensors(network, "model", stored)
@@ -58,9 +58,13 @@ class TrainingData:
         with Region.open(path, writable=False) as region:
             if region.extent(EXTENT) is None:
                 return cls()
-            found = open_dataset(region, key)
-            columns = columns_of(found.about, found.name)
-            return cls(found.class_names, tuple(columns), found.header.label.is_index)
+            return cls.of(open_dataset(region, key))
+
+    @classmethod
+    def of(cls, found: SealedDataset) -> "TrainingData":
+        """Of an open dataset."""
+        columns = columns_of(found.about, found.name)
+        return cls(found.class_names, tuple(columns), found.header.label.is_index)
 
     def require_alike(self, dataset: SealedDataset) -> None:
         """Raise MismatchError if a dataset has other classes or columns, in name or in order.

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from plinius.darknet.cfg import Cfg
+from plinius.data.sealed_dataset import DatasetHeader
 from plinius.training.metrics import Coarseness
 
 
@@ -47,3 +48,6 @@ class Permission(Protocol):
 
     def require_training(self, cfg: Cfg, weights_sha256: str | None, settings: RunSettings) -> None:
         """Raise PliniusError unless a run may have this cfg, these parameters and settings."""
+
+    def require_validation(self, header: DatasetHeader, every: int) -> None:
+        """Raise PliniusError unless a run may be validated on this dataset, so often."""

@@ -13,33 +13,34 @@ from plinius.darknet.network import Network
 from plinius.darknet.norm import MOMENTUM
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
+from plinius.jsonvalue import Json
 from plinius.snapshot import Snapshot
 from plinius.training.batches import Batches, by_time
 from plinius.training.sampler import Sampler
 
 PASSES = 100
-_SETTLED = 0.99
+SETTLED = 0.99
 
 
-def settled(cfg: Cfg, network: Network, snapshot: Snapshot) -> float:
-    """How far the rolling statistics of a mirrored run have come from 0, from 0 to 1.
+def settled(cfg: Cfg, network: Network, identity: dict[str, Json], iteration: int) -> float:
+    """How far the rolling statistics of a run have come from 0 at an iteration, from 0 to 1.
 
     1 for a network without any, and for a run that began with weights that do not say how many rows
     they have seen.
     """
     if not _normalised(network):
         return 1.0
-    seen = cast(int, snapshot.identity.get("seen", 0))
-    if "weights" in snapshot.identity and not seen:
+    seen = cast(int, identity.get("seen", 0))
+    if "weights" in identity and not seen:
         return 1.0
-    passes = seen // cfg.net.sub_batch + snapshot.iteration * cfg.net.subdivisions
+    passes = seen // cfg.net.sub_batch + iteration * cfg.net.subdivisions
     return 1 - (1 - MOMENTUM) ** passes
 
 
 def lag(cfg: Cfg, network: Network, snapshot: Snapshot) -> str | None:
     """A sentence that says that the rolling statistics lag, or None if they do not."""
-    way = settled(cfg, network, snapshot)
-    if way >= _SETTLED:
+    way = settled(cfg, network, snapshot.identity, snapshot.iteration)
+    if way >= SETTLED:
         return None
     return (
         f"The rolling statistics of batch normalisation have come {100 * way:.0f} % of their way "

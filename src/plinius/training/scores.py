@@ -10,9 +10,40 @@ from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SourceError
 from plinius.jsonvalue import Json
+from plinius.training.detection import mean_average_precision
 from plinius.training.evaluation import ends_in_probabilities, outputs_and_truths
 
 Floats = npt.NDArray[np.float64]
+
+
+def evaluate(
+    network: Network, dataset: SealedDataset, progress: Progress | None = None
+) -> dict[str, Json]:
+    """How well a network in evaluation mode does: `scores`, or of boxes `mean_average_precision`.
+
+    Raises as these do.
+    """
+    if not network.finds_boxes:
+        return scores(network, dataset, progress)
+    precision = mean_average_precision(network, dataset, progress)
+    return {
+        "task": "detection",
+        "samples": dataset.header.count,
+        "mean_average_precision": precision,
+    }
+
+
+def require_labels(dataset: SealedDataset) -> None:
+    """Raise SourceError if a dataset has no labels."""
+    if dataset.header.label.nbytes == 0:
+        raise SourceError(
+            f"{dataset.name} has no labels to compare with", "Use plinius predict, or seal labels"
+        )
+
+
+def sure_of_classes(network: Network, dataset: SealedDataset) -> bool:
+    """Whether the task is a classification whatever the numbers in the labels are."""
+    return dataset.header.label.is_index or ends_in_probabilities(network)
 
 
 def scores(
@@ -26,11 +57,8 @@ def scores(
     records. Raises SourceError if the dataset has no labels or does not fit, SealError, and
     DivergedError for outputs that are not finite, CfgError for a network that finds boxes or masks.
     """
-    if dataset.header.label.nbytes == 0:
-        raise SourceError(
-            f"{dataset.name} has no labels to compare with", "Use plinius predict, or seal labels"
-        )
-    sure = dataset.header.label.is_index or ends_in_probabilities(network)
+    require_labels(dataset)
+    sure = sure_of_classes(network, dataset)
     one_hot = network.truths > 1
     tokens = network.time_steps > 1 and dataset.header.label.dtype.kind == "u"
     bits = 0.0

@@ -1,8 +1,6 @@
 """The trainer: opens sealed batches, trains a Darknet network, mirrors the run after iterations."""
 
-import ctypes
 import math
-import random
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from plinius.darknet.augmentation.augmentation import Augmentation
@@ -22,18 +19,19 @@ from plinius.data.dataset_extent import load_dataset, require_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
-from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
-from plinius.training.batches import Batches, by_time
+from plinius.training.batches import Batches, balance_classes, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
-from plinius.training.metrics import IterationMetrics, Listener
+from plinius.training.identity import require_same_recipe, run_identity
+from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
+from plinius.training.process import seed_process, set_up_process
+from plinius.training.recalibration import SETTLED, settled
 from plinius.training.sampler import Sampler, Streams
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+from plinius.training.validation import Best, Validation, ValidationPlan, no_history
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ class Run:
     the newest commit outside the region; then AnchorError is raised for another one.
 
     A `permission` is asked before the region is opened (it raises what it does not allow), belongs
-    to the identity of the run, and says which metrics leave.
+    to the identity of the run, and says which metrics leave. `validation` does not belong to the
+    identity: it says what is measured and when to stop, and changes nothing that is computed.
     """
 
     def __init__(
@@ -91,6 +90,7 @@ class Run:
         permission: Permission | None = None,
         data_key: OwnerKey | None = None,
         anchor: Anchor | None = None,
+        validation: ValidationPlan | None = None,
     ) -> None:
         self.cfg = read_cfg(settings.cfg)
         self.network = Network(self.cfg, seed=settings.seed)
@@ -106,14 +106,19 @@ class Run:
         if permission:
             permission.require_training(self.cfg, given.sha256 if given else None, settings)
         self._coarseness = permission.coarseness if permission else None
+        self._plan = validation
         if not region.exists():
-            self._check_before_create(region, data_key or key, settings)
+            self._check_before_create(region, data_key or key, settings, permission)
         with ExitStack() as opened:
             self.region = opened.enter_context(Region.open_or_create(region))
             dataset = load_dataset(
                 self.region, settings.data, data_key or key, progress, wanted=settings.dataset_id
             )
-            self.start = given or Beginning.of(stored_identity(self.region, key, accept_previous))
+            stored = stored_identity(self.region, key, accept_previous)
+            if stored:
+                require_same_recipe(self.cfg, stored)
+            self.start = given or Beginning.of(stored)
+            self.validation = self._validation(dataset, data_key or key, permission)
             self._build(dataset, settings)
             self.mirror = opened.enter_context(
                 Mirror.open(
@@ -121,7 +126,9 @@ class Run:
                     key,
                     self._state,
                     threads=settings.threads,
-                    identity=_identity(self.cfg, settings, self.dataset_id, self.start, permission),
+                    identity=run_identity(
+                        self.cfg, settings, self.dataset_id, self.start, permission
+                    ),
                     run_id=settings.run_id,
                     anchor=anchor,
                 )
@@ -135,7 +142,9 @@ class Run:
     def __exit__(self, *raised: Any) -> None:
         self._opened.__exit__(*raised)
 
-    def _check_before_create(self, region: Path, key: OwnerKey, settings: Settings) -> None:
+    def _check_before_create(
+        self, region: Path, key: OwnerKey, settings: Settings, permission: Permission | None
+    ) -> None:
         """Refuse what would make a new region useless."""
         if settings.run_id:
             raise MismatchError(
@@ -145,14 +154,18 @@ class Run:
         dataset = SealedDataset.from_file(settings.data, key)
         require_dataset(dataset, settings.dataset_id)
         self._batches_of(dataset)
+        self._validation(dataset, key, permission)
+
+    def _validation(
+        self, dataset: SealedDataset, key: OwnerKey, permission: Permission | None
+    ) -> Validation | None:
+        if self._plan is None:
+            return None
+        return Validation(self._plan, self.cfg, dataset, key, permission)
 
     def _build(self, dataset: SealedDataset, settings: Settings) -> None:
         """Set up the process, and create everything that is part of the run state."""
-        _keep_freed_memory()
-        torch.use_deterministic_algorithms(True)
-        # In that mode torch also fills every new tensor, 4 % of an iteration. Nothing here reads
-        # one before writing it.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        set_up_process()
         self.dataset_id = dataset.header.id.hex()
         self._batches = self._batches_of(dataset)
         count, net = dataset.header.count, self.cfg.net
@@ -166,16 +179,19 @@ class Run:
             "optimizer": self._optimizer,
             "dropout": self.network.generator,
             "average_loss": None,
+            "validation": no_history(),
         }
         if self._coarseness:
             # Of one size whatever their values: the host sees how long a commit is.
             self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
             self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
-        _seed_all(settings.seed)
+        seed_process(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
         """Read the run state from the mirror, or mirror that of a new run."""
         self.resumed = self.mirror.commits > 0
+        if not self.resumed:
+            balance_classes(self.network, self._batches, self._sampler.count)
         threads = threads or self.mirror.threads()
         if threads:
             torch.set_num_threads(threads)
@@ -203,6 +219,25 @@ class Run:
             return self._coarseness.average_loss(self.iteration, average)
         return average
 
+    @property
+    def best(self) -> Best | None:
+        """The best validation so far, None before the first."""
+        return Best.of(self._state["validation"])
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last validations were no better, so that `train` goes no further."""
+        return self.validation is not None and self.validation.is_over(self._state["validation"])
+
+    @property
+    def early_scores_lag(self) -> bool:
+        """Whether patience may end before the rolling statistics are near those of the data."""
+        plan = self.validation
+        if plan is None or plan.patience is None:
+            return False
+        over = self.iteration + plan.patience * plan.every
+        return settled(self.cfg, self.network, self.start.identity(), over) < SETTLED
+
     def train(
         self,
         until: int,
@@ -210,7 +245,7 @@ class Run:
         listener: Listener,
         stop: Callable[[], bool] = lambda: False,
     ) -> IterationMetrics | None:
-        """Train to iteration `until`; before each iteration, stop if `stop()` is true.
+        """Train to iteration `until`; before each iteration, stop if `stop()` is true, or early.
 
         Mirrors after every `mirror_every` iterations and after the last one. Calls `listener` with
         the metrics of each iteration; returns those of the last one, or None if there was none.
@@ -226,7 +261,7 @@ class Run:
             )
         self.network.train()
         last = None
-        while self.iteration < until and not stop():
+        while self.iteration < until and not stop() and not self.stopped_early:
             started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration), self.iteration)
             self.network.take_size(x.shape)
@@ -240,6 +275,7 @@ class Run:
             average = loss if average is None else average
             self._keep("average_loss", 0.9 * average + 0.1 * loss)
             leaving_loss = self._leaving_loss(loss)
+            validated = self._validate()
             stepped = time.perf_counter()
             mirror_bytes = 0
             if self.iteration % mirror_every == 0:
@@ -254,6 +290,7 @@ class Run:
                 open_seconds=opened - started,
                 mirror_seconds=ended - stepped,
                 mirror_bytes=mirror_bytes,
+                validation=validated,
             )
             listener(last)
         if self.mirror.committed != self.iteration:
@@ -261,6 +298,12 @@ class Run:
         if self.mirror.failure:
             raise self.mirror.failure
         return last
+
+    def _validate(self) -> ValidationMetrics | None:
+        """Validate if it is due; the score is mirrored with this iteration."""
+        if self.validation is None or not self.validation.due(self.iteration):
+            return None
+        return self.validation.measure(self.network, self.iteration, self._state["validation"])
 
     def _average(self) -> float | None:
         """The running average of the loss as it is, None before the first iteration."""
@@ -322,44 +365,6 @@ def last_iteration(cfg: Cfg, wanted: int | None, start_update: int = 0) -> int:
             "Say how far to train with --iterations",
         )
     return max(cfg.net.max_batches - start_update, 0) if wanted is None else wanted
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next iteration.
-
-    By default it returns large buffers to the kernel in every iteration: about 35,000 page faults
-    per iteration of mnist.cfg, a tenth of its time.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _seed_all(seed: int) -> None:
-    """Seed every generator of the process; their states are part of the run state."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _identity(
-    cfg: Cfg,
-    settings: Settings,
-    dataset_id: str,
-    start: Beginning,
-    permission: Permission | None,
-) -> dict[str, Json]:
-    """What a later process must give again to resume this run."""
-    identity: dict[str, Json] = {
-        "cfg": cfg.sha256,
-        "dataset": dataset_id,
-        "seed": settings.seed,
-        "precision": settings.precision,
-    }
-    if permission:
-        identity["job"] = permission.digest
-    return identity | start.identity()
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ def declassification(job: Job) -> Declassification:
     levels = metrics.largest * 10**metrics.digits + 1
     release = len(metrics.allowed) * math.log2(levels)
     releases = last // metrics.every if metrics.allowed else 0
-    total = releases * release + math.log2(2 * last + 1)  # it stopped at i for one of two reasons
+    total = releases * release + math.log2(3 * last + 1)  # it stopped at i for one of three reasons
     if "accuracy" in outputs.allowed:
         often = last // outputs.every + (last % outputs.every != 0)
         times = {"train": 0, "validate": often, "test": 1}

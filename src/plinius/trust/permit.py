@@ -120,11 +120,20 @@ class Permit:
         self._require_output(
             "accuracy", snapshot, self.job.outputs.every if "validate" in roles else 0
         )
-        if header.count < self.job.metrics.records:
-            raise _not_allowed(
-                f"an accuracy over {header.count} records", f"at least {self.job.metrics.records}"
-            )
+        self._require_records(header)
         return self.job.metrics.digits
+
+    def require_validation(self, header: DatasetHeader, every: int) -> None:
+        """A run may be validated on this dataset after every `every` iterations."""
+        if "validate" not in self._roles_beside_training(header, "validating"):
+            raise _not_allowed(f"validating on dataset {header.id.hex()}", "testing on it")
+        self._require_allowed("accuracy")
+        self._require_records(header)
+        if every % self.job.outputs.every:
+            raise _not_allowed(
+                f"validating after every {every} iterations",
+                f"after multiples of {self.job.outputs.every}",
+            )
 
     def accuracy_of(self, result: dict[str, Json], digits: int) -> dict[str, Json]:
         """What may leave of the result of a test: an accuracy, or a mean average precision."""
@@ -148,6 +157,12 @@ class Permit:
             )
         return roles
 
+    def _require_records(self, header: DatasetHeader) -> None:
+        if header.count < self.job.metrics.records:
+            raise _not_allowed(
+                f"an accuracy over {header.count} records", f"at least {self.job.metrics.records}"
+            )
+
     def refuse(self, what: str) -> NoReturn:
         """No job can allow it."""
         raise _not_allowed(what, "what plinius job show lists")
@@ -167,11 +182,14 @@ class Permit:
 
     def _require_output(self, name: str, snapshot: Snapshot, every: int = 0) -> None:
         self.require_run(snapshot)
+        self._require_allowed(name)
+        if not (every and snapshot.iteration and snapshot.iteration % every == 0):
+            self._require_last(snapshot)
+
+    def _require_allowed(self, name: str) -> None:
         if name not in self.job.outputs.allowed:
             allowed = ", ".join(self.job.outputs.allowed) or "none"
             raise _not_allowed(f"the output {name!r}", allowed)
-        if not (every and snapshot.iteration and snapshot.iteration % every == 0):
-            self._require_last(snapshot)
 
     def _require_last(self, snapshot: Snapshot) -> None:
         last = self.job.recipe.iterations

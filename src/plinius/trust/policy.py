@@ -56,7 +56,7 @@ def load_policy(path: Path) -> Policy:
     """Read a policy file. Raises StorageError, FormatError, which names what is wrong in it."""
     raw = read_file(path, MAX_POLICY_BYTES)
     try:
-        return _policy(tomllib.loads(raw.decode()), path.parent)
+        return _policy(tomllib.loads(raw.decode("utf-8-sig")), path.parent)
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"The policy {path} cannot be used: {error or 'it is nested too deep'}",
