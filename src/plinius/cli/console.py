@@ -27,20 +27,21 @@ class Refusals(click.Group):
         try:
             return super().invoke(ctx)
         except PliniusError as refusal:
-            _refuse(refusal)
+            refuse(refusal)
         except BrokenPipeError:
             sys.exit(1)
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             what = f"The file system refused{where}: {error.strerror or error}"
-            _refuse(StorageError(what, "Check the path and its space"))
+            refuse(StorageError(what, "Check the path and its space"))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
-            _refuse(StorageError("There is not enough memory", "Use a machine with more"))
+            refuse(StorageError("There is not enough memory", "Use a machine with more"))
 
 
-def _refuse(refusal: PliniusError) -> NoReturn:
+def refuse(refusal: PliniusError) -> NoReturn:
+    """Print a refusal on stderr and exit with 1."""
     stderr.print(f"plinius: {refusal}", style="bold red", soft_wrap=True, markup=False)
     sys.exit(1)
 

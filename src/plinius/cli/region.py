@@ -4,15 +4,13 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
-from plinius.cli.console import answer, counting
+from plinius.cli.attest import job_digest_option
+from plinius.cli.console import answer
 from plinius.cli.inspect_files import describe_region
 from plinius.cli.shared_options import PATH, json_option
-from plinius.data.dataset_extent import EXTENT as DATASET_EXTENT
-from plinius.data.dataset_extent import open_dataset
+from plinius.cli.verify import verify_region
 from plinius.keys import load_key
 from plinius.pm.region import Region
-from plinius.slots import read_snapshot
 
 
 @click.group()
@@ -44,17 +42,4 @@ def verify(file: Path, key_path: Path | None, job_digest: bytes | None, as_json:
     if job_digest and not key_path:
         raise click.UsageError("--job-digest needs --key")
     key = load_key(key_path) if key_path else None
-    with Region.open(file, writable=False) as opened:
-        opened.consistency_check()
-        result = describe_region(opened)
-        if key:
-            snapshot = read_snapshot(opened, key_of_run(key, job_digest))
-            result["mirror_opens"] = snapshot.iteration if snapshot else None
-            if opened.extent(DATASET_EXTENT):
-                dataset = open_dataset(opened, key)
-                with counting("opening records") as progress:
-                    for index in range(dataset.header.count):
-                        dataset.open_record(index)
-                        progress(index + 1, dataset.header.count)
-                result["records_open"] = dataset.header.count
-        answer({"ok": True, **result}, as_json)
+    answer(verify_region(file, key, job_digest), as_json)
