@@ -129,9 +129,12 @@ def test_what_cannot_be_kept_or_gone_back_to_is_refused_by_its_sentence(tmp_path
             call()
         return str(caught.value)
 
-    many = "keep=17, keep_every=1 do not say what to keep. Give keep from 0 to 16, and keep_every "
-    options = {"keep": 17}
-    assert refusal(lambda: Mirror.open(path, KEY, {}, **options), StateError) == many + "from 1."  # type: ignore[arg-type]
+    for options in ({"keep": 17}, {"keep": -1}, {"keep_every": 2}, {"keep": 1, "keep_every": 0}):
+        said = {"keep": 0, "keep_every": 1} | options
+        assert refusal(lambda o=options: Mirror.open(path, KEY, {}, **o), StateError) == (  # type: ignore[misc]
+            f"keep={said['keep']}, keep_every={said['keep_every']} do not say what to keep. Give "
+            "keep from 1 to 16 and keep_every from 1, or leave both out."
+        )
     with Mirror.open(path, KEY, Loop().state) as mirror:
         assert refusal(lambda: mirror.keep("best"), StateError) == (
             "There is no commit to keep yet. Call mirror_out before keep."
@@ -235,9 +238,12 @@ def test_every_field_of_a_kept_commits_head_is_checked(tmp_path: Path) -> None:
     path, changed = tmp_path / "r", tmp_path / "changed"
     trained(path, 4, best=3)
     want, accepted = snapshot_of(path, KEY, "best").digest(), set()
+    with Region.open(path, writable=False) as region:
+        span = kept_names(region)["best"]
+        content = bytes(region.medium.read(span.offset, span.length))
     for at in (*range(100), 1000, PAGE - 1, PAGE + 8, PAGE + 64, PAGE + 96, PAGE + 104, 2 * PAGE):
         shutil.copyfile(path, changed)
-        overwrite(changed, "best", at, b"\xa5")
+        overwrite(changed, "best", at, bytes([content[at] ^ 0xA5]))
         try:
             assert snapshot_of(changed, KEY, "best").digest() == want
             accepted.add(at)

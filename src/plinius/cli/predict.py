@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -37,6 +38,7 @@ from plinius.trust.permit import require_job_of
 )
 @job_digest_option
 @job_options
+@commit_option
 @json_option
 def predict(
     cfg: Path,
@@ -47,6 +49,7 @@ def predict(
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Predict with the mirrored network; the data may be without labels."""
@@ -65,8 +68,9 @@ def predict(
     with counting("predicting") as progress:
         run_key = key_of_run(key, job_digest)
         found = predictions_of(
-            cfg, data, region, key, run_key=run_key, require=require, progress=progress
-        )
+            cfg, data, region, key, run_key=run_key, require=require, progress=progress,
+            commit=commit,
+        )  # fmt: skip
     found.save(output, key)
     clear = output.suffix in SUFFIXES
     if clear:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plinius.cli.broker import broker_options
+from plinius.cli.commits import history_options
 from plinius.cli.console import answer, counting, live_line, say
 from plinius.cli.shared_options import (
     PATH,
@@ -24,6 +25,7 @@ from plinius.cli.shared_options import (
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
+from plinius.history.kept_commits import kept_bytes
 from plinius.keys import OwnerKey, load_key
 from plinius.training.metrics import IterationMetrics, Listener, metrics_file, tensorboard
 
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="If the newest commit does not open, continue from the one before it.",
 )
+@history_options
 @click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
 @click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
 @job_options
@@ -129,6 +132,8 @@ def train(
     permit = load_permit(job_path, owner_path, by_broker=broker is not None)
     if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
         raise click.UsageError("--upto and --clear are for --weights")
+    if chosen["keep_every"] != 1 and not chosen["keep"]:
+        raise click.UsageError("--keep-every is for --keep")
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
@@ -270,6 +275,11 @@ def _report_start(run: "Run") -> None:
         )
     if run.resumed:
         say(f"Resumed at iteration {run.iteration}" + _exactness(run))
+    for back in run.mirror.returns:
+        say(
+            f"warning: this run went back from iteration {back.from_iteration} to iteration "
+            f"{back.to_iteration} (commits {back.from_commit} and {back.to_commit})."
+        )
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 
@@ -284,6 +294,8 @@ def _report_end(
         if done
         else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
     )
+    if kept := kept_bytes(run.region):
+        say(f"{len(kept)} kept commits take {sum(kept) / 1e6:.1f} MB (plinius region log).")
     answer(
         {
             "iteration": run.iteration,

@@ -94,6 +94,11 @@ def kept_names(region: Region) -> dict[str, Span]:
     }
 
 
+def kept_bytes(region: Region) -> list[int]:
+    """What each kept commit takes of the region."""
+    return [span.length for span in kept_names(region).values()]
+
+
 def read_head(region: Region, name: str, span: Span) -> KeptCommit:
     """What the head of a kept commit says. Raises RegionError, FormatError."""
     head = bytes(region.medium.read(span.offset, PAGE)) if span.length >= PAGE else bytes(PAGE)

@@ -34,10 +34,15 @@ class MirrorOptions:
                 f"threads={self.threads!r} is not a number of threads",
                 f"Give a whole number from 1 to {MAX_THREADS}",
             )
-        if not _is_whole(self.keep, 0, MOST_KEPT) or not _is_whole(self.keep_every, 1, 2**63 - 1):
+        every_alone = self.keep == 0 and self.keep_every != 1
+        if (
+            every_alone
+            or not _is_whole(self.keep, 0, MOST_KEPT)
+            or not _is_whole(self.keep_every, 1, 2**63 - 1)
+        ):
             raise StateError(
                 f"keep={self.keep!r}, keep_every={self.keep_every!r} do not say what to keep",
-                f"Give keep from 0 to {MOST_KEPT}, and keep_every from 1",
+                f"Give keep from 1 to {MOST_KEPT} and keep_every from 1, or leave both out",
             )
 
 

@@ -16,6 +16,7 @@ from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
+from plinius.history.live_region import read_region
 from plinius.keys import OwnerKey
 from plinius.mirror.run_identity import require_same_run
 from plinius.pm.region import Region
@@ -53,12 +54,15 @@ class TrainingData:
     @classmethod
     def of_region(cls, path: Path, key: OwnerKey) -> "TrainingData":
         """Of the dataset in a region. Raises what Region.open and SealedDataset raise."""
-        with Region.open(path, writable=False) as region:
+
+        def read(region: Region) -> TrainingData:
             if region.extent(EXTENT) is None:
                 return cls()
             found = open_dataset(region, key)
             columns = columns_of(found.about, found.name)
             return cls(found.class_names, tuple(columns), found.header.label.is_index)
+
+        return read_region(path, read)
 
     def require_alike(self, dataset: SealedDataset) -> None:
         """Raise MismatchError if a dataset has other classes or columns, in name or in order.

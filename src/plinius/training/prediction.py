@@ -12,9 +12,9 @@ from torch import Tensor
 from plinius.data.records import ABSENT, ArraySpec, Progress, Record, Source
 from plinius.data.sealed_dataset import DatasetHeader, SealedDataset, seal_dataset
 from plinius.errors import SourceError
+from plinius.history.reading import snapshot_of
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
-from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES, write_clear
 from plinius.sources.record_ids import record_ids
@@ -134,16 +134,17 @@ def predict(
     run_key: OwnerKey | None = None,
     require: Require = lambda snapshot, header: None,
     progress: Progress | None = None,
+    commit: str = "newest",
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 
     The dataset may have labels, which are not used, or none. `run_key` opens the run if `key`,
     which opens the datasets, is another one. `require` is asked before a record is
-    opened. `progress` counts records. Raises
+    opened. `progress` counts records. `commit` is the name or number of a kept commit. Raises
     MismatchError if the region holds another run, or the dataset other classes or columns than the
     one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
-    snapshot = newest_snapshot(Path(region), run_key or key)
+    snapshot = snapshot_of(Path(region), run_key or key, commit)
     network = trained_network(Path(cfg), snapshot)
     known = TrainingData.of_region(Path(region), key)
     dataset = SealedDataset.from_file(Path(data), key)
