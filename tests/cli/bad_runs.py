@@ -392,7 +392,7 @@ def record_that_does_not_open(p: Place) -> tuple[list[object], str]:
         region.medium.flush(at, 1)
         region.medium.fence()
     return ["region", "verify", p.region, "--key", p.world.key], (
-        f"Record {RECORDS - 1} of the dataset in {p.region} does not open with this key. It was "
-        "altered, is in the wrong place, or was sealed with another key; fetch it again from its "
+        f"1 of {RECORDS} records of the dataset in {p.region} do not open with this key: "
+        f"{RECORDS - 1}. They were altered or the disk is failing: fetch the file again from its "
         "owner."
     )

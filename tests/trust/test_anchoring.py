@@ -209,6 +209,28 @@ def test_a_rollback_is_accepted_only_by_a_person_and_loudly(
     mirror.close()
 
 
+def test_going_back_to_a_kept_commit_is_refused_as_a_rollback_unless_it_is_accepted(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A person and the owner's policy must accept it; the commits that follow are anchored."""
+    lab.train(1, 2)
+    with lab.open() as mirror:
+        mirror.mirror_in()
+        mirror.keep("best")
+        mirror.mirror_out(3)
+        with pytest.raises(AnchorError, match="of the mirror in .* would be a rollback"):
+            mirror.mirror_in(back_to="best")
+        assert mirror.mirror_in() == 3
+    with caplog.at_level(logging.WARNING, "plinius"), lab.open(accept_rollback=True) as mirror:
+        assert mirror.mirror_in(back_to="best") == 2
+        mirror.mirror_out(3)
+        assert mirror.commits == 4
+    assert "ROLLBACK ACCEPTED" in caplog.text
+    assert any(one["event"] == "rewind" for one in lab.place.audit())
+    with lab.open() as mirror:
+        assert mirror.mirror_in() == 3
+
+
 def test_a_revoked_lease_stops_the_run_at_its_next_anchor(lab: Lab) -> None:
     """The commits before it stay, and a new lease goes on."""
     anchor = lab.anchor(every=2)

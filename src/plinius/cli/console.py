@@ -37,17 +37,17 @@ class Refusals(click.Group):
             stderr.print("plinius: Interrupted.", style="bold red")
             sys.exit(INTERRUPTED)
         except PliniusError as refusal:
-            _refuse(refusal)
+            refuse(refusal)
         except BrokenPipeError:
             sys.exit(1)
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
             what = f"The file system refused{where}: {error.strerror or error}"
-            _refuse(StorageError(what, "Check the path and its space"))
+            refuse(StorageError(what, "Check the path and its space"))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
-            _refuse(StorageError("There is not enough memory", "Use a machine with more"))
+            refuse(StorageError("There is not enough memory", "Use a machine with more"))
 
 
 def _let_commands_be_interrupted() -> None:
@@ -56,7 +56,8 @@ def _let_commands_be_interrupted() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _refuse(refusal: PliniusError) -> NoReturn:
+def refuse(refusal: PliniusError) -> NoReturn:
+    """Print a refusal on stderr and exit with 1."""
     stderr.print(f"plinius: {refusal}", style="bold red", soft_wrap=True, markup=False)
     sys.exit(1)
 

@@ -13,6 +13,7 @@ import click
 from plinius.cli.console import answer
 from plinius.cli.shared_options import PATH, json_option
 from plinius.errors import PliniusError
+from plinius.history.live_region import read_region
 from plinius.pm.cacheline import PWB_VARIABLE, pwb_name
 from plinius.pm.region import Region
 
@@ -90,12 +91,15 @@ def examine(region: Path | None = None) -> list[Finding]:
         ),
     ]
     if region is not None:
-        with Region.open(region, writable=False) as opened:
-            opened.consistency_check()
-            durable = opened.granularity.name != "PROCESS"
-            found = f"{opened.granularity.name}: survives {opened.granularity.survives}"
-            findings.append(Finding(f"region {region}", durable, found))
+        findings.append(read_region(region, _region))
     return findings
+
+
+def _region(opened: Region) -> Finding:
+    opened.consistency_check()
+    durable = opened.granularity.name != "PROCESS"
+    found = f"{opened.granularity.name}: survives {opened.granularity.survives}"
+    return Finding(f"region {opened.name}", durable, found)
 
 
 def _tee() -> Finding:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import (
     cfg_argument,
@@ -14,8 +15,8 @@ from plinius.cli.shared_options import (
     load_permit,
     region_option,
 )
+from plinius.history.reading import snapshot_of
 from plinius.keys import load_key
-from plinius.slots import newest_snapshot
 from plinius.trust.permit import require_job_of
 
 
@@ -43,6 +44,7 @@ from plinius.trust.permit import require_job_of
 )
 @job_digest_option
 @job_options
+@commit_option
 @json_option
 def generate(
     cfg: Path,
@@ -55,6 +57,7 @@ def generate(
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Write text with a mirrored network that was trained on text. It is in clear."""
@@ -63,7 +66,7 @@ def generate(
     from plinius.training.generation import generate as generated
 
     permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
+    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
     require_job_of(snapshot, permit.digest if permit else None)
     if permit:
         permit.refuse("generating text")

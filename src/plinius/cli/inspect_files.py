@@ -6,6 +6,7 @@ from plinius.data import dataset_header
 from plinius.data.sealed_dataset import file_reader, read_header
 from plinius.errors import FormatError
 from plinius.files import open_to_read
+from plinius.history.live_region import read_region
 from plinius.jsonvalue import Json
 from plinius.pm import region as pm_region
 from plinius.pm.region import Region
@@ -23,8 +24,7 @@ def inspect_file(path: Path) -> dict[str, Json]:
     if magic == dataset_header.MAGIC:
         return _dataset(path)
     if magic == pm_region.MAGIC:
-        with Region.open(path, writable=False) as region:
-            return describe_region(region)
+        return read_region(path, describe_region)
     raise FormatError(
         f"{path} is neither a sealed dataset nor a region",
         "Name a file made by plinius seal or plinius train",

@@ -18,10 +18,11 @@ from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.seal import seal
 from plinius.cli.train import train
+from plinius.cli.verify import verify
 
 COMMANDS = (
     keygen, seal, inspect, open_file, describe, job, train, test, predict, generate, digest, export,
-    region, attest, broker, revoke, bench, doctor,
+    region, verify, attest, broker, revoke, bench, doctor,
 )  # fmt: skip
 
 

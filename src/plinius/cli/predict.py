@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -51,6 +52,7 @@ from plinius.trust.permit import require_job_of
 )
 @job_digest_option
 @job_options
+@commit_option
 @json_option
 def predict(
     cfg: Path,
@@ -63,6 +65,7 @@ def predict(
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Predict with the mirrored network; the data may be without labels."""
@@ -88,7 +91,7 @@ def predict(
 
             boxes, dataset = find_boxes(
                 *(cfg, data, region, key), threshold=0.5 if threshold is None else threshold,
-                run_key=run_key, require=require, progress=progress,
+                run_key=run_key, require=require, progress=progress, commit=commit,
             )  # fmt: skip
             boxes.save(output, key)
             told: dict[str, Json] = {"task": "detection", "boxes": boxes.count}
@@ -97,8 +100,9 @@ def predict(
             from plinius.training.prediction import predict as predictions_of
 
             found = predictions_of(
-                cfg, data, region, key, run_key=run_key, require=require, progress=progress
-            )
+                cfg, data, region, key, run_key=run_key, require=require, progress=progress,
+                commit=commit,
+            )  # fmt: skip
             found.save(output, key)
             told = {"task": "regression" if found.classes is None else "classification"}
             told |= {"count": len(found.ids), "iteration": found.iteration}

@@ -6,6 +6,7 @@ from typing import cast
 import click
 
 from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -19,9 +20,9 @@ from plinius.cli.shared_options import (
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.data.sealed_dataset import SealedDataset
+from plinius.history.reading import snapshot_of
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
-from plinius.slots import newest_snapshot
 from plinius.trust.permit import require_job_of
 
 
@@ -38,6 +39,7 @@ from plinius.trust.permit import require_job_of
 )
 @job_digest_option
 @job_options
+@commit_option
 @json_option
 def test(
     cfg: Path,
@@ -48,6 +50,7 @@ def test(
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Measure the mirrored network on a sealed dataset: by class, by box, or by number."""
@@ -57,7 +60,7 @@ def test(
 
     permit = load_permit(job_path, owner_path)
     key = load_key(key_path)
-    snapshot = newest_snapshot(region, key_of_run(key, job_digest))
+    snapshot = snapshot_of(region, key_of_run(key, job_digest), commit)
     require_job_of(snapshot, permit.digest if permit else None)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
@@ -84,6 +87,7 @@ def test(
 @key_option
 @job_digest_option
 @job_options
+@commit_option
 @json_option
 def digest(
     region: Path,
@@ -91,11 +95,12 @@ def digest(
     job_digest: bytes | None,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
     permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
+    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
     require_job_of(snapshot, permit.digest if permit else None)
     if permit:
         permit.require_digest(snapshot)
@@ -110,6 +115,7 @@ def digest(
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
 @job_options
+@commit_option
 @json_option
 def export(
     cfg: Path | None,
@@ -120,6 +126,7 @@ def export(
     part: str,
     job_path: Path | None,
     owner_path: Path | None,
+    commit: str,
     as_json: bool,
 ) -> None:
     """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
@@ -130,7 +137,7 @@ def export(
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
     permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
+    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
     require_job_of(snapshot, permit.digest if permit else None)
     if permit:
         permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)

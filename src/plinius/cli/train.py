@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from plinius.cli.broker import broker_options
+from plinius.cli.commits import history_options
 from plinius.cli.console import INTERRUPTED, answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
@@ -26,6 +27,7 @@ from plinius.cli.shared_options import (
 )
 from plinius.cli.train_progress import LOG_EVERY, training_progress
 from plinius.darknet.cfg import read_cfg
+from plinius.history.kept_commits import kept_bytes
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, load_key
 from plinius.training.metrics import (
@@ -125,6 +127,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
     is_flag=True,
     help="If the newest commit does not open, continue from the one before it.",
 )
+@history_options
 @click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
 @click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
 @job_options
@@ -175,6 +178,8 @@ def train(
     if quiet and (verbose or log_every):
         raise click.UsageError("--quiet goes with neither --verbose nor --log-every")
     talk = _warn if quiet else say
+    if chosen["keep_every"] != 1 and not chosen["keep"]:
+        raise click.UsageError("--keep-every is for --keep")
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
@@ -351,6 +356,11 @@ def _report_start(run: "Run", say: Talk) -> None:
             "scores lag: with a --patience of less than some 500 iterations training may stop "
             "too early"
         )
+    for back in run.mirror.returns:
+        say(
+            f"warning: this run went back from iteration {back.from_iteration} to iteration "
+            f"{back.to_iteration} (commits {back.from_commit} and {back.to_commit})."
+        )
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 
@@ -368,6 +378,8 @@ def _report_end(run: "Run", done: bool, say: Talk) -> None:
         if done
         else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
     )
+    if kept := kept_bytes(run.region):
+        say(f"{len(kept)} kept commits take {sum(kept) / 1e6:.1f} MB (plinius region log).")
 
 
 def _result(

@@ -95,6 +95,19 @@ class Anchoring:
         self._acknowledged = found
         _log.warning("ROLLBACK ACCEPTED: the mirror in %s %s", self._name, why)
 
+    def require_return(self, commit: int) -> None:
+        """Raise AnchorError unless the run may go back to an older state: a rollback, in effect."""
+        anchor = self._anchor
+        if anchor is None:
+            return
+        if not anchor.accept_rollback:
+            raise AnchorError(
+                f"Going back to commit {commit} of the mirror in {self._name} would be a rollback",
+                "To accept it, knowingly, train with --accept-rollback",
+            )
+        anchor.rewind(self._acknowledged, self._acknowledged)  # refused if the owner allows none
+        _log.warning("ROLLBACK ACCEPTED: the mirror in %s goes to commit %d", self._name, commit)
+
     def before_commit(self, snapshot: Snapshot) -> Snapshot:
         """Wait until one more commit is within the exposure; the snapshot that names the anchor."""
         anchor = self._anchor

@@ -7,27 +7,20 @@ start = mirror.mirror_in()
 """
 
 import logging
-import operator
-import sys
 import threading
 import weakref
 from collections.abc import MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, cast
 
 import torch
 
-from plinius.errors import (
-    PliniusError,
-    RegionError,
-    RegionFullError,
-    SealError,
-    StateError,
-    StorageError,
-)
+from plinius.errors import PliniusError, RegionError, RegionFullError, SealError, StorageError
+from plinius.history.commit_history import CommitHistory, OpenedCommit, Return
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, require_key
-from plinius.mirror import open_mirrors
+from plinius.mirror import checks, open_mirrors
 from plinius.mirror.anchoring import Anchor, Anchoring
 from plinius.mirror.background import Background
 from plinius.mirror.options import MirrorOptions
@@ -94,6 +87,7 @@ class Mirror:
         self._slots = slots or Slots.create(region, key, threads)
         self._ready = self._slots.commits == 0
         self._anchoring = Anchoring(options.anchor, self._slots, region.name)
+        self._history = CommitHistory(region, self._slots, key, options.keep, options.keep_every)
         self._background = Background("plinius-mirror") if options.overlap else None
 
     @classmethod
@@ -110,6 +104,8 @@ class Mirror:
         identity: dict[str, Json] | None = None,
         run_id: str | None = None,
         anchor: Anchor | None = None,
+        keep: int = 0,
+        keep_every: int = 1,
     ) -> Self:
         """Open the mirror in a region; a region is made if there is no file of that name.
 
@@ -129,7 +125,9 @@ class Mirror:
         `threads` share the sealing (torch's threads, or one with overlap). `identity` says which
         run this is (a recipe's hash, a seed): it must be equal when the run is resumed. `run_id` is
         the one that the region must hold (`Mirror.run_id` of the run's first process). `anchor`
-        remembers the newest commit outside the region: another one is refused (AnchorError).
+        remembers the newest commit outside the region: another one is refused (AnchorError). `keep`
+        (at most 16) commits stay beside the newest, of iterations that `keep_every` divides; each
+        takes the room of a slot.
 
         An earlier mirror of this process on the file is closed first: notebooks run cells twice.
 
@@ -137,8 +135,9 @@ class Mirror:
         KeyFileError for another key, and what `Region.open` and `Region.create` raise.
         """
         options = MirrorOptions(
-            overlap, trust_versions, only_steps_write, threads, identity, run_id, anchor
-        )
+            overlap, trust_versions, only_steps_write, threads, identity, run_id, anchor,
+            keep, keep_every,
+        )  # fmt: skip
         if isinstance(region, Region):
             return cls(region, key, state, options)
         require_key(key)  # before a region is made
@@ -201,6 +200,11 @@ class Mirror:
         """The iteration since which the run is not bit-identical to an uninterrupted one."""
         return self._inexact_since
 
+    @property
+    def returns(self) -> list[Return]:
+        """When the run went back to a kept commit, the oldest first; known after mirror_in."""
+        return self._history.returns
+
     def threads(self) -> int | None:
         """The number of torch's threads that the mirrored run had; None before the first commit.
 
@@ -211,12 +215,15 @@ class Mirror:
             manifest = self._slots.newest()
             return cast(int | None, manifest.environment.get("threads")) if manifest else None
 
-    def mirror_in(self, *, accept_previous: bool = False) -> int:
+    def mirror_in(self, *, accept_previous: bool = False, back_to: int | str | None = None) -> int:
         """Restore the newest committed state in place; returns its iteration, or 0 without one.
 
         With `accept_previous`, which a person must decide, the commit before is restored if the
-        newest does not open. Raises MismatchError, changing nothing, if the run or objects differ.
-        Raises SealError or RegionError, which name the commit, if it does not open, and
+        newest does not open. With `back_to`, an iteration or the name of a kept commit, the run
+        goes back to that one, if its anchor allows it; later commits say so.
+
+        Raises MismatchError, changing nothing, if the run or objects differ or the commit is not
+        kept. Raises SealError or RegionError, which name the commit, if it does not open, and
         MismatchError if an object does not load its state: tensors and arrays that were written to
         then hold zeros, other values may be the stored ones, and nothing in the region has changed.
         """
@@ -225,10 +232,13 @@ class Mirror:
             self._ready = False  # until all of it is restored
             try:
                 manifest = self._slots.newest()
-                iteration = self._restore(manifest) if manifest else 0
+                if back_to is not None:
+                    iteration = self._go_back(manifest, back_to)
+                else:
+                    iteration = self._restore(manifest) if manifest else 0
             except (SealError, RegionError):
                 before = self._slots.before_newest() if accept_previous else None
-                if before is None:
+                if before is None or back_to is not None:
                     raise
                 iteration = self._restore(before)
             self._ready = True
@@ -242,7 +252,7 @@ class Mirror:
         `failure` until a later call commits. Raises RegionFullError if the first commit finds no
         room; StateError for what cannot be mirrored, or if mirror_in must be called first.
         """
-        number = _whole(iteration)
+        number = checks.whole_iteration(iteration)
         with self._alone():
             self._begin()
             self._require_ready()
@@ -254,6 +264,17 @@ class Mirror:
             self._background.begin(lambda: self._commit(snapshot, captured))
             return 0
 
+    def keep(self, name: str) -> bool:
+        """Keep the newest commit under a name, such as "best", in place of the one kept before.
+
+        False if the storage has no room: that is logged, and the one before stays. Raises
+        StateError for what is no name, before the first commit, and before mirror_in.
+        """
+        with self._alone():
+            self._begin()
+            self._require_ready()
+            return self._history.keep(name)
+
     def wait(self) -> None:
         """Wait until the last mirror_out has committed, or failed (see `failure`)."""
         with self._alone():
@@ -263,7 +284,7 @@ class Mirror:
         """SHA-256 of the state now, under this number: equal states give equal digests."""
         with self._alone():
             self._begin()
-            return self._snapshot(_whole(iteration), self._state.capture()).digest()
+            return self._snapshot(checks.whole_iteration(iteration), self._state.capture()).digest()
 
     def close(self) -> None:
         """Wait for the last mirror_out, then close everything; a second call does nothing.
@@ -289,26 +310,13 @@ class Mirror:
             raise self._failure
 
     def _alone(self) -> threading.RLock:
-        """The lock of a call. Raises StateError if this thread is within another call.
-
-        It looks at the stack: a flag could stay set after an interrupt.
-        """
-        frame = sys._getframe(1).f_back
-        while frame:
-            if frame.f_code in _CALLS and frame.f_locals["self"] is self:
-                raise StateError(
-                    "The mirror was called from within a call of its own (a signal handler?)",
-                    "Set a flag there, and call the mirror from the loop",
-                )
-            frame = frame.f_back
+        """The lock of a call. Raises StateError if this thread is within another call."""
+        checks.refuse_call_within(self, _CALLS)
         return self._lock
 
     def _require_ready(self) -> None:
         if not self._ready:
-            raise StateError(
-                f"The mirror in {self._region.name} has commits that are not mirrored in",
-                "Call mirror_in before mirror_out",
-            )
+            raise checks.not_ready(self._region.name)
 
     def _begin(self) -> None:
         """Wait for a commit in the background.
@@ -316,10 +324,7 @@ class Mirror:
         Raises StateError if the mirror is closed, and RegionBusyError in a forked child.
         """
         if self._closing:
-            raise StateError(
-                "This mirror is closed, or another one was opened on its region since",
-                "Use the newest one, or open it again",
-            )
+            raise checks.closed_already()
         self._region.require_held()
         self._wait_for_commit()
 
@@ -327,10 +332,25 @@ class Mirror:
         if self._background:
             self._background.wait()
 
-    def _restore(self, manifest: Manifest) -> int:
+    def _go_back(self, newest: Manifest | None, to: int | str) -> int:
+        newest, kept = self._history.open_kept(newest, to)
+        if kept is None:
+            return self._restore(newest)
+        require_same_run(self._identity, newest.identity)
+        self._anchoring.check(newest)
+        self._anchoring.require_return(kept.manifest.commit)
+        self._slots.read(newest, [])  # the next commit follows it, so all of it must open
+        iteration = self._restore(kept.manifest, kept)
+        self._history.went_back(newest, kept.manifest)
+        return iteration
+
+    def _restore(self, manifest: Manifest, kept: OpenedCommit | None = None) -> int:
         require_same_run(self._identity, manifest.identity)
-        self._anchoring.check(manifest)
-        changed = restore(self._state, manifest, lambda outs: self._slots.read(manifest, outs))
+        if kept is None:
+            self._anchoring.check(manifest)
+            self._history.resume(manifest)
+        read = kept.read if kept else partial(self._slots.read, manifest)
+        changed = restore(self._state, manifest, read)
         reasons = [not_bit_exact(manifest.environment), *changed]
         self._not_bit_exact = "; ".join(filter(None, reasons)) or None
         self._inexact_since = cast(int | None, manifest.environment.get(_INEXACT))
@@ -353,7 +373,7 @@ class Mirror:
             changed.extend(self._state.written_since(captured) if captured else [])
             return bool(changed)
 
-        snapshot = self._anchoring.before_commit(snapshot)
+        snapshot = self._history.before_commit(self._anchoring.before_commit(snapshot))
         try:
             written = self._slots.write(snapshot, must_discard)
         except (StorageError, RegionFullError) as error:
@@ -362,11 +382,12 @@ class Mirror:
             self._failed(snapshot.iteration, error)
             return
         if changed:
-            self._failed(snapshot.iteration, _changed_meanwhile(changed))
+            self._failed(snapshot.iteration, checks.changed_meanwhile(changed))
             return
         self._anchoring.after_commit()
         self._failure, self._sealed_bytes = None, written
         self._committed = snapshot.iteration
+        self._history.after_commit(snapshot.iteration)
 
     def _failed(self, iteration: int, error: PliniusError) -> None:
         self._failure = error
@@ -374,27 +395,6 @@ class Mirror:
 
 
 _CALLS = {
-    call.__code__
-    for call in (Mirror.mirror_in, Mirror.mirror_out, Mirror.wait, Mirror.digest, Mirror.close,
-                 Mirror.threads)
-}  # fmt: skip
-
-
-def _whole(iteration: SupportsIndex) -> int:
-    try:
-        number = operator.index(iteration)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**63:
-        raise StateError(
-            f"An iteration is a whole number from 0, not {iteration!r}",
-            "Give mirror_out the number of the iteration",
-        )
-    return number
-
-
-def _changed_meanwhile(names: list[str]) -> PliniusError:
-    return StorageError(
-        f"{', '.join(names[:3])} changed while the mirror sealed it during training",
-        "It is copied first from now on, and the next iteration is mirrored",
-    )
+    getattr(Mirror, name).__code__
+    for name in ("mirror_in", "mirror_out", "wait", "digest", "close", "threads", "keep")
+}

@@ -14,7 +14,7 @@ Invariants (proofs: tests/crash/test_mirror_stops.py, test_slot_stops.py, test_w
    which the manifest names. After a write that ended early the planner relies on no chunk.
 7. Slots are sealed from, and opened into, private memory (slots/workers.py).
 8. Where the slots are, the counter and the digests are read from the region once and authenticated.
-   From then on `_Pinned` is what counts, not what the host shows.
+   From then on `Pinned` is what counts, not what the host shows.
 9. A write that ended early, also by an interrupt, leaves `_interrupted` set, as opening does. The
    next call waits for all threads, then stores and fences the words of the pinned commit again (of
    `_next` if the region holds it already). A killed process leaves stores in the caches, a failed
@@ -62,7 +62,7 @@ MustDiscard = Callable[[], bool]
 """Whether what was sealed is no state of the run, and must not be committed."""
 
 
-class _Pinned(NamedTuple):
+class Pinned(NamedTuple):
     """What this process has authenticated and relies on: where the slots are, the newest commit.
 
     `span` is None before the first commit. `digest` is the newest commit's, None until it was
@@ -82,14 +82,14 @@ class Slots:
     """The slots of one run in a region, sealed with one owner's key."""
 
     def __init__(
-        self, region: Region, key: OwnerKey, run_id: bytes, pinned: _Pinned, threads: int = 1
+        self, region: Region, key: OwnerKey, run_id: bytes, pinned: Pinned, threads: int = 1
     ) -> None:
         self._region = region
         self._medium = region.medium
         self._key = key
         self._run_id = run_id
         self._pinned = pinned
-        self._next: _Pinned | None = None  # written, except for its word or the extent's name
+        self._next: Pinned | None = None  # written, except for its word or the extent's name
         self._interrupted = pinned.span is not None  # the process before may have been killed
         self._planner = Planner()
         self._workers = Workers(region.medium, threads)
@@ -107,13 +107,13 @@ class Slots:
         key.require(key_id, f"The mirror in {region.name}")
         counter = max(read_counters(region, run_id, layout))
         digest = _DIGEST_OF_NONE if counter == 0 else None
-        pinned = _Pinned(span, layout, counter, digest, None, open=counter == 0)
+        pinned = Pinned(span, layout, counter, digest, None, open=counter == 0)
         return cls(region, key, run_id, pinned, threads)
 
     @classmethod
     def create(cls, region: Region, key: OwnerKey, threads: int = 1) -> "Slots":
         """The slots of a new run. The first commit makes them, as large as its state needs."""
-        pinned = _Pinned(None, Layout(0, 0, 0, 0), 0, _DIGEST_OF_NONE, None, open=True)
+        pinned = Pinned(None, Layout(0, 0, 0, 0), 0, _DIGEST_OF_NONE, None, open=True)
         return cls(region, key, sealing.fresh(16), pinned, threads)
 
     @property
@@ -261,7 +261,7 @@ class Slots:
             digest, found = self._fill(there, commit, must_discard)
             taken.update(found)
             span = Span(at, layout.length)
-            self._next = _Pinned(span, there, number, digest, None, open=True)
+            self._next = Pinned(span, there, number, digest, None, open=True)
 
         if pinned.span is None:
             self._region.add_extent(EXTENT, layout.length, write)

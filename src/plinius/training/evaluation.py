@@ -16,9 +16,10 @@ from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.records import Progress
 from plinius.data.sealed_dataset import DatasetHeader, SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
+from plinius.history.live_region import read_region
+from plinius.history.reading import snapshot_of
 from plinius.keys import OwnerKey
 from plinius.pm.region import Region
-from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.sources.columns import Column, columns_of
 from plinius.sources.record_ids import record_ids
@@ -55,10 +56,13 @@ class TrainingData:
     @classmethod
     def of_region(cls, path: Path, key: OwnerKey) -> "TrainingData":
         """Of the dataset in a region. Raises what Region.open and SealedDataset raise."""
-        with Region.open(path, writable=False) as region:
+
+        def read(region: Region) -> TrainingData:
             if region.extent(EXTENT) is None:
                 return cls()
             return cls.of(open_dataset(region, key))
+
+        return read_region(path, read)
 
     @classmethod
     def of(cls, found: SealedDataset) -> "TrainingData":
@@ -116,9 +120,10 @@ class Opened:
         key: OwnerKey,
         run_key: OwnerKey | None,
         require: Require,
+        commit: str,
     ) -> "Opened":
         """Raises as `predict`."""
-        snapshot = newest_snapshot(Path(region), run_key or key)
+        snapshot = snapshot_of(Path(region), run_key or key, commit)
         network = trained_network(Path(cfg), snapshot)
         known = TrainingData.of_region(Path(region), key)
         dataset = SealedDataset.from_file(Path(data), key)

@@ -89,13 +89,14 @@ def find_boxes(
     run_key: OwnerKey | None = None,
     require: Require = lambda snapshot, header: None,
     progress: Progress | None = None,
+    commit: str = "newest",
 ) -> tuple[FoundBoxes, SealedDataset]:
     """The boxes with a score above `threshold`, as `plinius.training.prediction.predict` does.
 
     Also returns the dataset, for `FoundBoxes.draw`. Raises as `predict` does, and CfgError if the
     network finds no boxes.
     """
-    opened = Opened.of(cfg, data, region, key, run_key, require)
+    opened = Opened.of(cfg, data, region, key, run_key, require, commit)
     network, dataset = opened.network, opened.dataset
     head = network.box_head()
     samples, found = Samples(dataset, network), list[Found]()

@@ -31,6 +31,10 @@ class RunSettings(Protocol):
         """Whether the schedule begins anew, whatever the parameters have seen."""
 
     @property
+    def from_iteration(self) -> int | None:
+        """The iteration of a kept commit that the run goes back to, if it does."""
+
+    @property
     def run_id(self) -> str | None:
         """The id (hex) that the run must have, if one is pinned."""
 

@@ -123,16 +123,17 @@ def predict(
     run_key: OwnerKey | None = None,
     require: Require = lambda snapshot, header: None,
     progress: Progress | None = None,
+    commit: str = "newest",
 ) -> Predictions:
     """What the network of `cfg`, mirrored in `region`, says of the sealed dataset `data`.
 
     The dataset may have labels, which are not used, or none. `run_key` opens the run if `key`,
     which opens the datasets, is another one. `require` is asked before a record is
-    opened. `progress` counts records. Raises
+    opened. `progress` counts records. `commit` is the name or number of a kept commit. Raises
     MismatchError if the region holds another run, or the dataset other classes or columns than the
     one in the region; CfgError, SourceError, KeyFileError, SealError, FormatError, StorageError.
     """
-    opened = Opened.of(cfg, data, region, key, run_key, require)
+    opened = Opened.of(cfg, data, region, key, run_key, require, commit)
     network, dataset = opened.network, opened.dataset
     found = np.empty((dataset.header.count, network.truths), _FLOAT)
     at = 0

@@ -44,6 +44,10 @@ class Settings:
     `weights` (.weights or .safetensors) if given, else with random ones; a resumed run need not be
     given them again. `upto` and `clear` are those of `begin`. If `run_id` or `dataset_id` (hex) is
     given, the region and the data must have that id.
+
+    `keep` and `keep_every` are those of `Mirror.open`. With `from_iteration`, the run goes back to
+    the kept commit of that iteration, unless that is the last thing it did: so the same settings
+    resume it.
     """
 
     cfg: Path
@@ -56,6 +60,9 @@ class Settings:
     dataset_id: str | None = None
     upto: int | None = None
     clear: bool = False
+    keep: int = 0
+    keep_every: int = 1
+    from_iteration: int | None = None
 
 
 class Run:
@@ -131,9 +138,12 @@ class Run:
                     ),
                     run_id=settings.run_id,
                     anchor=anchor,
+                    keep=settings.keep,
+                    keep_every=settings.keep_every,
                 )
             )
             self._resume_or_start(settings.threads, accept_previous)
+            self._go_back(settings.from_iteration)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "Run":
@@ -146,6 +156,11 @@ class Run:
         self, region: Path, key: OwnerKey, settings: Settings, permission: Permission | None
     ) -> None:
         """Refuse what would make a new region useless."""
+        if settings.from_iteration is not None:
+            raise MismatchError(
+                f"There is no region {region} to go back in",
+                "Name the region of the run, or leave out --from-iteration",
+            )
         if settings.run_id:
             raise MismatchError(
                 f"There is no region {region}, so it does not hold run {settings.run_id}",
@@ -196,6 +211,17 @@ class Run:
         if threads:
             torch.set_num_threads(threads)
         self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
+
+    def _go_back(self, iteration: int | None) -> None:
+        """Go back to a kept commit, and mirror that at once: a later process resumes from there."""
+        last = self.mirror.returns[-1] if self.mirror.returns else None
+        if iteration is None or (last and last.to_iteration == iteration):
+            return
+        self.iteration = self.mirror.mirror_in(back_to=iteration)
+        self.mirror.mirror_out(self.iteration)
+        self.mirror.wait()
+        if self.mirror.failure:
+            raise self.mirror.failure
 
     @property
     def start_update(self) -> int:

@@ -102,6 +102,8 @@ class Permit:
             )
         if settings.upto is not None or settings.clear:
             raise _not_allowed("--upto or --clear", "whole files of parameters, where they are")
+        if settings.from_iteration is not None:  # what leaves would leave again, of other bits
+            raise _not_allowed("--from-iteration", "a run that goes on")
         if settings.seed not in wanted.seeds:
             raise _not_allowed(f"seed {settings.seed}", ", ".join(map(str, wanted.seeds)))
         if settings.precision != wanted.precision:

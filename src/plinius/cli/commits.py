@@ -1,0 +1,80 @@
+"""What commands on a region share: the keys of its run and data, and which commit is meant."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import click
+
+from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.shared_options import PATH
+from plinius.history.commit_history import MOST_KEPT
+from plinius.keys import OwnerKey, load_key
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+commit_option = click.option(
+    "--commit",
+    default="newest",
+    show_default=True,
+    help="A kept commit instead: its name, as best, or its number (plinius region log).",
+)
+
+
+def history_options(command: _F) -> _F:
+    """`--keep`, `--keep-every` and `--from-iteration`: parameters of the same names."""
+    for option in (
+        click.option(
+            "--from-iteration",
+            type=click.IntRange(0),
+            help="Go back to the kept commit of this iteration; every later commit records it.",
+        ),
+        click.option(
+            "--keep-every",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Of the commits for --keep, those of every so many iterations.",
+        ),
+        click.option(
+            "--keep",
+            type=click.IntRange(0, MOST_KEPT),
+            default=0,
+            show_default=True,
+            help="Keep the last so many commits; each takes about the size of the state.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+class RegionKeys(NamedTuple):
+    """What opens the run in a region, and what opens its dataset."""
+
+    run: OwnerKey
+    data: OwnerKey
+
+
+def region_key_options(command: _F) -> _F:
+    """`--key` and `--job-digest`, which is for `--key`: the parameters key_path and job_digest."""
+    key = click.option("--key", "key_path", type=PATH, help="The owner's key: also open with it.")
+    return key(job_digest_option(command))
+
+
+def region_keys(key_path: Path | None, job_digest: bytes | None) -> RegionKeys | None:
+    """The keys that the options give, None without `--key`. Raises KeyFileError."""
+    if key_path is None:
+        if job_digest:
+            raise click.UsageError("--job-digest needs --key")
+        return None
+    key = load_key(key_path)
+    return RegionKeys(key_of_run(key, job_digest), key)
+
+
+def shown_time(seconds: int) -> str:
+    """Seconds since 1970 as a date and time of UTC, or as they are if they are no date."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

@@ -1,0 +1,1 @@
+"""The commits of a region: the newest and those kept beside it, read also while a run writes."""

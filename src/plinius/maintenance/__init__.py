@@ -1,0 +1,1 @@
+"""Care of sealed datasets and regions: checks, copies, listings, other keys. No torch."""
