@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,8 @@ from plinius.cli.shared_options import (
     region_option,
 )
 from plinius.cli.train_progress import LOG_EVERY, training_progress
+from plinius.cli.train_report import report_end, report_start, result_of
 from plinius.darknet.cfg import read_cfg
-from plinius.history.kept_commits import kept_bytes
-from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey, load_key
 from plinius.training.metrics import (
     IterationMetrics,
@@ -39,11 +38,9 @@ from plinius.training.metrics import (
 )
 
 if TYPE_CHECKING:
-    from plinius.training.trainer import Run
     from plinius.trust.permit import Permit
     from plinius.trust.trainer import BrokerAnchor
 
-Talk = Callable[[str], None]
 _WARNING = "warning: "
 _SAME_INTERRUPT = 0.3
 """Seconds within which a second SIGINT is the same Ctrl-C, passed on by a wrapper."""
@@ -204,7 +201,7 @@ def train(
             validation=ValidationPlan(validate, validate_every, patience) if validate else None,
         )
     with run:
-        _report_start(run, talk)
+        report_start(run, talk)
         if permit is None:
             talk("No job: whoever gives this command chooses what is computed (--job limits it).")
             until = last_iteration(run.cfg, wanted, run.start_update)
@@ -220,8 +217,8 @@ def train(
 
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
         done = run.iteration >= until or run.stopped_early
-        _report_end(run, done, talk)
-        answer(_result(run, done, resumed_at, last), as_json)
+        report_end(run, done, talk)
+        answer(result_of(run, done, resumed_at, last), as_json)
     if not done:
         sys.exit(STOPPED)
 
@@ -335,77 +332,3 @@ class _Stop:
                 os._exit(INTERRUPTED)
             self._since = self._since or now
         self.wanted = True
-
-
-def _report_start(run: "Run", say: Talk) -> None:
-    """Say what a person should know before training starts."""
-    for warning in run.network.warnings:
-        say(f"warning: {warning}")
-    if run.slow_precision:
-        say("warning: this CPU has no bf16 instructions, so fp32 is many times faster here")
-    if run.start.seen:
-        say(
-            f"The weights have seen {run.start.seen} records: the schedule goes on at update "
-            f"{run.start_update + run.iteration + 1} (--clear, in a new region, begins it anew)."
-        )
-    if run.resumed:
-        say(f"Resumed at iteration {run.iteration}" + _exactness(run))
-    if run.early_scores_lag:
-        say(
-            "warning: batch normalisation starts from rolling statistics of 0, so that the first "
-            "scores lag: with a --patience of less than some 500 iterations training may stop "
-            "too early"
-        )
-    for back in run.mirror.returns:
-        say(
-            f"warning: this run went back from iteration {back.from_iteration} to iteration "
-            f"{back.to_iteration} (commits {back.from_commit} and {back.to_commit})."
-        )
-    granularity = run.region.granularity
-    say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
-
-
-def _report_end(run: "Run", done: bool, say: Talk) -> None:
-    """Say how far training went."""
-    best = run.best
-    if run.stopped_early and best:
-        say(
-            f"Stopped early: {best.since} validations were no better than the {best.metric} of "
-            f"{best.score:.4f} at iteration {best.iteration}."
-        )
-    say(
-        f"Done: iteration {run.iteration}, mirrored."
-        if done
-        else f"Stopped at iteration {run.iteration}, mirrored; the same command resumes it."
-    )
-    if kept := kept_bytes(run.region):
-        say(f"{len(kept)} kept commits take {sum(kept) / 1e6:.1f} MB (plinius region log).")
-
-
-def _result(
-    run: "Run", done: bool, resumed_at: int, last: IterationMetrics | None
-) -> dict[str, Json]:
-    """How far training went, for JSON."""
-    result: dict[str, Json] = {
-        "iteration": run.iteration,
-        "resumed_at": resumed_at,
-        "run_id": run.mirror.run_id,
-        "dataset_id": run.dataset_id,
-        "done": done,
-        "average_loss": run.average_loss,
-        "loss": last.loss if last else None,
-    }
-    if run.validation:
-        best = run.best
-        result["stopped_early"] = run.stopped_early
-        result["best"] = asdict(best) if best else None
-    return result
-
-
-def _exactness(run: "Run") -> str:
-    """The end of the sentence "Resumed at iteration N": whether the resume is bit-identical."""
-    if run.mirror.not_bit_exact:
-        return f"; from here it is NOT bit-exact: {run.mirror.not_bit_exact}."
-    if run.mirror.inexact_since is not None:
-        return f"; since iteration {run.mirror.inexact_since} it is NOT bit-exact."
-    return ", bit-identical."
