@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cli.world import CFG, World, call, digest_of
 from plinius.data.sealed_dataset import seal_dataset
 from plinius.keys import load_key
+from plinius.mirror import Mirror
 from plinius.slots import newest_snapshot
 from plinius.sources.npz import npz_source
 from plinius.trust.signing import SigningKey
@@ -51,8 +53,28 @@ def test_a_validation_is_what_test_says_and_changes_no_training(
     best = max(found, key=lambda at: (found[at]["score"], -at))
     assert found[24]["best_iteration"] == told.json["best"]["iteration"] == best
     assert told.json["best"]["score"] == found[best]["score"]
+    kept = call(
+        "test", world.cfg, "--data", world.held_out, "--region", region, "--key", world.key,
+        "--commit", "best", "--json",
+    ).json  # fmt: skip
+    assert (kept["iteration"], kept["accuracy"]) == (best, found[best]["score"])
     assert parameters(region, world) == parameters(trained, world)
     assert f"24/24 validation accuracy {found[24]['score']:.4f}, best" in told.stderr
+
+
+def test_the_best_state_is_kept_though_a_kill_came_between(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the commit of the best iteration, and before it was kept."""
+    region, how = tmp_path / "r.region", validating(world, "--json")
+    test = ["test", world.cfg, "--data", world.held_out, "--region", region, "--key", world.key]
+    with monkeypatch.context() as patch:
+        patch.setattr(Mirror, "keep", lambda *_: True)
+        first = call(*world.train(region, "--iterations", VALIDATE_EVERY, *how))
+    assert first.json["best"]["iteration"] == VALIDATE_EVERY
+    assert call(*test, "--commit", "best").code == 1
+    call(*world.train(region, "--iterations", VALIDATE_EVERY, *how))
+    assert call(*test, "--commit", "best", "--json").json["iteration"] == VALIDATE_EVERY
 
 
 def test_training_stops_early_and_goes_on_with_more_patience(world: World, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from plinius.training.permission import Permission
 from plinius.training.process import seed_process, set_up_process
 from plinius.training.recalibration import SETTLED, settled
 from plinius.training.sampler import Sampler, Streams
-from plinius.training.validation import Best, Validation, ValidationPlan, no_history
+from plinius.training.validation import BEST, Best, Validation, ValidationPlan, no_history
 
 
 @dataclass(frozen=True)
@@ -286,6 +286,8 @@ class Run:
                 "Ask for at least as many, or name another region (--region)",
             )
         self.network.train()
+        if self.resumed:
+            self._keep_best()  # it may have been killed before it did
         last = None
         while self.iteration < until and not stop() and not self.stopped_early:
             started = time.perf_counter()
@@ -304,8 +306,10 @@ class Run:
             validated = self._validate()
             stepped = time.perf_counter()
             mirror_bytes = 0
-            if self.iteration % mirror_every == 0:
+            is_best = validated is not None and validated.best_iteration == self.iteration
+            if self.iteration % mirror_every == 0 or is_best:
                 mirror_bytes = self.mirror.mirror_out(self.iteration)
+                self._keep_best()
             ended = time.perf_counter()
             last = IterationMetrics(
                 iteration=self.iteration,
@@ -330,6 +334,12 @@ class Run:
         if self.validation is None or not self.validation.due(self.iteration):
             return None
         return self.validation.measure(self.network, self.iteration, self._state["validation"])
+
+    def _keep_best(self) -> None:
+        """Keep the newest commit as "best" if it is that of the best validation."""
+        best = self.best
+        if best and self.validation and best.iteration == self.mirror.committed:
+            self.mirror.keep(BEST)
 
     def _average(self) -> float | None:
         """The running average of the loss as it is, None before the first iteration."""

@@ -21,6 +21,8 @@ from plinius.training.metrics import ValidationMetrics
 from plinius.training.permission import Permission
 from plinius.training.scores import evaluate, require_labels, sure_of_classes
 
+BEST = "best"
+"""The name of the kept commit of the best validation."""
 METRICS = ("accuracy", "mean_average_precision", "rmse")
 """What may be the score, by task. The largest is the best, of the last one the smallest."""
 
