@@ -15,6 +15,7 @@ from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.predict import predict
 from plinius.cli.region import region
+from plinius.cli.rekey import rekey
 from plinius.cli.results import digest, export, test
 from plinius.cli.seal import seal
 from plinius.cli.train import train
@@ -22,7 +23,7 @@ from plinius.cli.verify import verify
 
 COMMANDS = (
     keygen, seal, inspect, open_file, describe, job, train, test, predict, generate, digest, export,
-    region, verify, attest, broker, revoke, bench, doctor,
+    region, verify, rekey, attest, broker, revoke, bench, doctor,
 )  # fmt: skip
 
 

@@ -53,17 +53,19 @@ def seal_dataset(
     key: OwnerKey,
     out_path: Path,
     progress: Progress | None = None,
+    same_id: bytes | None = None,
 ) -> DatasetHeader:
     """Seal all records of `source` into the new file `out_path`; returns its header.
 
-    `progress` counts records. The file appears complete or not at all. Raises what the source
-    raises, SourceError if the class names are too long, StorageError if the file exists or cannot
-    be written, and KeyFileError if `key` is no owner's key.
+    `progress` counts records. `same_id` is the id of a dataset that has just these records. The
+    file appears complete or not at all. Raises what the source raises, SourceError if the class
+    names are too long, StorageError if the file exists or cannot be written, and KeyFileError if
+    `key` is no owner's key.
     """
     require_key(key)
     meta = json.dumps({**source.about, "class_names": source.class_names}).encode()
     header = DatasetHeader(
-        id=sealing.fresh(ID_BYTES),
+        id=same_id or sealing.fresh(ID_BYTES),
         salt=sealing.fresh(sealing.SALT_BYTES),
         key_id=key.id,
         count=source.count,
