@@ -16,7 +16,7 @@ from plinius.mirror import Mirror
 from plinius.slots import newest_snapshot
 from plinius.sources.npz import npz_source
 from plinius.trust.signing import SigningKey
-from resume.test_kills import UNTIL, killer
+from resume.test_kills import UNTIL, job_of, killer
 
 VALIDATE_EVERY = 4
 
@@ -134,7 +134,7 @@ def test_runs_that_are_killed_have_the_same_history(world: World, tmp_path: Path
     """Two runs, killed at random moments while they validate after every iteration: one digest."""
     seed = os.environ.get("PLINIUS_TEST_SEED", secrets.token_hex(4))
     print(f"PLINIUS_TEST_SEED={seed}")
-    told = killer(world, tmp_path, seed, 2, validate=world.held_out)
+    (told,) = killer(job_of(world, tmp_path, seed, 2, validate=world.held_out))
     assert len(set(told["digests"])) == UNTIL + 1
     for killed in told["killed"]:
         assert killed["wrong"] == []

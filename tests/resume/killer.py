@@ -1,8 +1,8 @@
 """Runs that are killed: one process imports torch once and forks a trainer for every start.
 
-Read as JSON from the command line: the fields of `Job`. Written as JSON to
-stdout: the digest after every iteration of the uninterrupted run, and of every killed run where
-its kills fell, its end and its digest.
+Read as JSON from the command line: a list of the fields of `Job`. Written as JSON to stdout, for
+each: the digest after every iteration of the uninterrupted run, and of every killed run where its
+kills fell, its end and its digest.
 
 Forking is sound here: no thread is started before a fork (one torch thread, nothing computed in
 the parent), so each child is as a fresh process that has imported torch. A test compares its
@@ -184,13 +184,16 @@ def _look(job: Job, region: Path, told: int, digests: list[str], result: Killed)
 
 
 def main() -> None:
-    """Read the job, do it, and write what became of it."""
+    """Read the jobs, do them, and write what became of each."""
     torch.set_num_threads(1)
-    job = Job(**json.loads(sys.argv[1]))
+    print(json.dumps([_done(Job(**job)) for job in json.loads(sys.argv[1])]))
+
+
+def _done(job: Job) -> dict[str, object]:
     uninterrupted(job, Path(job.folder) / "warm.region")
     digests, started, ended = uninterrupted(job, Path(job.folder) / "uninterrupted.region")
     killed = [killed_run(job, number, started, ended, digests) for number in range(job.runs)]
-    print(json.dumps({"digests": digests, "killed": [asdict(run) for run in killed]}))
+    return {"digests": digests, "killed": [asdict(run) for run in killed]}
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def _kill_and_compare(
 ) -> None:
     print(f"PLINIUS_TEST_SEED={seed}")
     runs = SOAKED_RUNS if request.config.getoption("--soak") else RUNS
-    told = killer(world, folder, seed, runs)
+    (told,) = killer(job_of(world, folder, seed, runs))
     fell: Counter[str] = Counter()
     for number, killed in enumerate(told["killed"]):
         assert killed["wrong"] == [], f"run {number}: {killed}"
@@ -167,16 +167,16 @@ def _kill_and_compare(
     assert sum(fell.values()) > fell["iteration"]
 
 
-def killer(
+def job_of(
     world: World,
     folder: Path,
     seed: str,
     runs: int,
     until: int = UNTIL,
     validate: Path | None = None,
-) -> Any:
-    """The work of killer.py in a process of its own."""
-    job = {
+) -> dict[str, Any]:
+    """A job for `killer`."""
+    return {
         "cfg": str(world.cfg),
         "data": str(world.data),
         "key": str(world.key),
@@ -186,13 +186,18 @@ def killer(
         "until": until,
         "validate": str(validate or ""),
     }
-    command = [sys.executable, str(KILLER), json.dumps(job)]
+
+
+def killer(*jobs: dict[str, Any]) -> list[Any]:
+    """The work of killer.py in a process of its own: what became of each job."""
+    command = [sys.executable, str(KILLER), json.dumps(jobs)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     given = os.environ.get("PYTHONPATH")
     alone["PYTHONPATH"] = os.pathsep.join(filter(None, [str(KILLER.parents[1]), given]))
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, env=alone)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    told: list[Any] = json.loads(done.stdout)
+    return told
 
 
 def _lines(path: Path) -> int:
