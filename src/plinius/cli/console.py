@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -19,8 +19,15 @@ from plinius.training.metrics import IterationMetrics, Listener
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
 
+_OWN_PROCESS = object()
+
+
 class Refusals(click.Group):
     """A command group that prints a refusal as one message and exits with 1, never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """Run a command line: that of this process if none is given."""
+        return super().main(args, *more, obj=_OWN_PROCESS if args is None else None, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
@@ -38,6 +45,11 @@ class Refusals(click.Group):
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
                 raise
             _refuse(StorageError("There is not enough memory", "Use a machine with more"))
+
+
+def is_own_process() -> bool:
+    """Whether the command is what this process was started for, not called by another program."""
+    return click.get_current_context().find_root().obj is _OWN_PROCESS
 
 
 def _refuse(refusal: PliniusError) -> NoReturn:

@@ -4,20 +4,16 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
-    job_options,
     json_option,
-    key_option,
-    load_permit,
     region_option,
 )
 from plinius.data.sealed_dataset import DatasetHeader
-from plinius.keys import load_key
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
 from plinius.trust.permit import require_job_of
@@ -27,7 +23,7 @@ from plinius.trust.permit import require_job_of
 @cfg_argument
 @data_option
 @region_option
-@key_option
+@owner_access
 @click.option(
     "-o",
     "--output",
@@ -35,18 +31,13 @@ from plinius.trust.permit import require_job_of
     required=True,
     help="A .sealed file, which only the key opens (plinius open); or in clear a .csv or .npz.",
 )
-@job_digest_option
-@job_options
 @json_option
 def predict(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path,
+    access: OwnerAccess,
     output: Path,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     as_json: bool,
 ) -> None:
     """Predict with the mirrored network; the data may be without labels."""
@@ -54,8 +45,7 @@ def predict(
         raise click.UsageError("-o ends in .sealed, .csv or .npz")
     from plinius.training.prediction import predict as predictions_of
 
-    permit = load_permit(job_path, owner_path)
-    key = load_key(key_path)
+    permit, key = access.permit, access.key
 
     def require(snapshot: Snapshot, header: DatasetHeader) -> None:
         require_job_of(snapshot, permit.digest if permit else None)
@@ -63,7 +53,7 @@ def predict(
             permit.require_predictions(snapshot, header)
 
     with counting("predicting") as progress:
-        run_key = key_of_run(key, job_digest)
+        run_key = access.key_of(region)
         found = predictions_of(
             cfg, data, region, key, run_key=run_key, require=require, progress=progress
         )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.console import answer, counting
 from plinius.cli.inspect_files import describe_region
 from plinius.cli.shared_options import PATH, json_option
@@ -13,6 +12,8 @@ from plinius.data.dataset_extent import open_dataset
 from plinius.keys import load_key
 from plinius.pm.region import Region
 from plinius.slots import read_snapshot
+from plinius.trust.job_file import show_job
+from plinius.trust.release import run_key
 
 
 @click.group()
@@ -37,18 +38,19 @@ def info(file: Path, as_json: bool) -> None:
     type=PATH,
     help="Also open the newest commit and every record with this key.",
 )
-@job_digest_option
+@click.option("--job", type=PATH, help="The job that a broker gave the key of the run for.")
 @json_option
-def verify(file: Path, key_path: Path | None, job_digest: bytes | None, as_json: bool) -> None:
+def verify(file: Path, key_path: Path | None, job: Path | None, as_json: bool) -> None:
     """Check a region's structure, and with a key that the newest commit and every record open."""
-    if job_digest and not key_path:
-        raise click.UsageError("--job-digest needs --key")
+    if job and not key_path:
+        raise click.UsageError("--job needs --key")
     key = load_key(key_path) if key_path else None
+    run = run_key(key, bytes.fromhex(show_job(job).digest)) if key and job else key
     with Region.open(file, writable=False) as opened:
         opened.consistency_check()
         result = describe_region(opened)
-        if key:
-            snapshot = read_snapshot(opened, key_of_run(key, job_digest))
+        if key and run:
+            snapshot = read_snapshot(opened, run)
             result["mirror_opens"] = snapshot.iteration if snapshot else None
             if opened.extent(DATASET_EXTENT):
                 dataset = open_dataset(opened, key)

@@ -5,49 +5,38 @@ from typing import cast
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
-    job_options,
     json_option,
-    key_option,
-    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
-from plinius.keys import load_key
-from plinius.slots import newest_snapshot
-from plinius.trust.permit import require_job_of
 
 
 @click.command()
 @cfg_argument
 @data_option
 @region_option
-@key_option
+@owner_access
 @click.option(
     "--recalibrate",
     "training_data",
     type=PATH,
     help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
 )
-@job_digest_option
-@job_options
 @json_option
 def test(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path,
+    access: OwnerAccess,
     training_data: Path | None,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the mirrored network on a sealed dataset: by class, by box, or by number."""
@@ -56,10 +45,8 @@ def test(
     from plinius.training.recalibration import lag, recalibrate
     from plinius.training.scores import scores
 
-    permit = load_permit(job_path, owner_path)
-    key = load_key(key_path)
-    snapshot = newest_snapshot(region, key_of_run(key, job_digest))
-    require_job_of(snapshot, permit.digest if permit else None)
+    permit, key = access.permit, access.key
+    snapshot = access.newest(region)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
     digits = permit.require_accuracy(snapshot, dataset.header) if permit else None
@@ -90,45 +77,33 @@ def test(
 
 @click.command()
 @region_option
-@key_option
-@job_digest_option
-@job_options
+@owner_access
 @json_option
 def digest(
     region: Path,
-    key_path: Path,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
+    access: OwnerAccess,
     as_json: bool,
 ) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
-    permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
-    require_job_of(snapshot, permit.digest if permit else None)
-    if permit:
-        permit.require_digest(snapshot)
+    snapshot = access.newest(region)
+    if access.permit:
+        access.permit.require_digest(snapshot)
     answer({"digest": snapshot.digest(), "iteration": snapshot.iteration}, as_json)
 
 
 @click.command()
 @click.argument("cfg", type=PATH, required=False)
 @region_option
-@key_option
-@job_digest_option
+@owner_access
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
-@job_options
 @json_option
 def export(
     cfg: Path | None,
     region: Path,
-    key_path: Path,
-    job_digest: bytes | None,
+    access: OwnerAccess,
     output: Path,
     part: str,
-    job_path: Path | None,
-    owner_path: Path | None,
     as_json: bool,
 ) -> None:
     """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
@@ -138,11 +113,9 @@ def export(
         raise click.UsageError("-o ends in .weights or .safetensors")
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
-    permit = load_permit(job_path, owner_path)
-    snapshot = newest_snapshot(region, key_of_run(load_key(key_path), job_digest))
-    require_job_of(snapshot, permit.digest if permit else None)
-    if permit:
-        permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
+    snapshot = access.newest(region)
+    if access.permit:
+        access.permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
         from plinius.darknet.weights import save_weights
