@@ -30,7 +30,7 @@ class OwnerKey:
 
     __slots__ = ("_secret",)
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: sealing.Bytes) -> None:
         if len(secret) != sealing.KEY_BYTES:
             raise ValueError(f"an owner's key is {sealing.KEY_BYTES} bytes")
         self._secret = secret
@@ -41,7 +41,7 @@ class OwnerKey:
     def __reduce__(self) -> tuple[type["OwnerKey"], tuple[bytes]]:
         if get_spawning_popen() is None:  # else it goes through a pipe to a child, into no file
             raise TypeError("an owner's key is pickled only for a process that is being started")
-        return OwnerKey, (self._secret,)
+        return OwnerKey, (bytes(self._secret),)
 
     @classmethod
     def generate(cls) -> "OwnerKey":

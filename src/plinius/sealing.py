@@ -38,7 +38,7 @@ class Sealer:
     this rule, and safe from several threads.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: Bytes) -> None:
         self._aead = AESGCM(key)
         self._next, self._end = 0, _MAX_NONCE + 1
 
@@ -91,7 +91,7 @@ class Sealer:
         return _nonce(number)
 
 
-def derive(owner_key: bytes, purpose: str, salt: bytes) -> Sealer:
+def derive(owner_key: Bytes, purpose: str, salt: bytes) -> Sealer:
     """The sealer of one object: HKDF-SHA256(owner key, salt, info = "plinius/1/" + purpose)."""
     return Sealer(derive_key(owner_key, purpose, salt))
 
@@ -104,7 +104,7 @@ def derive_from_passphrase(passphrase: bytes, salt: bytes) -> Sealer:
     return Sealer(Scrypt(salt=salt, length=KEY_BYTES, n=2**17, r=8, p=1).derive(passphrase))
 
 
-def key_id(owner_key: bytes) -> bytes:
+def key_id(owner_key: Bytes) -> bytes:
     """The public id of an owner's key (8 bytes). It reveals nothing else of the key."""
     return derive_key(owner_key, "key-id", b"", KEY_ID_BYTES)
 
@@ -138,7 +138,7 @@ def does_not_open(what: str = "Sealed data") -> SealError:
     )
 
 
-def derive_key(key: bytes, purpose: str, salt: bytes, length: int = KEY_BYTES) -> bytes:
+def derive_key(key: Bytes, purpose: str, salt: bytes, length: int = KEY_BYTES) -> bytes:
     """A key derived from `key`: HKDF-SHA256(key, salt, info = "plinius/1/" + purpose)."""
     info = b"plinius/1/" + purpose.encode()
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(key)

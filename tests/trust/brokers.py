@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cli.world import World, call
+from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import from_json
-from plinius.keys import OwnerKey
+from plinius.keys import OwnerKey, load_key
 from plinius.trust.broker import Broker, load_keys
 from plinius.trust.messages import AnchorRequest, decode_answer
 from plinius.trust.policy import load_policy
 from plinius.trust.release import Release, ReleaseKey
+from plinius.trust.signing import SigningKey
 from plinius.trust.simulated import DevelopmentKey
+from plinius.trust.trainer import Source
 
 JOB = bytes(range(32))
 SIGNER = DevelopmentKey(b"\5" * 32)
@@ -25,8 +30,8 @@ SIGNER = DevelopmentKey(b"\5" * 32)
 class Place:
     """A folder with policy, owner's key and development key, and a clock that can be set."""
 
-    def __init__(self, folder: Path, more: str = "", datasets: str = "") -> None:
-        self.folder, self.now = folder, 1_760_000_000.0
+    def __init__(self, folder: Path, more: str = "", datasets: str = "", job: bytes = JOB) -> None:
+        self.folder, self.now, self.job = folder, 1_760_000_000.0, job
         folder.mkdir(exist_ok=True)
         self.owner_file = folder / "owner.key"
         if not self.owner_file.exists():
@@ -36,7 +41,7 @@ class Place:
         self.policy = folder / "policy.toml"
         self.policy.write_text(
             f'version = 1\n[[rule]]\nname = "sim"\nkind = "simulated"\n'
-            f'signer = ["{SIGNER.public.hex()}"]\n[[job]]\ndigest = "{JOB.hex()}"\n'
+            f'signer = ["{SIGNER.public.hex()}"]\n[[job]]\ndigest = "{job.hex()}"\n'
             f'owner_key = "{self.owner.id.hex()}"\naccept = ["sim"]\n{more}\n{datasets}'
         )
 
@@ -49,6 +54,31 @@ class Place:
         """The entries of the audit log."""
         lines = (self.folder / "audit.jsonl").read_bytes().splitlines()
         return [from_json(line) for line in lines]
+
+
+class TrainingPlace(Place):
+    """A place whose policy names a job that was signed for the small world."""
+
+    def __init__(self, folder: Path, world: World, more: str = "", *options: object) -> None:
+        folder.mkdir()
+        shutil.copy(world.key, folder / "owner.key")
+        SIGNER.save(folder / "dev")
+        SigningKey.generate().save(folder / "sign")
+        data = ["--data", world.data, "--test", world.held_out, "--key", world.key]
+        signing = ["--sign", folder / "sign", "-o", folder / "job"]
+        allowed = ["--allow", "digest", "--allow", "accuracy", *options]
+        made = call("job", "create", world.cfg, *data, *signing, *allowed, "--json").json
+        named = ""
+        for path in (world.data, world.held_out):
+            header = SealedDataset.from_file(path, load_key(world.key)).header
+            named += f'[[job.dataset]]\nid = "{header.id.hex()}"\nsalt = "{header.salt.hex()}"\n'
+        super().__init__(folder, more, named, bytes.fromhex(made["digest"]))
+        self.source = Source(folder / "dev")
+        self.options = ["--job", folder / "job", "--owner", folder / "sign.pub"]
+
+    def keys(self, url: str) -> list[object]:
+        """The options that get the keys of its job from a broker, by simulated evidence."""
+        return ["--broker", url, *self.options, "--simulated", self.folder / "dev"]
 
 
 class Trainer:
@@ -98,5 +128,9 @@ def served(place: Place, *options: str) -> Iterator[tuple[str, int]]:
                 raise AssertionError(said)
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(20)
+            try:
+                code = process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
     assert code in (0, -signal.SIGKILL)

@@ -23,46 +23,39 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import plinius.trust.trainer as trainer
-from cli.world import World, call, digest_of
-from plinius.data.sealed_dataset import SealedDataset
+from cli.world import World, call
 from plinius.errors import AnchorError, AttestationError, PliniusError
 from plinius.jsonvalue import from_json
 from plinius.keys import load_key
 from plinius.trust.client import Address, Client, UnreachableError
 from plinius.trust.release import run_key
-from trust.brokers import JOB, Place, commit, served
+from trust.brokers import TrainingPlace, commit, served
 
 
 @pytest.fixture
-def place(tmp_path: Path, world: World) -> Place:
-    """A broker's folder whose policy releases the world's sealed dataset."""
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    shutil.copy(world.key, folder / "owner.key")
-    (folder / "owner.key").chmod(0o600)
-    from trust.brokers import SIGNER
-
-    SIGNER.save(folder / "dev")
-    header = SealedDataset.from_file(world.data, load_key(world.key)).header
-    dataset = f'[[job.dataset]]\nid = "{header.id.hex()}"\nsalt = "{header.salt.hex()}"\n'
-    return Place(folder, datasets=dataset)
+def place(tmp_path: Path, world: World) -> TrainingPlace:
+    """A broker's folder whose policy releases the keys of a job of the small world."""
+    return TrainingPlace(tmp_path / "broker", world)
 
 
-def train(world: World, place: Place, region: Path, url: str, *more: object) -> list[object]:
+def train(
+    world: World, place: TrainingPlace, region: Path, url: str, *more: object
+) -> list[object]:
     """The arguments that train with keys from a broker."""
-    keys = ["--broker", url, "--job-digest", JOB.hex(), "--simulated", place.folder / "dev"]
     what = ["--data", world.data, "--region", region, "--threads", 1]
-    return ["train", world.cfg, *what, *keys, *more]
+    return ["train", world.cfg, *what, *place.keys(url), *more]
 
 
 def test_a_run_with_keys_from_a_broker_has_the_bits_of_one_with_a_key_file(
-    world: World, place: Place, trained: Path, tmp_path: Path
+    world: World, place: TrainingPlace, tmp_path: Path
 ) -> None:
-    """Stopped and resumed too; the owner opens it by the job; no key is on the disk."""
-    region = tmp_path / "run.region"
+    """Stopped and resumed too; the owner opens both by the job; no key is on the disk."""
+    region, plain = tmp_path / "run.region", tmp_path / "plain.region"
+    assert call(*world.train(plain, *place.options)).code == 0
     with served(place) as (url, _):
         first = call(*train(world, place, region, url, "--iterations", 10))
         assert "SIMULATED" in first.stderr
+        assert "NOT hardened: this command runs within another program" in first.stderr
         shutil.copy(region, old := tmp_path / "old.region")
         assert call(*train(world, place, region, url, "--json")).json["resumed_at"] == 10
         refused = call(*train(world, place, old, url))
@@ -71,36 +64,37 @@ def test_a_run_with_keys_from_a_broker_has_the_bits_of_one_with_a_key_file(
         wanted = call(*train(world, place, old, url, "--accept-rollback"))
         assert "allows no rollback" in wanted.stderr
         assert "ACCEPTED" not in wanted.stderr
-    key = run_key(load_key(world.key), JOB)
-    key.save(tmp_path / "run.key")
-    assert digest_of(region, tmp_path / "run.key") == digest_of(trained, world.key)
-    (tmp_path / "run.key").unlink()
-    job = ["--key", world.key, "--job-digest", JOB.hex()]
+    job = ["--key", world.key, *place.options]
+    digests = [call("digest", "--region", one, *job, "--json").json for one in (region, plain)]
+    assert digests[0] == digests[1]
     tested = call("test", world.cfg, "--data", world.held_out, "--region", region, *job, "--json")
     assert tested.json["iteration"] == 24
-    verified = call("region", "verify", region, *job, "--json").json
+    checked = ["--key", world.key, "--job", place.folder / "job", "--json"]
+    verified = call("region", "verify", region, *checked).json
     assert (verified["mirror_opens"], verified["ok"]) == (24, True)
     wrong = call("digest", "--region", region, "--key", world.key)
     assert "was sealed with key" in wrong.stderr
-    secret = key._secret
+    secret = run_key(load_key(world.key), place.job)._secret
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert secret not in (data := path.read_bytes()), path
             assert secret.hex().encode() not in data, path
 
 
-def test_wrong_use_of_the_options_is_told(world: World, place: Place, tmp_path: Path) -> None:
+def test_wrong_use_of_the_options_is_told(
+    world: World, place: TrainingPlace, tmp_path: Path
+) -> None:
     """Exit code 2 for options that do not fit, 1 for what is refused."""
     region = tmp_path / "r"
     base = ["train", world.cfg, "--data", world.data, "--region", region]
     cases: list[tuple[list[object], int, str]] = [
         ([*base], 2, "give either --key or --broker"),
         ([*base, "--key", world.key, "--accept-rollback"], 2, "options for --broker"),
-        ([*base, "--broker", "http://127.0.0.1:1"], 2, "needs --job and --owner, or --job-digest"),
+        ([*base, "--broker", "http://127.0.0.1:1"], 2, "--broker needs --job and --owner"),
         (train(world, place, region, "http://127.0.0.1:1"), 1, "does not answer"),
         (train(world, place, region, "http://192.0.2.1"), 1, "not the address of a broker"),
         (train(world, place, region, "ftp://127.0.0.1"), 1, "not the address of a broker"),
-        ([*base, "--broker", "x", "--job-digest", "00"], 2, "not 32 bytes in hex"),
+        (["attest", "--job-digest", "00"], 2, "not 32 bytes in hex"),
         (["broker", "--policy", place.policy, "--keys", place.folder, "--listen", "x"], 2, "HOST"),
         (
             ["broker", "--policy", place.policy, "--keys", place.folder, "--listen", "0.0.0.0:0"],
@@ -115,10 +109,10 @@ def test_wrong_use_of_the_options_is_told(world: World, place: Place, tmp_path: 
     assert not region.exists()
 
 
-def test_attest_and_verify(place: Place, tmp_path: Path) -> None:
+def test_attest_and_verify(place: TrainingPlace, tmp_path: Path) -> None:
     """Evidence is printed and judged; a refusal says why, and exits with 1."""
     out, dev = tmp_path / "evidence.json", place.folder / "dev"
-    made = call("attest", "--simulated", dev, "--job-digest", JOB.hex(), "-o", out, "--json")
+    made = call("attest", "--simulated", dev, "--job-digest", place.job.hex(), "-o", out, "--json")
     assert made.json["kind"] == "simulated"
     assert "proves nothing" in made.stderr
     judged = call("attest", "verify", out, "--policy", place.policy, "--json").json
@@ -164,22 +158,21 @@ def certificate(folder: Path) -> tuple[Path, Path, bytes]:
     return pem, secret, hashlib.sha256(spki).digest()
 
 
-def test_tls_by_a_pinned_key_and_by_a_certificate(place: Place, tmp_path: Path) -> None:
+def test_tls_by_a_pinned_key_and_by_a_certificate(place: TrainingPlace, tmp_path: Path) -> None:
     """Both reach the broker; another pin, other certificates, and no TLS do not."""
     pem, secret, pin = certificate(tmp_path)
-    dev = place.folder / "dev"
     with served(place, "--tls-certificate", str(pem), "--tls-key", str(secret)) as (url, _):
         assert url.startswith("https://")
         for good in (Address(url, pin=pin), Address(url, certificates=pem)):
-            assert trainer.ask_for_keys(good, JOB, trainer.Source(dev)).evidence_kind == "simulated"
+            assert trainer.ask_for_keys(good, place.job, place.source).evidence_kind == "simulated"
         with pytest.raises(AttestationError, match="another key than the one that is pinned"):
-            trainer.ask_for_keys(Address(url, pin=pin[::-1]), JOB, trainer.Source(dev))
+            trainer.ask_for_keys(Address(url, pin=pin[::-1]), place.job, place.source)
         for bad in (Address(url), Address(url.replace("https", "http"))):
             with pytest.raises(PliniusError):
-                trainer.ask_for_keys(bad, JOB, trainer.Source(dev))
+                trainer.ask_for_keys(bad, place.job, place.source)
 
 
-def test_hostile_requests_are_refused_and_the_broker_goes_on(place: Place) -> None:
+def test_hostile_requests_are_refused_and_the_broker_goes_on(place: TrainingPlace) -> None:
     """Too large, of no form, to other addresses, cut off, and too many."""
     with served(place, "--rate", "20") as (url, _):
         client = Client(Address(url))
@@ -196,7 +189,7 @@ def test_hostile_requests_are_refused_and_the_broker_goes_on(place: Place) -> No
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as cut:
             cut.sendall(b"POST /v1/release HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nab")
-        assert trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
+        assert trainer.ask_for_keys(Address(url), place.job, place.source)
         with pytest.raises(UnreachableError, match="is busy"):
             for _ in range(400):
                 client.post("/v1/challenge", b"")
@@ -204,7 +197,7 @@ def test_hostile_requests_are_refused_and_the_broker_goes_on(place: Place) -> No
 
 
 def test_many_trainers_at_once_each_get_one_answer(
-    place: Place, request: pytest.FixtureRequest
+    place: TrainingPlace, request: pytest.FixtureRequest
 ) -> None:
     """40 (200 with --soak) at once: as many leases, all different, all of the same run key."""
     count = 200 if request.config.getoption("--soak") else 40
@@ -213,9 +206,7 @@ def test_many_trainers_at_once_each_get_one_answer(
 
         def ask() -> None:
             try:
-                found.append(
-                    trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
-                )
+                found.append(trainer.ask_for_keys(Address(url), place.job, place.source))
             except BaseException as error:
                 found.append(error)
 
@@ -231,7 +222,7 @@ def test_many_trainers_at_once_each_get_one_answer(
         seconds = []
         for _ in range(20):
             started = time.perf_counter()
-            last = trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
+            last = trainer.ask_for_keys(Address(url), place.job, place.source)
             seconds.append(time.perf_counter() - started)
         print(f"evidence to key: {1000 * statistics.median(seconds):.1f} ms")
         last.anchor.begin("00" * 16)
@@ -246,14 +237,14 @@ def test_many_trainers_at_once_each_get_one_answer(
 
 
 def test_a_broker_that_is_killed_while_anchoring_never_forgets(
-    place: Place, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    place: TrainingPlace, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """SIGKILL between and during requests; what was acknowledged is the newest afterwards."""
     monkeypatch.setattr(trainer, "RETRY_SECONDS", 0.0)
     newest = None
     for turn in range(100 if request.config.getoption("--soak") else 5):
         with served(place, "--rate", "1000") as (url, pid):
-            granted = trainer.ask_for_keys(Address(url), JOB, trainer.Source(place.folder / "dev"))
+            granted = trainer.ask_for_keys(Address(url), place.job, place.source)
             begun = granted.anchor.begin("00" * 16)
             assert begun in (newest, commit((newest or (0,))[0] + 1))
             newest = begun

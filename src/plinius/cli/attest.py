@@ -8,7 +8,6 @@ import click
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import PATH, json_option
 from plinius.files import publish, read_file
-from plinius.keys import OwnerKey
 from plinius.trust.evidence import MAX_EVIDENCE_BYTES, NO_JOB, NONCE_BYTES, decode_evidence
 
 
@@ -41,24 +40,12 @@ simulated_option = click.option(
 tpm_option = click.option(
     "--tpm", metavar="HANDLE", help="Have the TPM quote by its AK with this handle (0x81...)."
 )
-job_digest_option = click.option(
-    "--job-digest", type=Digest(), help="SHA-256 of the job whose run this is."
-)
-
-
-def key_of_run(key: OwnerKey, job: bytes | None) -> OwnerKey:
-    """The key that seals a run: the owner's, or the one that a broker derives for a job."""
-    if job is None:
-        return key
-    from plinius.trust.release import run_key
-
-    return run_key(key, job)
 
 
 @click.group(invoke_without_command=True)
 @click.option("-o", "--output", type=PATH, help="Write the evidence into this new file.")
 @click.option("--nonce", type=Digest(), help="The challenge; default: a random one.")
-@job_digest_option
+@click.option("--job-digest", type=Digest(), help="SHA-256 of the job that it is for.")
 @simulated_option
 @tpm_option
 @json_option

@@ -1,38 +1,12 @@
-"""`broker`: releases keys to attested trainers; `revoke`: ends a lease; a trainer's options."""
+"""`broker`: releases keys to attested trainers; `revoke`: ends a lease."""
 
 import ipaddress
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from plinius.cli.attest import Digest, job_digest_option, simulated_option, tpm_option
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import PATH, json_option
-
-_OPTIONS = (
-    click.option("--broker", metavar="URL", help="Attest to this broker, which gives the keys."),
-    click.option(
-        "--broker-pin", type=Digest(), help="SHA-256 of the broker's public key (DER), in hex."
-    ),
-    click.option("--broker-ca", type=PATH, help="The certificates that the broker's must be of."),
-    job_digest_option,
-    simulated_option,
-    tpm_option,
-    click.option(
-        "--accept-rollback",
-        is_flag=True,
-        help="Continue from a mirror that is not the newest, if the broker's policy allows it.",
-    ),
-)
-
-
-def broker_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of a command that gets its keys from a broker."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.command()

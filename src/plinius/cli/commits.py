@@ -7,13 +7,17 @@ from typing import NamedTuple, TypeVar
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
 from plinius.cli.shared_options import PATH
 from plinius.history.commit_history import MOST_KEPT
 from plinius.keys import OwnerKey, load_key
+from plinius.trust.job_file import show_job
+from plinius.trust.release import run_key
 
 _F = TypeVar("_F", bound=Callable[..., object])
 
+job_of_run_option = click.option(
+    "--job", "job_path", type=PATH, help="The job that a broker gave the key of the run for."
+)
 commit_option = click.option(
     "--commit",
     default="newest",
@@ -57,19 +61,21 @@ class RegionKeys(NamedTuple):
 
 
 def region_key_options(command: _F) -> _F:
-    """`--key` and `--job-digest`, which is for `--key`: the parameters key_path and job_digest."""
+    """`--key`, and `--job`, which is for `--key`: the parameters key_path and job_path."""
     key = click.option("--key", "key_path", type=PATH, help="The owner's key: also open with it.")
-    return key(job_digest_option(command))
+    return key(job_of_run_option(command))
 
 
-def region_keys(key_path: Path | None, job_digest: bytes | None) -> RegionKeys | None:
+def region_keys(key_path: Path | None, job_path: Path | None) -> RegionKeys | None:
     """The keys that the options give, None without `--key`. Raises KeyFileError."""
     if key_path is None:
-        if job_digest:
-            raise click.UsageError("--job-digest needs --key")
+        if job_path:
+            raise click.UsageError("--job needs --key")
         return None
     key = load_key(key_path)
-    return RegionKeys(key_of_run(key, job_digest), key)
+    if job_path is None:
+        return RegionKeys(key, key)
+    return RegionKeys(run_key(key, bytes.fromhex(show_job(job_path).digest)), key)
 
 
 def shown_time(seconds: int) -> str:

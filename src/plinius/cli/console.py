@@ -5,9 +5,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -24,8 +24,15 @@ INTERRUPTED = 128 + signal.SIGINT
 stderr = Console(stderr=True, highlight=False, emoji=False)  # ":100:" is a line number
 
 
+_OWN_PROCESS = object()
+
+
 class Refusals(click.Group):
     """A command group that prints a refusal as one message and exits with 1, never a traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
+        """Run a command line: that of this process if none is given."""
+        return super().main(args, *more, obj=_OWN_PROCESS if args is None else None, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
@@ -60,6 +67,11 @@ def refuse(refusal: PliniusError) -> NoReturn:
     """Print a refusal on stderr and exit with 1."""
     stderr.print(f"plinius: {refusal}", style="bold red", soft_wrap=True, markup=False)
     sys.exit(1)
+
+
+def is_own_process() -> bool:
+    """Whether the command is what this process was started for, not called by another program."""
+    return click.get_current_context().find_root().obj is _OWN_PROCESS
 
 
 def say(text: str) -> None:

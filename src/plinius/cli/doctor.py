@@ -16,6 +16,7 @@ from plinius.errors import PliniusError
 from plinius.history.live_region import read_region
 from plinius.pm.cacheline import PWB_VARIABLE, pwb_name
 from plinius.pm.region import Region
+from plinius.trust import harden
 
 _TEE_DEVICES = {
     "/dev/sgx_enclave": "SGX",
@@ -75,6 +76,7 @@ def examine(region: Path | None = None) -> list[Finding]:
             "without --broker, an older copy of a whole region is accepted as the newest",
         ),
         _core_dumps(),
+        _hardening(),
         _swap(),
         _write_back(),
         Finding(
@@ -120,6 +122,15 @@ def _core_dumps() -> Finding:
     if soft == 0 and not piped:  # a program that cores are piped to gets them whatever the limit
         return Finding("core dumps", True, "off for this process")
     return Finding("core dumps", False, "on: a crash could write keys to disk (ulimit -c 0)")
+
+
+def _hardening() -> Finding:
+    measures = harden.examine()
+    there = ", ".join(one.name for one in measures if one.missing is None)
+    absent = "".join(f"; absent: {one.name}, {one.missing}" for one in measures if one.missing)
+    return Finding(
+        "hardening", None, f"on in train with --broker or --harden, off elsewhere: {there}{absent}"
+    )
 
 
 def _swap() -> Finding:

@@ -4,26 +4,20 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import (
     cfg_argument,
-    job_options,
     json_option,
-    key_option,
-    load_permit,
     region_option,
 )
-from plinius.history.reading import snapshot_of
-from plinius.keys import load_key
-from plinius.trust.permit import require_job_of
 
 
 @click.command()
 @cfg_argument
 @region_option
-@key_option
+@owner_access
 @click.option("--begin", default="\n", help="What the text goes on from. Default: a line end.")
 @click.option(
     "--length", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="In bytes."
@@ -42,21 +36,16 @@ from plinius.trust.permit import require_job_of
     show_default=True,
     help="Decides what is drawn.",
 )
-@job_digest_option
-@job_options
 @commit_option
 @json_option
 def generate(
     cfg: Path,
     region: Path,
-    key_path: Path,
+    access: OwnerAccess,
     begin: str,
     length: int,
     temperature: float,
     seed: int,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     commit: str,
     as_json: bool,
 ) -> None:
@@ -65,11 +54,9 @@ def generate(
         raise click.UsageError("--begin needs one character or more")
     from plinius.training.generation import generate as generated
 
-    permit = load_permit(job_path, owner_path)
-    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
-    require_job_of(snapshot, permit.digest if permit else None)
-    if permit:
-        permit.refuse("generating text")
+    snapshot = access.state(region, commit)
+    if access.permit:
+        access.permit.refuse("generating text")
     written = generated(
         cfg, snapshot, begin.encode(), length, temperature=temperature, seed=seed
     ).decode(errors="replace")

@@ -4,24 +4,20 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
-    job_options,
     json_option,
-    key_option,
-    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.cfg_keys import HEADS
 from plinius.data.sealed_dataset import DatasetHeader
 from plinius.jsonvalue import Json
-from plinius.keys import load_key
 from plinius.snapshot import Snapshot
 from plinius.sources.clear_files import SUFFIXES
 from plinius.trust.permit import require_job_of
@@ -31,7 +27,7 @@ from plinius.trust.permit import require_job_of
 @cfg_argument
 @data_option
 @region_option
-@key_option
+@owner_access
 @click.option(
     "-o",
     "--output",
@@ -50,21 +46,16 @@ from plinius.trust.permit import require_job_of
     type=PATH,
     help="Also write the pictures with their boxes, in clear, into this new folder.",
 )
-@job_digest_option
-@job_options
 @commit_option
 @json_option
 def predict(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path,
+    access: OwnerAccess,
     output: Path,
     threshold: float | None,
     draw: Path | None,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     commit: str,
     as_json: bool,
 ) -> None:
@@ -74,8 +65,7 @@ def predict(
     finds_boxes = any(section.kind in HEADS for section in read_cfg(cfg).sections)
     if not finds_boxes and (threshold is not None or draw or output.suffix == ".json"):
         raise click.UsageError("--threshold, --draw and .json are for networks that find boxes")
-    permit = load_permit(job_path, owner_path)
-    key = load_key(key_path)
+    permit, key = access.permit, access.key
 
     def require(snapshot: Snapshot, header: DatasetHeader) -> None:
         require_job_of(snapshot, permit.digest if permit else None)
@@ -84,7 +74,7 @@ def predict(
 
     if permit and draw:
         permit.refuse("drawing pictures")
-    run_key = key_of_run(key, job_digest)
+    run_key = access.key_of(region)
     with counting("predicting") as progress:
         if finds_boxes:
             from plinius.training.found_boxes import find_boxes

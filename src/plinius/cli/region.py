@@ -35,22 +35,22 @@ def info(file: Path, as_json: bool) -> None:
 @click.argument("file", type=PATH)
 @region_key_options
 @json_option
-def verify(file: Path, key_path: Path | None, job_digest: bytes | None, as_json: bool) -> None:
+def verify(file: Path, key_path: Path | None, job_path: Path | None, as_json: bool) -> None:
     """Check a region's structure, and with a key that the newest commit and every record open."""
-    answer(verify_region(file, region_keys(key_path, job_digest)), as_json)
+    answer(verify_region(file, region_keys(key_path, job_path)), as_json)
 
 
 @region.command()
 @click.argument("file", type=PATH)
 @region_key_options
 @json_option
-def log(file: Path, key_path: Path | None, job_digest: bytes | None, as_json: bool) -> None:
+def log(file: Path, key_path: Path | None, job_path: Path | None, as_json: bool) -> None:
     """List the commits that a run can go back to, and what they take of the region.
 
     Without a key nothing of it is authenticated. With one, what cannot be used says so, and
     metrics that are in the state are shown.
     """
-    keys = region_keys(key_path, job_digest)
+    keys = region_keys(key_path, job_path)
     commits, back = read_region(file, lambda opened: commits_in(opened, keys.run if keys else None))
     kept = sum(one.nbytes for one in commits[:-1])
     if as_json:
@@ -81,10 +81,10 @@ def log(file: Path, key_path: Path | None, job_digest: bytes | None, as_json: bo
 @commit_option
 @json_option
 def list_tensors(
-    file: Path, key_path: Path | None, job_digest: bytes | None, commit: str, as_json: bool
+    file: Path, key_path: Path | None, job_path: Path | None, commit: str, as_json: bool
 ) -> None:
     """List what a region holds: its extents, or with a key the tensors of a commit."""
-    keys = region_keys(key_path, job_digest)
+    keys = region_keys(key_path, job_path)
     if keys is None:
         if commit != "newest":
             raise click.UsageError("--commit needs --key")
@@ -132,13 +132,13 @@ def diff(
 @region_key_options
 @json_option
 def back_up(
-    file: Path, destination: Path, key_path: Path | None, job_digest: bytes | None, as_json: bool
+    file: Path, destination: Path, key_path: Path | None, job_path: Path | None, as_json: bool
 ) -> None:
     """Copy a region to a new file, at one commit of its run, which may go on meanwhile.
 
     With a key, the copy is opened afterwards: its newest commit, and every record.
     """
-    keys = region_keys(key_path, job_digest)
+    keys = region_keys(key_path, job_path)
     with counting("copying") as progress:
         copied = backup(file, destination, progress)
     result: dict[str, Json] = {

@@ -5,51 +5,40 @@ from typing import cast
 
 import click
 
-from plinius.cli.attest import job_digest_option, key_of_run
+from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
     data_option,
-    job_options,
     json_option,
-    key_option,
-    load_permit,
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.history.reading import snapshot_of
 from plinius.jsonvalue import Json
-from plinius.keys import load_key
-from plinius.trust.permit import require_job_of
 
 
 @click.command()
 @cfg_argument
 @data_option
 @region_option
-@key_option
+@owner_access
 @click.option(
     "--recalibrate",
     "training_data",
     type=PATH,
     help="Compute the rolling statistics of batch normalisation anew from this sealed dataset.",
 )
-@job_digest_option
-@job_options
 @commit_option
 @json_option
 def test(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path,
+    access: OwnerAccess,
     training_data: Path | None,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     commit: str,
     as_json: bool,
 ) -> None:
@@ -58,10 +47,8 @@ def test(
     from plinius.training.recalibration import lag, recalibrate
     from plinius.training.scores import evaluate
 
-    permit = load_permit(job_path, owner_path)
-    key = load_key(key_path)
-    snapshot = snapshot_of(region, key_of_run(key, job_digest), commit)
-    require_job_of(snapshot, permit.digest if permit else None)
+    permit, key = access.permit, access.key
+    snapshot = access.state(region, commit)
     network = trained_network(cfg, snapshot)
     dataset = SealedDataset.from_file(data, key)
     digits = permit.require_accuracy(snapshot, dataset.header) if permit else None
@@ -84,48 +71,31 @@ def test(
 
 @click.command()
 @region_option
-@key_option
-@job_digest_option
-@job_options
+@owner_access
 @commit_option
 @json_option
-def digest(
-    region: Path,
-    key_path: Path,
-    job_digest: bytes | None,
-    job_path: Path | None,
-    owner_path: Path | None,
-    commit: str,
-    as_json: bool,
-) -> None:
+def digest(region: Path, access: OwnerAccess, commit: str, as_json: bool) -> None:
     """Print the SHA-256 of the mirrored run state: equal states have equal digests."""
-    permit = load_permit(job_path, owner_path)
-    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
-    require_job_of(snapshot, permit.digest if permit else None)
-    if permit:
-        permit.require_digest(snapshot)
+    snapshot = access.state(region, commit)
+    if access.permit:
+        access.permit.require_digest(snapshot)
     answer({"digest": snapshot.digest(), "iteration": snapshot.iteration}, as_json)
 
 
 @click.command()
 @click.argument("cfg", type=PATH, required=False)
 @region_option
-@key_option
-@job_digest_option
+@owner_access
 @click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
-@job_options
 @commit_option
 @json_option
 def export(
     cfg: Path | None,
     region: Path,
-    key_path: Path,
-    job_digest: bytes | None,
+    access: OwnerAccess,
     output: Path,
     part: str,
-    job_path: Path | None,
-    owner_path: Path | None,
     commit: str,
     as_json: bool,
 ) -> None:
@@ -136,11 +106,9 @@ def export(
         raise click.UsageError("-o ends in .weights or .safetensors")
     if output.suffix == ".weights" and cfg is None:
         raise click.UsageError("a .weights file needs the CFG of its network")
-    permit = load_permit(job_path, owner_path)
-    snapshot = snapshot_of(region, key_of_run(load_key(key_path), job_digest), commit)
-    require_job_of(snapshot, permit.digest if permit else None)
-    if permit:
-        permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
+    snapshot = access.state(region, commit)
+    if access.permit:
+        access.permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
         from plinius.darknet.weights import save_weights

@@ -1,19 +1,12 @@
 """Options and arguments that several commands share."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from plinius.errors import KeyFileError, StorageError
-
-if TYPE_CHECKING:
-    from plinius.trust.permit import Permit
-
-_F = TypeVar("_F", bound=Callable[..., object])
 
 _KEY_TEXT = re.compile(r"plinius-[a-z-]*key-[0-9]+\s|\A\s*[0-9A-Fa-f]{64}\s*\Z")
 
@@ -73,29 +66,3 @@ region_option = click.option(
 )
 data_option = click.option("--data", type=PATH, required=True, help="A sealed dataset.")
 cfg_argument = click.argument("cfg", type=PATH)
-
-
-def job_options(command: _F) -> _F:
-    """`--job` and `--owner`, which go together: the parameters job_path and owner_path."""
-    owner = click.option("--owner", "owner_path", type=PATH, help="The job's owner (.pub file).")
-    job = click.option("--job", "job_path", type=PATH, help="Do what this signed job allows.")
-    return job(owner(command))
-
-
-def load_permit(
-    job_path: Path | None, owner_path: Path | None, *, by_broker: bool = False
-) -> "Permit | None":
-    """What the job given allows, or None if none is given. Raises what reading it raises.
-
-    `by_broker` says that a broker judges this process before it gets keys, and is its anchor.
-    """
-    from plinius.trust.job_file import load_job
-    from plinius.trust.permit import Permit
-    from plinius.trust.signing import load_signer
-
-    if job_path is None or owner_path is None:
-        if job_path or owner_path:
-            raise click.UsageError("--job and --owner go together")
-        return None
-    signed = load_job(job_path, load_signer(owner_path))
-    return Permit(signed, attested=by_broker, anchor="broker" if by_broker else "none")

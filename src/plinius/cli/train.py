@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from plinius.cli.broker import broker_options
+from plinius.cli.access import TrainerAccess, trainer_access
 from plinius.cli.commits import history_options
 from plinius.cli.console import INTERRUPTED, answer, counting, say
 from plinius.cli.shared_options import (
@@ -20,15 +19,12 @@ from plinius.cli.shared_options import (
     STOPPED,
     cfg_argument,
     data_option,
-    job_options,
     json_option,
-    load_permit,
     region_option,
 )
 from plinius.cli.train_progress import LOG_EVERY, training_progress
 from plinius.cli.train_report import report_end, report_start, result_of
-from plinius.darknet.cfg import read_cfg
-from plinius.keys import OwnerKey, load_key
+from plinius.darknet.cfg import Cfg, read_cfg
 from plinius.training.metrics import (
     IterationMetrics,
     Listener,
@@ -36,10 +32,10 @@ from plinius.training.metrics import (
     metrics_file,
     tensorboard,
 )
+from plinius.trust.landlock import Reach
 
 if TYPE_CHECKING:
-    from plinius.trust.permit import Permit
-    from plinius.trust.trainer import BrokerAnchor
+    from plinius.training.trainer import Settings
 
 _WARNING = "warning: "
 _SAME_INTERRUPT = 0.3
@@ -51,10 +47,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 @cfg_argument
 @data_option
 @region_option
-@click.option(
-    "--key", "key_path", type=PATH, help="The owner's key file, if no broker gives the keys."
-)
-@broker_options
+@trainer_access
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
@@ -127,13 +120,12 @@ _SHOW_CURSOR = b"\x1b[?25h"
 @history_options
 @click.option("--run-id", help="Refuse a region that holds another run than this one (hex).")
 @click.option("--dataset-id", help="Refuse any other dataset than this one (hex).")
-@job_options
 @json_option
 def train(
     cfg: Path,
     data: Path,
     region: Path,
-    key_path: Path | None,
+    access: TrainerAccess,
     wanted: int | None,
     mirror_every: int,
     validate: Path | None,
@@ -147,16 +139,7 @@ def train(
     accept_previous: bool,
     run_id: str | None,
     dataset_id: str | None,
-    job_path: Path | None,
-    owner_path: Path | None,
     as_json: bool,
-    broker: str | None,
-    broker_pin: bytes | None,
-    broker_ca: Path | None,
-    job_digest: bytes | None,
-    simulated: Path | None,
-    tpm: str | None,
-    accept_rollback: bool,
     **chosen: Any,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes the run."""
@@ -167,7 +150,7 @@ def train(
     from plinius.training.trainer import Run, Settings, last_iteration
     from plinius.training.validation import ValidationPlan
 
-    permit = load_permit(job_path, owner_path, by_broker=broker is not None)
+    permit, network = access.permit, read_cfg(cfg)
     if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
         raise click.UsageError("--upto and --clear are for --weights")
     if (validate_every or patience) and validate is None:
@@ -180,14 +163,11 @@ def train(
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
-        job_digest = _same_job(permit, job_digest) if broker else job_digest
     else:
-        last_iteration(read_cfg(cfg), wanted)  # refuse before a region is made
+        last_iteration(network, wanted)  # refuse before a region is made
     settings = Settings(cfg, data, run_id=run_id, dataset_id=dataset_id, **chosen)
-    keys = _keys(
-        key_path, broker, broker_pin, broker_ca, job_digest, simulated, tpm, accept_rollback
-    )
     check_outputs(metrics, board)
+    keys = access.keys(_reach(cfg, network, settings, validate, (region, metrics, board)))
     with counting("loading the sealed dataset") as progress:
         run = Run(
             region,
@@ -223,64 +203,23 @@ def train(
         sys.exit(STOPPED)
 
 
-def _same_job(permit: "Permit", asked_for: bytes | None) -> bytes:
-    """The digest of the job that the broker is asked for keys of: the one that is given here."""
-    digest = bytes.fromhex(permit.file_digest)
-    if asked_for not in (None, digest):
-        raise click.UsageError("--job-digest is of another job than --job")
-    return digest
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """What opens the run and its data, and what remembers the newest commit."""
-
-    run: OwnerKey
-    data: OwnerKey
-    anchor: "BrokerAnchor | None"
-
-
-def _keys(
-    path: Path | None,
-    broker: str | None,
-    pin: bytes | None,
-    certificates: Path | None,
-    job: bytes | None,
-    simulated: Path | None,
-    tpm: str | None,
-    accept_rollback: bool,
-) -> _Keys:
-    """The keys from a file, or from a broker to which this process attests."""
-    if (path is None) == (broker is None):
-        raise click.UsageError("give either --key or --broker")
-    if broker is None:
-        if pin or certificates or job or simulated or tpm or accept_rollback:
-            raise click.UsageError(
-                "--broker-pin, --broker-ca, --job-digest, --simulated, --tpm and "
-                "--accept-rollback are options for --broker"
-            )
-        assert path is not None
-        key = load_key(path)
-        return _Keys(key, key, None)
-    if job is None:
-        raise click.UsageError("--broker needs --job and --owner, or --job-digest")
-    if simulated and tpm:
-        raise click.UsageError("give either --simulated or --tpm")
-    if pin and certificates:
-        raise click.UsageError("give either --broker-pin or --broker-ca")
-    from plinius.trust.client import Address
-    from plinius.trust.trainer import Source, ask_for_keys
-
-    granted = ask_for_keys(
-        Address(broker, certificates, pin),
-        job,
-        Source(simulated, tpm),
-        accept_rollback=accept_rollback,
+def _reach(
+    cfg_path: Path,
+    cfg: Cfg,
+    settings: "Settings",
+    validate: Path | None,
+    outputs: tuple[Path | None, ...],
+) -> Reach:
+    """The files that this command still opens once it has keys."""
+    beside = (cfg_path.parent, cfg_path.parent.parent, Path())
+    named = [at / name for name in (*cfg.trees, *cfg.maps) for at in beside]
+    more = [path for path in (settings.weights, validate) if path is not None]
+    written = [path for path in outputs if path is not None]
+    return Reach(
+        read=(cfg_path, settings.data, *more, *named),
+        write=tuple(path for path in written if path.exists()),
+        make_in=tuple(path.parent for path in written if not path.exists()),
     )
-    if granted.evidence_kind == "simulated":
-        say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
-    say(f"The broker gave the keys of job {job.hex()} for {granted.evidence_kind} evidence.")
-    return _Keys(granted.run_key, granted.dataset_keys, granted.anchor)
 
 
 @contextmanager

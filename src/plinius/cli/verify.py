@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from plinius.cli.attest import job_digest_option
-from plinius.cli.commits import RegionKeys, region_keys
+from plinius.cli.commits import RegionKeys, job_of_run_option, region_keys
 from plinius.cli.console import answer, counting, refuse
 from plinius.cli.inspect_files import describe_region
 from plinius.cli.shared_options import PATH, json_option, key_option
@@ -25,9 +24,9 @@ from plinius.slots import read_snapshot
 @click.command()
 @click.argument("file", type=PATH)
 @key_option
-@job_digest_option
+@job_of_run_option
 @json_option
-def verify(file: Path, key_path: Path, job_digest: bytes | None, as_json: bool) -> None:
+def verify(file: Path, key_path: Path, job_path: Path | None, as_json: bool) -> None:
     """Open every record of a sealed dataset, or all of a region, and say what is damaged.
 
     Exit code 1 if anything does not open. The answer on stdout lists the damaged records as
@@ -36,10 +35,10 @@ def verify(file: Path, key_path: Path, job_digest: bytes | None, as_json: bool) 
     with open_to_read(file) as opened:
         is_region = opened.read(len(MAGIC)) == MAGIC
     if is_region:
-        answer(verify_region(file, region_keys(key_path, job_digest)), as_json)
+        answer(verify_region(file, region_keys(key_path, job_path)), as_json)
         return
-    if job_digest:
-        raise click.UsageError("--job-digest is for a region")
+    if job_path:
+        raise click.UsageError("--job is for a region")
     key = load_key(key_path)
     dataset = SealedDataset.from_file(file, key)
     with counting("opening records") as progress:

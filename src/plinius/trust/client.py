@@ -5,6 +5,7 @@ for which job, and keeps others away. Without TLS only a broker on this machine 
 """
 
 import hashlib
+import ipaddress
 import ssl
 import urllib.parse
 from dataclasses import dataclass
@@ -33,6 +34,32 @@ class Address:
     certificates: Path | None = None
     pin: bytes | None = None
 
+    @property
+    def port(self) -> int:
+        """The port of the broker. Raises AttestationError."""
+        parts = urllib.parse.urlsplit(self.url)
+        try:
+            return parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            raise self.no_address() from None
+
+    @property
+    def is_a_name(self) -> bool:
+        """Whether the host has to be looked up."""
+        host = urllib.parse.urlsplit(self.url).hostname or ""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return host != "localhost"
+        return False
+
+    def no_address(self) -> AttestationError:
+        """The refusal for a URL that no broker can have."""
+        return AttestationError(
+            f"{self.url} is not the address of a broker",
+            "Give https://..., or http:// with an address of this machine",
+        )
+
 
 class UnreachableError(StorageError):
     """The broker does not answer: try again."""
@@ -54,12 +81,9 @@ class Client:
         if parts.scheme == "http" and parts.hostname in _LOCAL:
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody: there is no TLS
         elif parts.scheme == "https" and parts.hostname:
-            verify = _context(address, parts.hostname, parts.port or 443)
+            verify = _context(address, parts.hostname, address.port)
         else:
-            raise AttestationError(
-                f"{address.url} is not the address of a broker",
-                "Give https://..., or http:// with an address of this machine",
-            )
+            raise address.no_address()
         self._http = httpx2.Client(
             verify=verify, timeout=_SECONDS, trust_env=False, follow_redirects=False
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from plinius.errors import AttestationError
 from plinius.jsonvalue import Json, from_json, to_json
+from plinius.sealing import Bytes
 from plinius.trust.ledger import Newest
 
 MAX_MESSAGE_BYTES = 4096
@@ -29,13 +30,13 @@ class AnchorRequest:
     new: Newest | None
     fresh: str
 
-    def encode(self, key: bytes) -> tuple[bytes, str]:
+    def encode(self, key: Bytes) -> tuple[bytes, str]:
         """The message, and its tag."""
         plain = self._plain()
         tag = _tag(key, b"request", to_json(plain))
         return to_json({**plain, "tag": tag}), tag
 
-    def is_tagged(self, key: bytes, tag: str) -> bool:
+    def is_tagged(self, key: Bytes, tag: str) -> bool:
         """Whether the tag is the one under this key."""
         return hmac.compare_digest(_tag(key, b"request", to_json(self._plain())), tag)
 
@@ -67,7 +68,7 @@ def decode_request(data: bytes) -> tuple[AnchorRequest, str]:
 
 
 def encode_answer(
-    key: bytes, request_tag: str, newest: Newest | None, refusal: str | None
+    key: Bytes, request_tag: str, newest: Newest | None, refusal: str | None
 ) -> bytes:
     """The broker's answer: the newest commit, or the sentence of a refusal."""
     plain: dict[str, Json] = {"newest": list(newest) if newest else None, "refusal": refusal}
@@ -75,7 +76,7 @@ def encode_answer(
     return to_json({**plain, "tag": tag})
 
 
-def decode_answer(key: bytes, request_tag: str, data: bytes) -> tuple[Newest | None, str | None]:
+def decode_answer(key: Bytes, request_tag: str, data: bytes) -> tuple[Newest | None, str | None]:
     """What the broker answered to a request. Raises ValueError if it is not the broker's."""
     found = from_json(data)
     if found.keys() != {"newest", "refusal", "tag"}:
@@ -87,7 +88,7 @@ def decode_answer(key: bytes, request_tag: str, data: bytes) -> tuple[Newest | N
     return _newest(found["newest"]), None if found["refusal"] is None else str(found["refusal"])
 
 
-def _tag(key: bytes, role: bytes, text: bytes) -> str:
+def _tag(key: Bytes, role: bytes, text: bytes) -> str:
     return hmac.digest(key, b"plinius/anchor/1/" + role + b"|" + text, "sha256").hex()
 
 

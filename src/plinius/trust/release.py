@@ -12,7 +12,8 @@ What is released (never the owner's own key):
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
@@ -29,8 +30,9 @@ from cryptography.hazmat.primitives.hpke import (
 from plinius.errors import AttestationError, KeyFileError
 from plinius.jsonvalue import Json, from_json, to_json
 from plinius.keys import OwnerKey
-from plinius.sealing import Sealer
+from plinius.sealing import Bytes, Sealer
 from plinius.trust.evidence import PUBLIC_KEY_BYTES
+from plinius.trust.secret_memory import SecretMemory
 
 DATASET_PURPOSES = ("dataset-header", "dataset-records")
 LEASE_BYTES = 16
@@ -73,11 +75,20 @@ class Release:
     the anchor, and the broker's answers. `owner_id` is the public id of the owner's key.
     """
 
-    run_key: bytes
+    run_key: Bytes
     owner_id: bytes
-    datasets: dict[tuple[str, bytes], bytes]
-    lease_key: bytes
+    datasets: Mapping[tuple[str, bytes], Bytes]
+    lease_key: Bytes
     anchor_every: int
+
+    def kept_in(self, memory: SecretMemory) -> "Release":
+        """The same, with its keys in that memory."""
+        return replace(
+            self,
+            run_key=memory.keep(self.run_key),
+            datasets={name: memory.keep(key) for name, key in self.datasets.items()},
+            lease_key=memory.keep(self.lease_key),
+        )
 
     def encode(self) -> bytes:
         """As JSON, to be sealed."""
@@ -121,7 +132,7 @@ class DatasetKeys(OwnerKey):
 
     __slots__ = ("_id", "_keys")
 
-    def __init__(self, owner_id: bytes, keys: dict[tuple[str, bytes], bytes]) -> None:
+    def __init__(self, owner_id: bytes, keys: Mapping[tuple[str, bytes], Bytes]) -> None:
         self._id, self._keys = owner_id, keys
 
     @property
@@ -131,10 +142,13 @@ class DatasetKeys(OwnerKey):
 
     def sealer(self, purpose: str, salt: bytes) -> Sealer:
         """The sealer of one object whose key was released."""
-        return Sealer(self.object_key(purpose, salt))
+        return Sealer(self._kept(purpose, salt))
 
     def object_key(self, purpose: str, salt: bytes) -> bytes:
         """The key of one object (32 bytes) that was released. Raises KeyFileError."""
+        return bytes(self._kept(purpose, salt))
+
+    def _kept(self, purpose: str, salt: bytes) -> Bytes:
         try:
             return self._keys[purpose, bytes(salt)]
         except KeyError:

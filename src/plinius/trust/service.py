@@ -127,9 +127,14 @@ def serve(app: Starlette, at: socket.socket, certificate: Path | None, key: Path
             f"The TLS certificate {certificate} cannot be used: {error.strerror or error}",
             "Give a certificate and its private key, both in PEM",
         ) from None
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True  # also before it runs; and it raises a signal again at its end
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # uvicorn raises it again, once it has stopped
-    uvicorn.Server(config).run(sockets=[at])
+        signal.signal(number, stop)
+    server.run(sockets=[at])
 
 
 async def _body(request: Request, limit: int) -> bytes | None:

@@ -9,12 +9,15 @@ from plinius import sealing
 from plinius.errors import AnchorError, AttestationError
 from plinius.jsonvalue import from_json
 from plinius.keys import OwnerKey
+from plinius.sealing import KEY_BYTES
 from plinius.trust.attesters import attest
 from plinius.trust.client import Address, Client, UnreachableError
 from plinius.trust.evidence import NONCE_BYTES, Evidence, bind
 from plinius.trust.ledger import Newest
+from plinius.trust.measure import Measure
 from plinius.trust.messages import AnchorRequest, decode_answer
 from plinius.trust.release import LEASE_BYTES, DatasetKeys, Release, ReleaseKey
+from plinius.trust.secret_memory import SecretMemory
 from plinius.trust.simulated import DevelopmentKey
 from plinius.trust.tpm import quote_by_tpm
 
@@ -51,12 +54,16 @@ _TEE = Source()
 
 @dataclass(frozen=True)
 class Granted:
-    """What a broker gave: the key of the run, the keys of its datasets, and its anchor."""
+    """What a broker gave: the key of the run, the keys of its datasets, and its anchor.
+
+    `key_memory` says whether they are kept in memory of their own.
+    """
 
     run_key: OwnerKey
     dataset_keys: DatasetKeys
     anchor: "BrokerAnchor"
     evidence_kind: str
+    key_memory: Measure
 
 
 def ask_for_keys(
@@ -83,9 +90,11 @@ def ask_for_keys(
             f"{address.url} does not answer as a broker", "Check the address"
         ) from None
     release = key.open(sealed, lease, envelope)
+    memory = SecretMemory((len(release.datasets) + 2) * KEY_BYTES)
+    release = release.kept_in(memory)
     anchor = BrokerAnchor(client, release, lease, accept_rollback)
     datasets = DatasetKeys(release.owner_id, release.datasets)
-    return Granted(OwnerKey(release.run_key), datasets, anchor, evidence.kind)
+    return Granted(OwnerKey(release.run_key), datasets, anchor, evidence.kind, memory.measure)
 
 
 class BrokerAnchor:

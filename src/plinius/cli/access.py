@@ -1,0 +1,236 @@
+"""Which keys a command uses, and for which job: the options, and the one value they become.
+
+`@owner_access` is for commands that read a run with the owner's key; `@trainer_access` for those
+that compute, with the owner's key or with keys from a broker. Both give the command `access`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from plinius.cli.attest import Digest, simulated_option, tpm_option
+from plinius.cli.console import is_own_process, say
+from plinius.cli.shared_options import PATH, key_option
+from plinius.errors import KeyFileError
+from plinius.history.live_region import read_region
+from plinius.history.reading import snapshot_of
+from plinius.keys import OwnerKey, load_key
+from plinius.slots import Slots
+from plinius.snapshot import Snapshot
+from plinius.trust.harden import confine, harden
+from plinius.trust.job_file import SignedJob, load_job
+from plinius.trust.landlock import Reach
+from plinius.trust.measure import Measure
+from plinius.trust.permit import Permit, require_job_of
+from plinius.trust.seccomp import Sockets
+from plinius.trust.signing import load_signer
+
+if TYPE_CHECKING:
+    from plinius.trust.client import Address
+    from plinius.trust.trainer import BrokerAnchor, Source
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+Options = tuple[Callable[[Any], Any], ...]
+
+JOB_OPTIONS: Options = (
+    click.option("--job", "job_path", type=PATH, help="Do what this signed job allows."),
+    click.option("--owner", "owner_path", type=PATH, help="The job's owner (.pub file)."),
+)
+_BROKER_OPTIONS: Options = (
+    click.option(
+        "--key", "key_path", type=PATH, help="The owner's key file, if no broker gives the keys."
+    ),
+    click.option("--broker", metavar="URL", help="Attest to this broker, which gives the keys."),
+    click.option(
+        "--broker-pin", "pin", type=Digest(), help="SHA-256 of the broker's public key (DER)."
+    ),
+    click.option(
+        "--broker-ca", "ca", type=PATH, help="The certificates that the broker's must be of."
+    ),
+    simulated_option,
+    tpm_option,
+    click.option(
+        "--accept-rollback",
+        is_flag=True,
+        help="Continue from a mirror that is not the newest, if the broker's policy allows it.",
+    ),
+    click.option(
+        "--harden",
+        "hardened",
+        is_flag=True,
+        help="Harden this process also with --key, as it always is with --broker.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What opens the run and its data, and what remembers the newest commit."""
+
+    run: OwnerKey
+    data: OwnerKey
+    anchor: "BrokerAnchor | None" = None
+
+
+@dataclass(frozen=True)
+class OwnerAccess:
+    """The owner's key, and what a job allows, None without one."""
+
+    key: OwnerKey
+    permit: Permit | None
+
+    def state(self, region: Path, commit: str) -> Snapshot:
+        """A state of a run of this job, or of none without one. Raises JobError."""
+        found = snapshot_of(region, self.key_of(region), commit)
+        require_job_of(found, self.permit.digest if self.permit else None)
+        return found
+
+    def key_of(self, region: Path) -> OwnerKey:
+        """The key that the run in a region is sealed with: the owner's, or that of the job."""
+        if self.permit is None:
+            return self.key
+        from plinius.trust.release import run_key
+
+        derived = run_key(self.key, bytes.fromhex(self.permit.file_digest))
+        try:
+            read_region(region, lambda opened: Slots.open(opened, derived))
+        except KeyFileError:  # the run was made with the key file itself
+            return self.key
+        return derived
+
+
+@dataclass(frozen=True)
+class TrainerAccess:
+    """Where keys come from, and what a job allows, None without one."""
+
+    permit: Permit | None
+    key_path: Path | None
+    address: "Address | None"
+    source: "Source"
+    accept_rollback: bool
+    hardened: bool
+
+    def keys(self, reach: Reach) -> Keys:
+        """The keys. This process is hardened where it is to be, and keeps only `reach`.
+
+        Raises what reading a key file raises, AttestationError, StorageError.
+        """
+        wanted = self.hardened or self.address is not None
+        here = wanted and is_own_process()
+        in_force = harden() if here else []
+        if self.address is None:
+            assert self.key_path is not None
+            key = load_key(self.key_path)
+            keys, sockets = Keys(key, key), Sockets()
+        else:
+            keys = self._released(in_force)
+            sockets = Sockets(tcp=True, udp=self.address.is_a_name)
+            reach = Reach(reach.read, reach.write, reach.make_in, (self.address.port,))
+        if here:
+            _report([*in_force, *confine(reach, sockets)])
+        elif wanted:
+            say("warning: NOT hardened: this command runs within another program")
+        return keys
+
+    def _released(self, in_force: list[Measure]) -> Keys:
+        from plinius.trust.trainer import ask_for_keys
+
+        assert self.address is not None
+        assert self.permit is not None
+        job = self.permit.file_digest
+        granted = ask_for_keys(
+            self.address, bytes.fromhex(job), self.source, accept_rollback=self.accept_rollback
+        )
+        if granted.evidence_kind == "simulated":
+            say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
+        say(f"The broker gave the keys of job {job} for {granted.evidence_kind} evidence.")
+        in_force.append(granted.key_memory)
+        return Keys(granted.run_key, granted.dataset_keys, granted.anchor)
+
+
+def owner_access(command: _F) -> _F:
+    """--key, --job and --owner, as `access` (OwnerAccess)."""
+
+    def read(key_path: Path, job_path: Path | None, owner_path: Path | None) -> OwnerAccess:
+        signed = _signed(job_path, owner_path)
+        # Who has the owner's key needs no release, so what was asked of the trainer is not asked.
+        permit = Permit(signed, attested=True, anchor=signed.job.anchor.kind) if signed else None
+        return OwnerAccess(load_key(key_path), permit)
+
+    return _with_options((key_option, *JOB_OPTIONS), read, command)
+
+
+def trainer_access(command: _F) -> _F:
+    """The options of keys, broker, evidence and job, as `access` (TrainerAccess)."""
+
+    def read(
+        job_path: Path | None,
+        owner_path: Path | None,
+        key_path: Path | None,
+        broker: str | None,
+        pin: bytes | None,
+        ca: Path | None,
+        simulated: Path | None,
+        tpm: str | None,
+        accept_rollback: bool,
+        hardened: bool,
+    ) -> TrainerAccess:
+        from plinius.trust.client import Address
+        from plinius.trust.trainer import Source
+
+        if (key_path is None) == (broker is None):
+            raise click.UsageError("give either --key or --broker")
+        if broker is None and (pin or ca or simulated or tpm or accept_rollback):
+            raise click.UsageError(
+                "--broker-pin, --broker-ca, --simulated, --tpm and --accept-rollback are options "
+                "for --broker"
+            )
+        if broker and job_path is None:
+            raise click.UsageError("--broker needs --job and --owner")
+        if simulated and tpm:
+            raise click.UsageError("give either --simulated or --tpm")
+        if pin and ca:
+            raise click.UsageError("give either --broker-pin or --broker-ca")
+        signed = _signed(job_path, owner_path)
+        anchor = "broker" if broker else "none"
+        permit = Permit(signed, attested=broker is not None, anchor=anchor) if signed else None
+        address = Address(broker, ca, pin) if broker else None
+        return TrainerAccess(
+            permit, key_path, address, Source(simulated, tpm), accept_rollback, hardened
+        )
+
+    return _with_options((*_BROKER_OPTIONS, *JOB_OPTIONS), read, command)
+
+
+def _with_options(options: Options, read: Callable[..., Any], command: _F) -> _F:
+    """`command` with options that `read` turns into its parameter `access`."""
+    names = read.__code__.co_varnames[: read.__code__.co_argcount]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> Any:
+        access = read(**{name: given.pop(name) for name in names})
+        return command(access=access, **given)
+
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def _signed(job_path: Path | None, owner_path: Path | None) -> SignedJob | None:
+    if job_path is None or owner_path is None:
+        if job_path or owner_path:
+            raise click.UsageError("--job and --owner go together")
+        return None
+    return load_job(job_path, load_signer(owner_path))
+
+
+def _report(measures: list[Measure]) -> None:
+    in_force = [one.name for one in measures if one.missing is None]
+    say(f"Hardened: {', '.join(in_force)}.")
+    for one in measures:
+        if one.missing:
+            say(f"warning: NOT in force: {one.name}: {one.missing}")
