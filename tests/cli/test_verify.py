@@ -106,5 +106,5 @@ def test_what_is_no_sealed_dataset_is_refused_by_its_sentence(world: World, tmp_
         ended = verified(path, key)
         assert (ended.exit_code, ended.stdout) == (1, "")
         assert ended.stderr == f"plinius: {sentence}\n"
-    digest = ["--job-digest", "0" * 64]
-    assert "is for a region" in call("verify", world.data, "--key", world.key, *digest).stderr
+    job = ["--job", world.cfg]
+    assert "is for a region" in call("verify", world.data, "--key", world.key, *job).stderr

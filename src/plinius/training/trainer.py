@@ -26,6 +26,7 @@ from plinius.pm.region import Region
 from plinius.training.batches import Batches, balance_classes, by_time
 from plinius.training.beginning import Beginning, begin, stored_identity
 from plinius.training.identity import require_same_recipe, run_identity
+from plinius.training.losses import Losses
 from plinius.training.metrics import IterationMetrics, Listener, ValidationMetrics
 from plinius.training.permission import Permission
 from plinius.training.process import seed_process, set_up_process
@@ -193,13 +194,9 @@ class Run:
             "model": self.network,
             "optimizer": self._optimizer,
             "dropout": self.network.generator,
-            "average_loss": None,
             "validation": no_history(),
         }
-        if self._coarseness:
-            # Of one size whatever their values: the host sees how long a commit is.
-            self._state["average_loss"] = torch.full((), math.nan, dtype=torch.float64)
-            self._state["total_loss"] = torch.zeros((), dtype=torch.float64)
+        self._losses = Losses(self._state, self._coarseness)
         seed_process(settings.seed)
 
     def _resume_or_start(self, threads: int | None, accept_previous: bool) -> None:
@@ -240,10 +237,7 @@ class Run:
         None as well, or coarse, where a permission says so. Each loss changes it to
         0.9 * average + 0.1 * loss (darknet: examples/classifier.c, train_classifier).
         """
-        average = self._average()
-        if self._coarseness:
-            return self._coarseness.average_loss(self.iteration, average)
-        return average
+        return self._losses.leaving_average(self.iteration)
 
     @property
     def best(self) -> Best | None:
@@ -299,10 +293,7 @@ class Run:
             self.network.seen = self.start.seen + self.iteration * self.cfg.net.rows
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
-            average = self._average()
-            average = loss if average is None else average
-            self._keep("average_loss", 0.9 * average + 0.1 * loss)
-            leaving_loss = self._leaving_loss(loss)
+            leaving_loss = self._losses.add(loss, self.iteration)
             validated = self._validate()
             stepped = time.perf_counter()
             mirror_bytes = 0
@@ -340,28 +331,6 @@ class Run:
         best = self.best
         if best and self.validation and best.iteration == self.mirror.committed:
             self.mirror.keep(BEST)
-
-    def _average(self) -> float | None:
-        """The running average of the loss as it is, None before the first iteration."""
-        average = self._state["average_loss"]
-        if average is None or math.isnan(average):
-            return None
-        return float(average)
-
-    def _keep(self, name: str, value: float) -> None:
-        """Write a number into the run state."""
-        if isinstance(self._state[name], torch.Tensor):
-            self._state[name].fill_(value)
-        else:
-            self._state[name] = value
-
-    def _leaving_loss(self, loss: float) -> float | None:
-        """The loss that leaves after this iteration. Between two, the sum is in the run state."""
-        if self._coarseness is None:
-            return loss
-        total = float(self._state["total_loss"]) + loss
-        self._keep("total_loss", 0.0 if self._coarseness.ends(self.iteration) else total)
-        return self._coarseness.loss(self.iteration, total)
 
     def _batches_of(self, dataset: SealedDataset) -> Batches:
         return Batches(dataset, self.network, self._augmentation, self._seed)
