@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
+from plinius.mirror import InexactResumeWarning, Mirror
 from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches, balance_classes, by_time
@@ -188,7 +189,9 @@ class Run:
         threads = threads or self.mirror.threads()
         if threads:
             torch.set_num_threads(threads)
-        self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InexactResumeWarning)  # the caller is told by `mirror`
+            self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
 
     @property
     def start_update(self) -> int:
