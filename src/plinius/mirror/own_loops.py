@@ -81,10 +81,11 @@ def _shuffles_outside(parts: Mapping[str, Any]) -> bool:
     given = [*parts.values()]
     if any(hasattr(part, "__iter__") and hasattr(part, "state_dict") for part in given):
         return False
+    objects = gc.get_objects()
+    loaders = {kind for kind in set(map(type, objects)) if DataLoader in kind.__mro__}
     known = {id(part) for part in given}
-    return any(
-        issubclass(type(it), DataLoader)
-        and type(it.sampler) in _SHUFFLES
-        and id(it.generator) not in known
-        for it in gc.get_objects()
+    return bool(loaders) and any(
+        type(it.sampler) in _SHUFFLES and id(it.generator) not in known
+        for it in objects
+        if type(it) in loaders
     )
