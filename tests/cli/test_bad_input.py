@@ -21,9 +21,7 @@ from cli.world import (
     run,
     tree,
 )
-from plinius.keys import load_key
 from plinius.pm.region import Region
-from plinius.slots import newest_snapshot
 
 assert bad_runs  # both fill the table
 
