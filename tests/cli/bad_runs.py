@@ -345,7 +345,7 @@ def tensorboard_in_a_file(p: Place) -> tuple[list[object], str]:
     """A folder is needed."""
     board = p.file("board", b"")
     return p.train("--tensorboard", board), (
-        f"Cannot write metrics to {board}: File exists. "
+        f"Cannot write metrics to {board}: Not a directory. "
         "Name a folder that you can write to (--tensorboard)."
     )
 

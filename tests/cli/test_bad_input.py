@@ -21,9 +21,7 @@ from cli.world import (
     run,
     tree,
 )
-from plinius.keys import load_key
 from plinius.pm.region import Region
-from plinius.slots import newest_snapshot
 
 assert bad_runs  # both fill the table
 
@@ -191,18 +189,14 @@ def test_a_full_disk_leaves_no_half_made_file(place: Place, tmp_path: Path) -> N
 
 
 def test_metrics_on_a_full_disk_keep_the_run(place: Place, tmp_path: Path) -> None:
-    """Metrics that find no room stop the run with a refusal; the run resumes later."""
+    """Metrics that find no room do not stop the run, and change nothing in it."""
     region, disk = tmp_path / "new.region", tmp_path / "disk"
     with mounted(disk, "-t", "tmpfs", "-o", "size=4k", "tmpfs") as there:
         if not there:
             pytest.skip("this process may not mount a file system")
         metrics = disk / "m.jsonl"
         metrics.write_bytes(b"\n" * 4096)
-        result = call(*place.train("--metrics", metrics, region=region))
-    assert result == Result(1, "", result.stderr)
-    assert "No space left on device" in result.stderr.splitlines()[-1]
-    assert newest_snapshot(region, load_key(place.world.key)).iteration >= 1
-    assert call(*place.train(region=region)).code == 0
+        assert call(*place.train("--metrics", metrics, region=region)).code == 0
     assert digest_of(region, place.world.key) == digest_of(place.region, place.world.key)
 
 

@@ -134,7 +134,7 @@ def test_metrics_are_one_line_an_iteration(walk: dict[str, Result]) -> None:
     assert [line["iteration"] for line in lines] == list(range(1, LONG + 1))
     assert set(lines[0]) == {
         *("iteration", "loss", "average_loss", "rate", "seconds"),
-        *("open_seconds", "mirror_seconds", "mirror_bytes"),
+        *("open_seconds", "mirror_seconds", "mirror_bytes", "validation"),
     }
     assert all(line["mirror_bytes"] > 0 for line in lines)
     assert lines[-1]["loss"] == walk["train"].json["loss"]
@@ -206,7 +206,7 @@ def test_tensorboard_shows_every_iteration_once(world: World, tmp_path: Path) ->
     shown = EventAccumulator(str(board))
     shown.Reload()
     metrics = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert {*shown.Tags()["scalars"]} == {*metrics[0]} - {"iteration"}
+    assert {*shown.Tags()["scalars"]} == {*metrics[0]} - {"iteration", "validation"}
     losses = shown.Scalars("loss")
     assert [event.step for event in losses] == [*range(1, 8)]
     assert [event.value for event in losses] == pytest.approx([m["loss"] for m in metrics])

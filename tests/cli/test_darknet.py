@@ -97,7 +97,7 @@ def test_describe_shows_the_layers(world: World, tmp_path: Path) -> None:
     assert lines[1].split()[:4] == ["0", "convolutional", "6", "3x3/1"]
     assert "8 x 8 x 1  8 x 8 x 6" in lines[1]
     network = Network(read_cfg(world.cfg))
-    assert lines[-2].startswith(f"{network.parameter_count:,} parameters, ")
+    assert lines[-3].startswith(f"{network.parameter_count:,} parameters, ")
     picture = tmp_path / "net.svg"
     values = call("describe", world.cfg, "--json", "--draw", picture).json
     assert values["parameters"] == network.parameter_count

@@ -13,8 +13,9 @@ from random import Random
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from cli.world import CFG, World, call, mounted, run
+from cli.world import CFG, World, call, mounted
 from plinius import __version__
 from plinius.cli.main import main
 from plinius.errors import StorageError
@@ -150,26 +151,30 @@ def test_a_byte_order_mark_before_a_cfg_does_not_count(world: World, tmp_path: P
     assert call("train", cfg, *more).json["resumed_at"] == 1
 
 
-def test_the_version_and_the_module_are_the_command() -> None:
-    """-V, --version, and python -m plinius."""
-    version = f"plinius, version {__version__}\n"
-    assert call("-V").stdout == call("--version").stdout == version
-    told = subprocess.run([*MODULE, "-V"], capture_output=True, text=True, check=True)
-    assert told.stdout == version
+def test_the_version_is_told() -> None:
+    """-V and --version."""
+    assert call("-V").stdout == call("--version").stdout == f"plinius, version {__version__}\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands_and_files(shell: str) -> None:
     """The script that the README names; commands, options, and names of files."""
-    assert "_PLINIUS_COMPLETE" in run(env={"_PLINIUS_COMPLETE": f"{shell}_source"}).stdout
-    if shell == "bash":
-        for words, wanted in (
-            ("plinius pre", "plain,predict"), ("plinius train --valid", "plain,--validate"),
-            ("plinius train --data ", "file,"),
-        ):  # fmt: skip
-            last = str(len(words.split(" ")) - 1)
-            env = {"_PLINIUS_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": last}
-            assert wanted in run(env=env).stdout.splitlines()
+    script = complete(_PLINIUS_COMPLETE=f"{shell}_source")
+    assert "_PLINIUS_COMPLETE" in script
+    for words, wanted in (
+        ("plinius pre", "predict"),
+        ("plinius train --valid", "--validate"),
+        ("plinius train --data ", "file"),
+    ):
+        last = words.split(" ")
+        given = {"COMP_WORDS": words, "COMP_CWORD": str(len(last) - 1)}
+        given |= {"COMP_CWORD": last[-1]} if shell == "fish" else {}
+        assert wanted in complete(_PLINIUS_COMPLETE=f"{shell}_complete", **given)
+
+
+def complete(**given: str) -> str:
+    """What the command answers to a shell that completes."""
+    return CliRunner().invoke(main, [], prog_name="plinius", env=given).stdout
 
 
 def test_help_and_tables_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

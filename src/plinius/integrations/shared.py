@@ -4,6 +4,7 @@ import datetime
 import decimal
 import enum
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
@@ -17,7 +18,7 @@ from torch import nn
 
 from plinius.errors import StateError
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
+from plinius.mirror import InexactResumeWarning, Mirror
 
 CODE = (FunctionType, BuiltinFunctionType, ModuleType, type)
 """Classes of values that are code, and no state."""
@@ -85,7 +86,10 @@ class RunMirror:
 
     def restore(self) -> int:
         """Restore the newest commit, also into the user's mapping; returns its iteration."""
-        iteration = self.mirror.mirror_in()
+        with warnings.catch_warnings():
+            # `start` logs what is not exact, and the callbacks look after the loaders.
+            warnings.simplefilter("ignore", InexactResumeWarning)
+            iteration = self.mirror.mirror_in()
         self._given.update({name: self._parts[name] for name in self._given})
         return iteration
 

@@ -24,6 +24,7 @@ from plinius.mirror import checks, open_mirrors
 from plinius.mirror.anchoring import Anchor, Anchoring
 from plinius.mirror.background import Background
 from plinius.mirror.options import MirrorOptions
+from plinius.mirror.own_loops import INEXACT, inexactness, require_one_process
 from plinius.mirror.run_identity import (
     plain_identity,
     require_names,
@@ -34,11 +35,9 @@ from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
 from plinius.state.capture import CapturedState, RunState
-from plinius.state.exactness import not_bit_exact
 from plinius.state.restore import restore
 
 _log = logging.getLogger("plinius")
-_INEXACT = "inexact_since"
 
 
 class Mirror:
@@ -131,9 +130,11 @@ class Mirror:
 
         An earlier mirror of this process on the file is closed first: notebooks run cells twice.
 
-        Raises StateError for a state that cannot be mirrored, MismatchError for another run,
+        Raises StateError for a state that cannot be mirrored, and in one of several processes
+        (torchrun), MismatchError for another run,
         KeyFileError for another key, and what `Region.open` and `Region.create` raise.
         """
+        require_one_process()
         options = MirrorOptions(
             overlap, trust_versions, only_steps_write, threads, identity, run_id, anchor,
             keep, keep_every,
@@ -218,6 +219,7 @@ class Mirror:
     def mirror_in(self, *, accept_previous: bool = False, back_to: int | str | None = None) -> int:
         """Restore the newest committed state in place; returns its iteration, or 0 without one.
 
+        Warns (InexactResumeWarning) if the run does not continue bit-identically.
         With `accept_previous`, which a person must decide, the commit before is restored if the
         newest does not open. With `back_to`, an iteration or the name of a kept commit, the run
         goes back to that one, if its anchor allows it; later commits say so.
@@ -351,16 +353,13 @@ class Mirror:
             self._history.resume(manifest)
         read = kept.read if kept else partial(self._slots.read, manifest)
         changed = restore(self._state, manifest, read)
-        reasons = [not_bit_exact(manifest.environment), *changed]
-        self._not_bit_exact = "; ".join(filter(None, reasons)) or None
-        self._inexact_since = cast(int | None, manifest.environment.get(_INEXACT))
-        if self._not_bit_exact and self._inexact_since is None:
-            self._inexact_since = manifest.iteration
+        found = inexactness(manifest, changed, self._state.parts)
+        self._not_bit_exact, self._inexact_since = found
         self._committed = manifest.iteration
         return manifest.iteration
 
     def _snapshot(self, iteration: int, captured: CapturedState) -> Snapshot:
-        where = {**captured.environment, _INEXACT: self._inexact_since}
+        where = {**captured.environment, INEXACT: self._inexact_since}
         return Snapshot(
             iteration, captured.tensors, captured.values, self._identity, where, captured.versions
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from plinius.errors import MismatchError, StateError
 from plinius.jsonvalue import Json
@@ -33,6 +34,7 @@ from plinius.state.tensor_memory import NAMES, has_storage, place_of
 
 MAX_DEPTH = 64
 _T = TypeVar("_T")
+_USE_OUR_LOADER = "Use plinius.ResumableLoader, which goes on at the next batch, and mirror that"
 ABSENT: Any = object()
 """Stands for the live value where there is none."""
 
@@ -153,7 +155,8 @@ class Encoder:
             return {"tensor": self.tensor(value, path)}
         codec = CODECS.of(value) or (CODECS.tagged("subclass") if CODECS.base(cls) else None)
         if codec is None:
-            raise refused(path, f"is a {cls.__qualname__}")
+            loader = _USE_OUR_LOADER if issubclass(cls, DataLoader) else None
+            raise refused(path, f"is a {cls.__qualname__}", loader)
         if codec.shared and not (self.in_key and codec.tag == "subclass"):
             return self._shared(codec, value, path)
         return self._tagged(codec, value, path)

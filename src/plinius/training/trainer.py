@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from plinius.data.records import Progress
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import CfgError, DivergedError, MismatchError
 from plinius.keys import OwnerKey
-from plinius.mirror import Mirror
+from plinius.mirror import InexactResumeWarning, Mirror
 from plinius.mirror.anchoring import Anchor
 from plinius.pm.region import Region
 from plinius.training.batches import Batches, balance_classes, by_time
@@ -207,7 +208,9 @@ class Run:
         threads = threads or self.mirror.threads()
         if threads:
             torch.set_num_threads(threads)
-        self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InexactResumeWarning)  # the caller is told by `mirror`
+            self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
 
     def _go_back(self, iteration: int | None) -> None:
         """Go back to a kept commit, and mirror that at once: a later process resumes from there."""
