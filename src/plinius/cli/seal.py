@@ -8,11 +8,12 @@ from typing import Any, cast
 import click
 
 from plinius.cli.console import answer, counting, say
-from plinius.cli.shared_options import PATH, json_option, key_option
+from plinius.cli.recipients import sealing_key, to_option
+from plinius.cli.shared_options import PATH, json_option
 from plinius.data.records import ABSENT, Source
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import Json
-from plinius.keys import OwnerKey, load_key
+from plinius.keys import OwnerKey
 from plinius.sources.folder import ImageOptions, folder_source
 from plinius.sources.idx import idx_source
 from plinius.sources.labelled_boxes import BoxOptions, boxes_source, read_names
@@ -121,7 +122,8 @@ _splits = _options(
 
 
 @click.command()
-@key_option
+@click.option("--key", "key_path", type=PATH, help="The owner's key: a file, -, fd:N, or env:NAME.")
+@to_option
 @click.option("-o", "--output", type=PATH, required=True, help="The sealed dataset to create.")
 @_files
 @_tables
@@ -129,7 +131,8 @@ _splits = _options(
 @_splits
 @json_option
 def seal(
-    key_path: Path,
+    key_path: Path | None,
+    recipients: tuple[Path, ...],
     output: Path,
     as_json: bool,
     split: tuple[float, ...],
@@ -142,12 +145,14 @@ def seal(
     if not split and (stratify or seed is not None):
         raise click.UsageError("--seed and --stratify go with --split")
     kind = _kind(kind, given)
-    key = load_key(key_path)
-    source = _source(kind, key, given)
-    with counting("sealing") as progress:
-        parts = seal_parts(
-            source, key, output, split, seed or 0, stratify, given["standardize"], progress
-        )
+    if recipients and given["like"]:
+        raise click.UsageError("--like opens a dataset with --key, so it does not go with --to")
+    with sealing_key(key_path, recipients, output) as key:
+        source = _source(kind, key, given)
+        with counting("sealing") as progress:
+            parts = seal_parts(
+                source, key, output, split, seed or 0, stratify, given["standardize"], progress
+            )
     for remark in _remarks(source):
         say(remark)
     reports = {part.name: _report(part) for part in parts}

@@ -1,6 +1,5 @@
 """`verify`: opens everything in a sealed dataset or a region."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from plinius.data.dataset_extent import EXTENT, open_dataset
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SealError
 from plinius.files import open_to_read
+from plinius.history.kept_commits import open_all_kept
 from plinius.history.live_region import read_region
 from plinius.jsonvalue import Json
 from plinius.keys import load_key
@@ -56,7 +56,6 @@ def verify(file: Path, key_path: Path, job_path: Path | None, as_json: bool) -> 
         records.require_whole(dataset.name)
     except SealError as refusal:
         refuse(refusal)  # the answer is on stdout already, unlike that of other refusals
-    sys.stdout.flush()
 
 
 def verify_region(file: Path, keys: RegionKeys | None) -> dict[str, Json]:
@@ -71,6 +70,8 @@ def verify_region(file: Path, keys: RegionKeys | None) -> dict[str, Json]:
         if keys:
             snapshot = read_snapshot(opened, keys.run)
             result["mirror_opens"] = snapshot.iteration if snapshot else None
+            if kept := open_all_kept(opened, keys.run):
+                result["kept_open"] = [*kept]
             if opened.extent(EXTENT):
                 dataset = open_dataset(opened, keys.data)
                 with counting("opening records") as progress:

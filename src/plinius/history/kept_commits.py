@@ -179,6 +179,20 @@ def open_kept(
     return reader, manifest
 
 
+def open_all_kept(region: Region, key: OwnerKey) -> list[str]:
+    """Open every kept commit of the run as it is; returns their names. Raises SealError."""
+    slots = Slots.open(region, key)
+    newest = slots.newest() if slots else None
+    found = genuine(region, newest) if newest else {}
+    for kept, digest in found.values():
+        reader, manifest = open_kept(region, key, kept, digest)
+        try:
+            reader.snapshot(manifest)
+        except SealError:
+            raise does_not_open(region, kept) from None
+    return sorted(found)
+
+
 def does_not_open(region: Region, kept: KeptCommit) -> SealError:
     """The refusal of a kept commit."""
     what = f"commit {kept.commit}" + ("" if kept.name.isdigit() else f", kept as {kept.name},")
