@@ -323,11 +323,11 @@ def test_sealing_names_one_source(
     assert tree(tmp_path) == {}
 
 
-def test_export_knows_two_suffixes(world: World, trained: Path, tmp_path: Path) -> None:
+def test_export_knows_three_suffixes(world: World, trained: Path, tmp_path: Path) -> None:
     """Another suffix is wrong usage."""
-    result = _with(world, trained, "export", world.cfg, "-o", tmp_path / "net.onnx")
+    result = _with(world, trained, "export", world.cfg, "-o", tmp_path / "net.pt")
     assert result.code == 2
-    assert "-o ends in .weights or .safetensors" in result.stderr
+    assert "-o ends in .weights, .safetensors or .onnx" in result.stderr
     assert tree(tmp_path) == {}
 
 

@@ -86,7 +86,9 @@ def digest(region: Path, access: OwnerAccess, commit: str, as_json: bool) -> Non
 @click.argument("cfg", type=PATH, required=False)
 @region_option
 @owner_access
-@click.option("-o", "--output", type=PATH, required=True, help="A .weights or .safetensors file.")
+@click.option(
+    "-o", "--output", type=PATH, required=True, help="A .weights, .safetensors or .onnx file."
+)
 @click.option("--part", default="model", show_default=True, help="Which part of the state.")
 @commit_option
 @json_option
@@ -99,16 +101,16 @@ def export(
     commit: str,
     as_json: bool,
 ) -> None:
-    """Write mirrored parameters in clear: .safetensors of any run, .weights if CFG is given."""
+    """Write mirrored parameters in clear: .safetensors of any run, .weights or .onnx with CFG."""
     from plinius.training.safetensors_files import export_safetensors
 
-    if output.suffix not in (".weights", ".safetensors"):
-        raise click.UsageError("-o ends in .weights or .safetensors")
-    if output.suffix == ".weights" and cfg is None:
-        raise click.UsageError("a .weights file needs the CFG of its network")
+    if output.suffix not in (".weights", ".safetensors", ".onnx"):
+        raise click.UsageError("-o ends in .weights, .safetensors or .onnx")
+    if output.suffix != ".safetensors" and cfg is None:
+        raise click.UsageError(f"a {output.suffix} file needs the CFG of its network")
     snapshot = access.state(region, commit)
     if access.permit:
-        access.permit.require_export(snapshot, "model" if output.suffix == ".weights" else part)
+        access.permit.require_export(snapshot, part if output.suffix == ".safetensors" else "model")
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
         from plinius.darknet.weights import save_weights
@@ -117,10 +119,14 @@ def export(
         network = trained_network(cfg, snapshot)
         start = cast(int, snapshot.identity.get("seen", 0))
         result["seen"] = seen = start + snapshot.iteration * read_cfg(cfg).net.rows
+    metadata = {name: str(n) for name, n in result.items() if name in ("iteration", "seen")}
     if cfg and output.suffix == ".weights":
         save_weights(network, output, seen)
+    elif cfg and output.suffix == ".onnx":
+        from plinius.training.onnx_files import export_onnx
+
+        result["outputs"] = [*export_onnx(network, output, metadata)]
     else:
-        metadata = {name: str(n) for name, n in result.items() if name in ("iteration", "seen")}
         export_safetensors(snapshot, part, output, metadata)
     say(f"{output} holds the parameters in clear: whoever has it has the model.")
     answer(result, as_json)

@@ -167,7 +167,9 @@ class Network(nn.Module):
         """Raise CfgError unless the output has one value for each value of the truth."""
         for layer in self.sequence:
             if isinstance(layer, DeltaLoss):
-                raise layer.section.error("finds boxes or masks, not classes", "Test it elsewhere")
+                raise layer.section.error(
+                    "finds boxes or masks, not classes", "Use find_boxes for boxes"
+                )
 
     def rows_that_fit(self, most: int) -> int:
         """How many rows, at least 1 and at most `most`, a pass without gradients can have.

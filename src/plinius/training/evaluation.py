@@ -160,7 +160,7 @@ def outputs(
     if network.time_steps > 1:
         raise CfgError(
             f"{network.name} has time_steps, and predictions are for single records",
-            "Give time_steps=1 to predict row by row",
+            "Give time_steps=1 to predict row by row, or let plinius generate write text",
         )
     samples = Samples(dataset, network)
     for indices in _batches(network, dataset, progress):

@@ -133,7 +133,8 @@ class Augmentation:
             return pictures.centre_crops(x, self.size)
         high, wide = x.shape[2:]
         aspect = draws.scale(self.aspect)
-        scale = draws.integer(*self.crop) / np.trunc(np.minimum(high, wide * aspect))
+        shorter = np.maximum(np.trunc(np.minimum(high, wide * aspect)), 1)
+        scale = draws.integer(*self.crop) / shorter
         angle = np.radians(draws.uniform(-self.angle, self.angle))
         spare = ((wide * scale / aspect - self.size[0]) / 2, (high * scale - self.size[1]) / 2)
         shift = (draws.uniform(-spare[0], spare[0]), draws.uniform(-spare[1], spare[1]))

@@ -70,7 +70,7 @@ class MaxpoolDepth(Layer):
         """Map (records, c, h, w) to (records, out_channels, h, w)."""
         x = x.reshape(-1, *self.in_shape)
         x = functional.pad(x, (0, 0, 0, 0, 0, self.missing), value=-math.inf)
-        return x.reshape(len(x), -1, *self.out_shape).max(1).values
+        return x.reshape(x.shape[0], -1, *self.out_shape).max(1).values
 
 
 class LocalAvgpool(_Pool):
@@ -162,7 +162,7 @@ class Reorg(Layer):
             return functional.pad(x.flatten(1), (0, self.extra))
         channels, height, width = self.in_shape
         x = x.reshape(-1, *self.in_shape)
-        s, n = self.stride, len(x)
+        s, n = self.stride, x.shape[0]
         if self.flat:
             order = (height * width, channels) if self.reverse else (channels, height * width)
             y = x.reshape(n, *order).transpose(1, 2)

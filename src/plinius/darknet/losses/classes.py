@@ -108,7 +108,7 @@ def _class_weights(section: Section, classes: int) -> list[float]:
 
 
 def _grouped(x: Tensor, groups: int, temperature: float) -> Tensor:
-    return x.reshape(len(x), groups, -1) / temperature
+    return x.reshape(x.shape[0], groups, -1) / temperature
 
 
 class _PassingSoftmax(torch.autograd.Function):

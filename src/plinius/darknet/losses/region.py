@@ -52,7 +52,7 @@ class Region(BoxLoss):
         self.truths = (coords + 1) * section.integer("max")
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), len(self.anchors), -1, *self.in_shape[1:])
+        return x.reshape(x.shape[0], len(self.anchors), -1, *self.in_shape[1:])
 
     def activate(self, x: Tensor) -> Tensor:
         """As DeltaLoss."""

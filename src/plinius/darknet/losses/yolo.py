@@ -92,7 +92,7 @@ class Yolo(BoxLoss):
             )
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), len(self.mask), self.classes + 5, *self.in_shape[1:])
+        return x.reshape(x.shape[0], len(self.mask), self.classes + 5, *self.in_shape[1:])
 
     def activate(self, x: Tensor) -> Tensor:
         """As DeltaLoss."""
