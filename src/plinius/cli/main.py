@@ -13,6 +13,7 @@ from plinius.cli.doctor import doctor
 from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.predict import predict
+from plinius.cli.receipt import receipt
 from plinius.cli.region import region
 from plinius.cli.results import digest, export, test
 from plinius.cli.seal import seal
@@ -20,7 +21,7 @@ from plinius.cli.train import train
 
 COMMANDS = (
     keygen, seal, inspect, open_file, describe, job, train, test, predict, digest, export, region,
-    attest, broker, revoke, bench, doctor,
+    attest, broker, revoke, receipt, bench, doctor,
 )  # fmt: skip
 
 
