@@ -15,7 +15,7 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import AnchorError, MismatchError
 from plinius.files import publish, read_file
 from plinius.jsonvalue import Json
-from plinius.mirror.history import History
+from plinius.mirror.restarts import Restarts
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
@@ -137,7 +137,7 @@ def _said(
     accuracy: dict[str, Json] | None,
 ) -> dict[str, Json]:
     """What is stated of a run, without job and evidence."""
-    past = History.of(manifest)
+    past = Restarts.of(manifest)
     tested = accuracy or {}
     counts: dict[object, Json] = {tested.get("dataset"): tested.get("samples")}
     datasets: list[Json] = [

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from plinius.errors import AnchorError, PliniusError
 from plinius.jsonvalue import Json
 from plinius.mirror.background import Background
-from plinius.mirror.history import History
+from plinius.mirror.restarts import Restarts
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
 
@@ -56,14 +56,14 @@ class Anchor(Protocol):
 
 
 class Anchoring:
-    """The use of an anchor by one mirror; without an anchor, commits only carry their history.
+    """The use of an anchor by one mirror; without an anchor, commits only carry their past.
 
     Raises AnchorError if the region holds no mirror, and the anchor knows one.
     """
 
     def __init__(self, anchor: Anchor | None, slots: Slots, name: str) -> None:
         self._anchor, self._slots, self._name = anchor, slots, name
-        self._history = History()
+        self._restarts = Restarts()
         self._unsure = False
         self._mine = False  # whether the newest commit was made here, after the last check
         self._background: Background | None = None
@@ -78,8 +78,8 @@ class Anchoring:
     def check(self, manifest: Manifest | None) -> None:
         """Raise AnchorError unless the run may continue from this commit, or from none."""
         if manifest:
-            self._history = History.of(manifest)
-            self._history.restarted(manifest)
+            self._restarts = Restarts.of(manifest)
+            self._restarts.restarted(manifest)
         anchor = self._anchor
         if anchor is None:
             return
@@ -136,7 +136,7 @@ class Anchoring:
             self._background = None
 
     def _with(self, snapshot: Snapshot, more: dict[str, Json]) -> Snapshot:
-        past = self._history.environment(self._slots)
+        past = self._restarts.environment(self._slots)
         return dataclasses.replace(snapshot, environment=snapshot.environment | past | more)
 
     def _wait(self) -> None:

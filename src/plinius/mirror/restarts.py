@@ -1,4 +1,4 @@
-"""The history of a run that every commit carries: its first commit, and where it was restarted.
+"""What every commit carries of the past of its run: its first commit, and where it was restarted.
 
 It is in the environment of the manifest, sealed, and no part of the state or its digest: a run that
 was killed has the bits of one that was not.
@@ -13,7 +13,7 @@ MAX_RESTARTS = 256
 """So many of the newest restarts are listed; all are counted."""
 
 
-class History:
+class Restarts:
     """What is known of the past of a mirrored run."""
 
     def __init__(self) -> None:
@@ -22,8 +22,8 @@ class History:
         self.restarts: list[tuple[int, int]] = []
 
     @classmethod
-    def of(cls, manifest: Manifest) -> "History":
-        """The history that a commit carries, up to this commit."""
+    def of(cls, manifest: Manifest) -> "Restarts":
+        """What a commit carries: the past up to this commit."""
         found, where = cls(), manifest.environment
         found.first = cast(str | None, where.get("first"))
         if manifest.commit == 1:
