@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # More arguments for pip, such as an index that has the CPU builds of torch.
 PIP_ARGS ?=
 
-.PHONY: setup demo test test-dax test-package lint bench soak lock sbom clean
+.PHONY: setup demo gramine test test-dax test-package lint bench soak lock sbom clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ $(STAMP): pyproject.toml setup.py $(LOCKS) native/persist.c native/lists.c nativ
 
 demo: setup
 	@$(BIN)/python demo/demo.py
+
+# JOB, DATA and REGION are folders, BROKER a URL, PIN the hash of its key: docs/tee.md.
+gramine: setup
+	@$(BIN)/python tools/gramine.py "$(JOB)" "$(DATA)" "$(REGION)" "$(BROKER)" "$(PIN)" $(THREADS) $(ENCLAVE_SIZE)
 
 test: setup
 	@$(BIN)/python -m pytest -n auto --dist worksteal

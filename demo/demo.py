@@ -2,8 +2,9 @@
 
 Part one runs a small job twice, once without a kill and once killed several times by SIGKILL, and
 compares the digests of the two run states. Part two is the main job: mnist.cfg for 500 iterations
-in a region on disk, killed several times and then tested. All files are created anew in demo/work.
-Every command is printed before it runs, so that it can also be typed.
+in a region on disk, killed several times and then tested. The trainer gets its keys from a broker,
+for a signed job and for evidence that is simulated; part three shows three attacks being refused.
+All files are created anew in demo/work. Every command is printed before it runs.
 """
 
 import json
@@ -23,15 +24,18 @@ from typing import Any, NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from owner import Owner
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = Path("demo")  # paths are relative to ROOT, to be short where they are printed
 WORK = DEMO / "work"
 BIN = Path(os.path.relpath(sys.executable, ROOT)).parent
 PLINIUS = str(BIN / "plinius")
 
-KEY = WORK / "owner.key"
+HOST = WORK / "host"  # what the machine that trains has
+REGION, OLD_REGION = HOST / "mnist.region", HOST / "old.region"
 TRAIN, TEST = WORK / "mnist-train.sealed", WORK / "mnist-test.sealed"
-METRICS, KILLS = WORK / "metrics.jsonl", WORK / "kills.json"
+METRICS, KILLS = HOST / "metrics.jsonl", WORK / "kills.json"
 
 KILL_COUNT = 4
 SMALL_ITERATIONS = 100
@@ -89,12 +93,16 @@ def main() -> None:
     os.chdir(ROOT)
     began = time.monotonic()
     shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
-    seal_mnist()
-    show_equal_digests()
-    kills, watch = train_and_kill()
+    HOST.mkdir(parents=True)
+    owner = seal_and_sign()
+    step("The owner's broker runs; it gives keys for SIMULATED evidence, which proves nothing")
+    with owner.broker() as url:
+        show_equal_digests(owner, url)
+        kills, watch = train_and_kill(owner, url)
+        show_refused_attacks(owner, url)
     step("Test the trained network on the 10,000 sealed test images")
-    result = ask("test", str(DEMO / "mnist.cfg"), "--data", TEST, "--region", WORK / "mnist.region")
+    network: list[str | Path] = [DEMO / "mnist.cfg", "--data", TEST, "--region", REGION]
+    result = ask("test", owner, "mnist", *network)
     KILLS.write_text(json.dumps([asdict(kill) for kill in kills], indent=1))
     run(str(BIN / "python"), DEMO / "picture.py", METRICS, KILLS, WORK / "loss.png")
     console.print()
@@ -105,50 +113,103 @@ def main() -> None:
         fail(f"The accuracy {result['accuracy']:.2%} is below {WANTED_ACCURACY:.2%}.")
 
 
-def seal_mnist() -> None:
-    """What the owner does: create a key and seal MNIST with it."""
-    step("Rebuild MNIST, make the owner's key, seal the data with it")
+def seal_and_sign() -> Owner:
+    """What the owner does: make keys, seal MNIST, sign what may be computed, write a policy."""
+    step("Rebuild MNIST, make the owner's keys, seal the data")
     plain = WORK / "mnist"
     run(str(BIN / "python"), DEMO / "mnist.py", plain)
-    run(PLINIUS, "keygen", "-o", KEY)
+    owner = Owner(WORK / "owner", PLINIUS, run)
     for sealed, name in ((TRAIN, "train"), (TEST, "t10k")):
         images, labels = plain / f"{name}-images-idx3-ubyte", plain / f"{name}-labels-idx1-ubyte"
-        run(PLINIUS, "seal", "--key", KEY, "-o", sealed, "--images", images, "--labels", labels)
+        key: list[str | Path] = ["--key", owner.key, "-o", sealed]
+        run(PLINIUS, "seal", *key, "--images", images, "--labels", labels)
+    step("Sign three jobs: what may be computed, and what may leave")
+    for days, name in ((1, "whole"), (2, "killed")):  # a job has one run, so they differ
+        allowed = ["--allow", "digest", "--days", str(days)]
+        owner.sign(name, DEMO / "small.cfg", TRAIN, *allowed)
+    metrics = ["--metric", "loss", "--metric", "average_loss", "--every", "10", "--digits", "4"]
+    owner.sign("mnist", DEMO / "mnist.cfg", TRAIN, "--test", TEST, *metrics)
+    owner.write_policy(TRAIN, TEST)
+    return owner
 
 
-def show_equal_digests() -> None:
+def show_equal_digests(owner: Owner, url: str) -> None:
     """Part one: a killed run ends with the same run state, bit for bit, as one that was not."""
     step(f"A short run without a kill, and the same run killed {KILL_COUNT} times")
     digests = []
     for name, kill_count in (("whole", 0), ("killed", KILL_COUNT)):
-        region = WORK / f"small-{name}.region"
-        watch = Watch(WORK / f"small-{name}.jsonl")
-        command = train_command("small.cfg", region, watch.path)
+        region = HOST / f"small-{name}.region"
+        watch = Watch(HOST / f"small-{name}.jsonl")
+        command = train_command("small.cfg", region, watch.path, owner, name, url)
         train(command, SMALL_ITERATIONS, kill_count, watch)
-        digests.append(ask("digest", "--region", region)["digest"])
+        digests.append(ask("digest", owner, name, "--region", region)["digest"])
     if digests[0] != digests[1]:
         fail("The digests differ: the killed run has another state than the run without a kill.")
     console.print("[bold green]Equal digests: every bit of the two run states is the same.[/]")
 
 
-def train_and_kill() -> tuple[list[Kill], Watch]:
-    """Part two: the main job, on disk."""
+def train_and_kill(owner: Owner, url: str) -> tuple[list[Kill], Watch]:
+    """Part two: the main job, on disk. The host keeps a copy of the region of the first kill."""
     step(f"The main job: mnist.cfg, 500 iterations, killed {KILL_COUNT} times")
     watch = Watch(METRICS)
-    command = train_command("mnist.cfg", WORK / "mnist.region", METRICS)
-    return train(command, 500, KILL_COUNT, watch), watch
+    command = train_command("mnist.cfg", REGION, METRICS, owner, "mnist", url)
+    return train(command, 500, KILL_COUNT, watch, keep=True), watch
 
 
-def train_command(cfg: str, region: Path, metrics: Path) -> list[str]:
-    """The command that starts the run, and also resumes it."""
+def show_refused_attacks(owner: Owner, url: str) -> None:
+    """Part three: what the host tries, and the sentence that each attempt meets."""
+    other = HOST / "other.key"
+    owner.make_development_key(other)
+    for what, command, sentence in (
+        (
+            "another network under the owner's job",
+            train_command("small.cfg", HOST / "new.region", METRICS, owner, "mnist", url),
+            "The job does not allow the recipe",
+        ),
+        (
+            "an older copy of the region, put back",
+            train_command("mnist.cfg", OLD_REGION, METRICS, owner, "mnist", url),
+            "was rolled back",
+        ),
+        (
+            "evidence that is signed by another key",
+            train_command("mnist.cfg", REGION, METRICS, owner, "mnist", url, other),
+            "The broker refuses this trainer",
+        ),
+    ):
+        step(f"Attack: {what}")
+        show(command)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        console.print(done.stderr.strip(), markup=False, soft_wrap=True)
+        if done.returncode != 1 or sentence not in done.stderr:
+            fail("This attack was not refused as it should be.")
+        console.print("[bold green]Refused.[/]")
+
+
+def train_command(
+    cfg: str,
+    region: Path,
+    metrics: Path,
+    owner: Owner,
+    job: str,
+    url: str,
+    development: Path | None = None,
+) -> list[str]:
+    """The command that starts the run, and also resumes it; its evidence is simulated."""
     # One thread: on two busy cores, two threads wait for each other and vary in speed.
-    files = {"--data": TRAIN, "--region": region, "--key": KEY, "--metrics": metrics}
+    files = {"--data": TRAIN, "--region": region, "--metrics": metrics}
     options = [str(word) for pair in files.items() for word in pair]
-    return [PLINIUS, "train", str(DEMO / cfg), *options, "--threads", "1"]
+    keys = ["--broker", url, *owner.options(job)]
+    keys += ["--simulated", str(development or owner.development)]
+    return [PLINIUS, "train", str(DEMO / cfg), *options, "--threads", "1", *keys]
 
 
-def train(command: list[str], iterations: int, kill_count: int, watch: Watch) -> list[Kill]:
+def train(
+    command: list[str], iterations: int, kill_count: int, watch: Watch, keep: bool = False
+) -> list[Kill]:
     """Start the command and kill it at random moments, `kill_count` times, until it is done.
+
+    With `keep`, the region of the first kill is copied.
 
     A moment is a random iteration between 5 % and 80 % of the run, then a random delay of up to
     two iterations: it can be anywhere in an iteration, also while mirroring, but not after the
@@ -171,6 +232,8 @@ def train(command: list[str], iterations: int, kill_count: int, watch: Watch) ->
                 trainer.kill()
                 raise
         watch.new_lines()
+        if keep and not kills:
+            shutil.copy(REGION, OLD_REGION)
         kills.append(Kill(time.monotonic() - began, watch.iteration))
         where = f"{kills[-1].at:.3f} s, after iteration {watch.iteration} of {iterations}"
         console.print(f"[bold red]SIGKILL[/] at {where}")
@@ -252,7 +315,7 @@ def median(watch: Watch, name: str) -> float:
 def print_progress(lines: list[Metrics]) -> None:
     """Print every iteration that PROGRESS_EVERY divides."""
     for line in lines:
-        if line["iteration"] % PROGRESS_EVERY == 0:
+        if line["iteration"] % PROGRESS_EVERY == 0 and line["average_loss"] is not None:
             text = "iteration {iteration:>3}  average loss {average_loss:.4f}  {seconds:.3f} s"
             console.print("  " + text.format(**line))
 
@@ -277,9 +340,9 @@ def run(*words: str | Path) -> str:
     return done.stdout
 
 
-def ask(name: str, *words: str | Path) -> dict[str, Any]:
-    """Show and run a plinius command with --json; show and return its answer."""
-    answer = run(PLINIUS, name, *words, "--key", KEY, "--json")
+def ask(name: str, owner: Owner, job: str, *words: str | Path) -> dict[str, Any]:
+    """Show and run a command of the owner's under a job; show and return its answer."""
+    answer = run(PLINIUS, name, *words, "--key", owner.key, *owner.options(job), "--json")
     console.print(answer.strip(), markup=False, soft_wrap=True)
     result: dict[str, Any] = json.loads(answer)
     return result

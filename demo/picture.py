@@ -12,7 +12,9 @@ INK, FAINT, BLUE, PALE, RED = "#24292f", "#8c959f", "#0969da", "#a8d1ff", "#cf22
 
 def draw(metrics: Path, kills: Path, out: Path) -> None:
     """Plot loss and average loss over the iterations, with a red mark at each kill."""
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    # A job lets the losses leave after every so many iterations only.
+    written = [json.loads(line) for line in metrics.read_text().splitlines()]
+    lines = [line for line in written if line["loss"] is not None]
     killed = [kill["after_iteration"] for kill in json.loads(kills.read_text())]
     x = [line["iteration"] for line in lines]
     average = {line["iteration"]: line["average_loss"] for line in lines}
@@ -20,12 +22,12 @@ def draw(metrics: Path, kills: Path, out: Path) -> None:
     mpl.rcParams |= {"font.family": "DejaVu Sans", "font.size": 12, "axes.edgecolor": FAINT}
     figure = Figure(figsize=(8, 4.2), dpi=200, layout="constrained", facecolor="white")
     axes = figure.subplots()
-    axes.plot(x, [line["loss"] for line in lines], color=PALE, lw=1, label="loss of a batch")
+    axes.plot(x, [line["loss"] for line in lines], color=PALE, lw=1, label="loss")
     axes.plot(x, list(average.values()), color=BLUE, lw=2.2, label="running average")
     for number, at in enumerate(killed):
         axes.axvline(at, color=RED, lw=1, ls=(0, (4, 3)), zorder=1)
         label = "SIGKILL, then resumed" if number == 0 else None
-        height = average.get(at, average[x[-1]])
+        height = average[min(x, key=lambda it: abs(it - at))]
         axes.plot(at, height, "X", ms=10, mfc=RED, mec="white", ls="", zorder=5, label=label)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")

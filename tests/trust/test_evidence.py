@@ -25,7 +25,7 @@ def test_an_envelope_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "its version is not 1"),
+        ({"version": 1}, "its version is not 2"),
         ({"version": True}, "its fields"),
         ({"kind": "sev"}, "its kind is unknown"),
         ({"kind": []}, "its kind is unknown"),
@@ -33,7 +33,7 @@ def test_an_envelope_comes_back_as_it_was() -> None:
         ({"nonce": "00"}, "its nonce is not 32 bytes"),
         ({"nonce": "AA" * 32}, "its nonce is not at most 32 bytes"),
         ({"job": 5}, "its job is not 32 bytes"),
-        ({"public_key": "0" * 2431}, "its public key is not 1216 bytes"),
+        ({"public_key": "0" * 2495}, "its public key is not 1248 bytes"),
         ({"evidence": []}, "not the fields of simulated"),
         ({"more": 1}, "its fields"),
         ({"evidence": {"measurement": "", "signer": "", "signature": ""}}, "its measurement"),

@@ -31,7 +31,7 @@ from plinius.trust.signing import load_signer
 
 if TYPE_CHECKING:
     from plinius.trust.client import Address
-    from plinius.trust.trainer import BrokerAnchor, Source
+    from plinius.trust.trainer import BrokerAnchor, Granted, Source
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Options = tuple[Callable[[Any], Any], ...]
@@ -69,11 +69,16 @@ _BROKER_OPTIONS: Options = (
 
 @dataclass(frozen=True)
 class Keys:
-    """What opens the run and its data, and what remembers the newest commit."""
+    """What opens the run and its data; `granted` is what a broker gave, if one did."""
 
     run: OwnerKey
     data: OwnerKey
-    anchor: "BrokerAnchor | None" = None
+    granted: "Granted | None" = None
+
+    @property
+    def anchor(self) -> "BrokerAnchor | None":
+        """What remembers the newest commit."""
+        return self.granted.anchor if self.granted else None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class TrainerAccess:
     """Where keys come from, and what a job allows, None without one."""
 
     permit: Permit | None
+    job_path: Path | None
     key_path: Path | None
     address: "Address | None"
     source: "Source"
@@ -149,7 +155,7 @@ class TrainerAccess:
             say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
         say(f"The broker gave the keys of job {job} for {granted.evidence_kind} evidence.")
         in_force.append(granted.key_memory)
-        return Keys(granted.run_key, granted.dataset_keys, granted.anchor)
+        return Keys(granted.run_key, granted.dataset_keys, granted)
 
 
 def owner_access(command: _F) -> _F:
@@ -200,7 +206,7 @@ def trainer_access(command: _F) -> _F:
         permit = Permit(signed, attested=broker is not None, anchor=anchor) if signed else None
         address = Address(broker, ca, pin) if broker else None
         return TrainerAccess(
-            permit, key_path, address, Source(simulated, tpm), accept_rollback, hardened
+            permit, job_path, key_path, address, Source(simulated, tpm), accept_rollback, hardened
         )
 
     return _with_options((*_BROKER_OPTIONS, *JOB_OPTIONS), read, command)

@@ -14,6 +14,7 @@ from plinius.cli.generate import generate
 from plinius.cli.job import job
 from plinius.cli.keys import keygen
 from plinius.cli.predict import predict
+from plinius.cli.receipt import receipt
 from plinius.cli.recipients import unwrap
 from plinius.cli.region import region
 from plinius.cli.rekey import rekey
@@ -24,7 +25,7 @@ from plinius.cli.verify import verify
 
 COMMANDS = (
     keygen, seal, inspect, open_file, describe, job, train, test, predict, generate, digest, export,
-    region, verify, rekey, unwrap, attest, broker, revoke, bench, doctor,
+    region, verify, rekey, unwrap, attest, broker, revoke, receipt, bench, doctor,
 )  # fmt: skip
 
 

@@ -147,6 +147,9 @@ def train(
     for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):
         # With fewer threads than torch expects, gradients would be wrong.
         os.environ.pop(name, None)
+
+    import torch._dynamo  # noqa: F401 (else the first step loads it, and its cache is out of reach)
+
     from plinius.training.trainer import Run, Settings, last_iteration
     from plinius.training.validation import ValidationPlan
 

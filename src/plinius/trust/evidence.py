@@ -3,9 +3,10 @@
 An envelope is the JSON that `Evidence.encode` writes, byte for byte, of at most
 `MAX_EVIDENCE_BYTES`; every other text is refused. Bytes are hex digits in lower case.
 
-    version     1
+    version     2
     kind        "sgx", "tdx", "snp", "tpm" or "simulated"
-    public_key  the key that released keys are sealed to (1216 bytes)
+    public_key  the key that released keys are sealed to (1216 bytes), and the one that signs
+                receipts (32 bytes)
     nonce       the broker's challenge (32 bytes)
     job         SHA-256 of the job (32 bytes)
     evidence    what the kind needs: a map from the names in `FIELDS` to bytes
@@ -20,9 +21,9 @@ from dataclasses import dataclass
 from plinius.errors import AttestationError
 from plinius.jsonvalue import Json, from_json, to_json
 
-VERSION = 1
+VERSION = 2
 MAX_EVIDENCE_BYTES = 64 << 10
-PUBLIC_KEY_BYTES = 1216  # X25519MLKEM768: 1184 of ML-KEM-768, 32 of X25519
+PUBLIC_KEY_BYTES = 1248  # 1184 of ML-KEM-768, 32 of X25519, 32 of Ed25519
 NONCE_BYTES = 32
 JOB_BYTES = 32
 REPORT_DATA_BYTES = 64
@@ -75,12 +76,12 @@ class Evidence:
 def bind(public_key: bytes, nonce: bytes, job: bytes) -> bytes:
     """The 64 bytes that bind evidence to a key, a challenge and a job.
 
-    SHA-256("plinius/evidence/1" | SHA-256(public key) | nonce | job), then 32 zero bytes. All
+    SHA-256("plinius/evidence/2" | SHA-256(public key) | nonce | job), then 32 zero bytes. All
     parts have a fixed length, so no two different triples give the same text.
     """
     if len(nonce) != NONCE_BYTES or len(job) != JOB_BYTES:
         raise ValueError("a nonce and the digest of a job have 32 bytes each")
-    text = b"plinius/evidence/1" + hashlib.sha256(public_key).digest() + nonce + job
+    text = b"plinius/evidence/2" + hashlib.sha256(public_key).digest() + nonce + job
     return hashlib.sha256(text).digest().ljust(REPORT_DATA_BYTES, b"\0")
 
 

@@ -9,6 +9,7 @@ lacks is left out and reported.
 import os
 import resource
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,7 @@ def confine(reach: Reach, sockets: Sockets) -> list[Measure]:
 
     What Python itself reads stays readable: its libraries, /usr, /etc, /proc, /sys, /dev.
     """
+    tempfile.gettempdir()  # it is found once, by writing there
     if landlock.version():
         _end_idle_threads()
         files = _try("landlock", lambda: landlock.confine(_with_system(reach)))

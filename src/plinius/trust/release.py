@@ -33,19 +33,23 @@ from plinius.keys import OwnerKey
 from plinius.sealing import Bytes, Sealer
 from plinius.trust.evidence import PUBLIC_KEY_BYTES
 from plinius.trust.secret_memory import SecretMemory
+from plinius.trust.signing import SigningKey
 
 DATASET_PURPOSES = ("dataset-header", "dataset-records")
 LEASE_BYTES = 16
 MAX_RELEASE_BYTES = 256 << 10
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_MLKEM_BYTES = 1184
+_MLKEM_BYTES, _SEALED_TO_BYTES = 1184, 1216
 
 
 class ReleaseKey:
-    """A fresh key pair that released keys are sealed to; the private half stays in memory."""
+    """The fresh keys of one process, which its evidence is bound to: released keys are sealed to
+    one, and the other signs receipts. Their private halves stay in memory.
+    """
 
     def __init__(self) -> None:
         self._mlkem, self._x25519 = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+        self._signing = SigningKey.generate()
         self._private = MLKEM768X25519PrivateKey(self._mlkem, self._x25519)
 
     def __repr__(self) -> str:
@@ -53,9 +57,14 @@ class ReleaseKey:
 
     @property
     def public(self) -> bytes:
-        """The public half: ML-KEM-768's 1184 bytes, then X25519's 32."""
+        """The public halves: 1184 bytes of ML-KEM-768, 32 of X25519, 32 of Ed25519."""
         x25519 = self._x25519.public_key().public_bytes_raw()
-        return self._mlkem.public_key().public_bytes_raw() + x25519
+        mlkem = self._mlkem.public_key().public_bytes_raw()
+        return mlkem + x25519 + self._signing.signer.public
+
+    def sign(self, message: bytes) -> bytes:
+        """A signature (64 bytes) by the key at the end of `public`."""
+        return self._signing.sign(message)
 
     def open(self, sealed: bytes, lease: bytes, evidence: bytes) -> "Release":
         """What a broker released for an envelope. Raises AttestationError."""
@@ -180,7 +189,7 @@ def seal_release(release: Release, public_key: bytes, lease: bytes, evidence: by
             raise ValueError
         there = MLKEM768X25519PublicKey(
             MLKEM768PublicKey.from_public_bytes(public_key[:_MLKEM_BYTES]),
-            X25519PublicKey.from_public_bytes(public_key[_MLKEM_BYTES:]),
+            X25519PublicKey.from_public_bytes(public_key[_MLKEM_BYTES:_SEALED_TO_BYTES]),
         )
         return _SUITE.encrypt(release.encode(), there, info(lease, evidence))
     except ValueError:

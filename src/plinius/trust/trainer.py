@@ -56,7 +56,8 @@ _TEE = Source()
 class Granted:
     """What a broker gave: the key of the run, the keys of its datasets, and its anchor.
 
-    `key_memory` says whether they are kept in memory of their own.
+    `key_memory` says whether they are kept in memory of their own. `key` is bound in `evidence`,
+    the envelope that the broker accepted.
     """
 
     run_key: OwnerKey
@@ -64,6 +65,8 @@ class Granted:
     anchor: "BrokerAnchor"
     evidence_kind: str
     key_memory: Measure
+    key: ReleaseKey
+    evidence: bytes
 
 
 def ask_for_keys(
@@ -94,7 +97,8 @@ def ask_for_keys(
     release = release.kept_in(memory)
     anchor = BrokerAnchor(client, release, lease, accept_rollback)
     datasets = DatasetKeys(release.owner_id, release.datasets)
-    return Granted(OwnerKey(release.run_key), datasets, anchor, evidence.kind, memory.measure)
+    run = OwnerKey(release.run_key)
+    return Granted(run, datasets, anchor, evidence.kind, memory.measure, key, envelope)
 
 
 class BrokerAnchor:
