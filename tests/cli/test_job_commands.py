@@ -264,6 +264,10 @@ def bad_jobs(owner: Owner, folder: Path) -> dict[str, tuple[list[object], str]]:
             [*train(job), "--seed", 7],
             f"The job does not allow seed 7, only: 0. {ASK}",
         ),
+        "going back": (
+            [*train(job), "--from-iteration", 2],
+            f"The job does not allow --from-iteration, only: a run that goes on. {ASK}",
+        ),
         "an empty metric": (
             [*create, "--every", 1],
             "The job does not allow a metric over 8 records, only: at least 64. " + ASK,

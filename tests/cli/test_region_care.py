@@ -126,6 +126,9 @@ def test_going_back_continues_from_there_and_is_told_ever_after(
         "Went back from commit 24 (iteration 24) to commit 16"
         in call("region", "log", region, "--key", world.key).stderr
     )
+    newest = world.train(region, "--from-iteration", ITERATIONS)
+    assert call(*newest).code == call(*newest).code == 0  # it is there already
+    assert len(read("region log", region, world)["went_back"]) == 2
     refused = call(*world.train(region, "--from-iteration", 5))
     assert refused.code == 1
     assert refused.stderr.splitlines()[-1] == (

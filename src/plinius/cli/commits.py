@@ -32,7 +32,8 @@ def history_options(command: _F) -> _F:
         click.option(
             "--from-iteration",
             type=click.IntRange(0),
-            help="Go back to the kept commit of this iteration; every later commit records it.",
+            help="Go back to the kept commit of this iteration. Every later commit records "
+            "it, and the same command then resumes.",
         ),
         click.option(
             "--keep-every",

@@ -336,14 +336,14 @@ class Mirror:
 
     def _go_back(self, newest: Manifest | None, to: int | str) -> int:
         newest, kept = self._history.open_kept(newest, to)
-        if kept is None:
-            return self._restore(newest)
-        require_same_run(self._identity, newest.identity)
-        self._anchoring.check(newest)
-        self._anchoring.require_return(kept.manifest.commit)
-        self._slots.read(newest, [])  # the next commit follows it, so all of it must open
-        iteration = self._restore(kept.manifest, kept)
-        self._history.went_back(newest, kept.manifest)
+        if kept:
+            require_same_run(self._identity, newest.identity)
+            self._anchoring.check(newest)
+            self._anchoring.require_return(kept.manifest.commit)
+            self._slots.read(newest, [])  # the next commit follows it, so all of it must open
+        manifest = kept.manifest if kept else newest
+        iteration = self._restore(manifest, kept)
+        self._history.went_back(newest, manifest)  # if it is the newest too: it was asked for
         return iteration
 
     def _restore(self, manifest: Manifest, kept: OpenedCommit | None = None) -> int:
