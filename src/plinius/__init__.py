@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from plinius.errors import PliniusError
 
 if TYPE_CHECKING:
-    from plinius.keys import OwnerKey, load_key
+    from plinius.key_file import load_key
+    from plinius.keys import OwnerKey
     from plinius.mirror import Mirror
     from plinius.sources.seal import seal
     from plinius.training.loader import ResumableLoader
@@ -38,7 +39,7 @@ __all__ = [
 
 _WHEN_USED = {
     "OwnerKey": "plinius.keys",
-    "load_key": "plinius.keys",
+    "load_key": "plinius.key_file",
     "Mirror": "plinius.mirror",
     "SealedDataset": "plinius.training.torch_dataset",
     "ResumableLoader": "plinius.training.loader",

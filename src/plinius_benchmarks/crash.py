@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from plinius.errors import StorageError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
 from plinius_benchmarks.machine import describe_with_torch

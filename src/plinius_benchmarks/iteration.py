@@ -26,7 +26,8 @@ from plinius.darknet.optimizer import make_optimizer, set_rate
 from plinius.darknet.schedule import rate
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import StorageError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.pm.medium import Granularity
 from plinius.training.batches import Batches
 from plinius.training.metrics import IterationMetrics

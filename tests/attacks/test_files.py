@@ -9,7 +9,8 @@ import pytest
 from cli.world import World, call
 from plinius.errors import KeyFileError, StorageError
 from plinius.files import publish
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.training.metrics import tensorboard

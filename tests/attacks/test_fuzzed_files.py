@@ -23,7 +23,7 @@ from plinius.data.dataset_extent import load_dataset
 from plinius.data.records import ArraySpec, Record, Source
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import PliniusError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.pm.region import Region
 from plinius.sources.folder import folder_source
 from plinius.sources.idx import idx_source

@@ -8,7 +8,7 @@ import pytest
 
 from cli.world import World, call
 from crash.stops import SEED, rng_of
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.training.trainer import Run, Settings
 
 HEAD = 200

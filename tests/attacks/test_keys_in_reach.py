@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.world import PLINIUS, World
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.trust.release import DATASET_PURPOSES, run_secret
 from trust.brokers import TrainingPlace, served
 from trust.measures import require_measures_told

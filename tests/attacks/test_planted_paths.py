@@ -18,7 +18,7 @@ from plinius.darknet.weights import load_weights, save_weights
 from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import PliniusError
 from plinius.integrations.distributed_checkpoint import RegionStorage
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot

@@ -11,7 +11,7 @@ import pytest
 from attacks.readouts import ATTACKS, Host, Read, RefusedError, cfg, main, one_pixel, parameters
 from cli.world import CFG, World, call, textures, tree, write_idx
 from plinius.data.sealed_dataset import seal_dataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.sources.idx import idx_source
 from plinius.trust.signing import SigningKey
 

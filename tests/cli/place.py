@@ -13,7 +13,7 @@ from cli.world import (
     textures,
     write_idx,
 )
-from plinius.keys import load_key
+from plinius.key_file import load_key
 
 GIVE_ITS_RUN = "Use the settings that run began with, or name another region (--region)."
 GIVE_ITS_KEY = "Give the key file it was sealed with (--key)."

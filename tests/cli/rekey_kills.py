@@ -14,7 +14,8 @@ from typing import Any
 from plinius.data.dataset_extent import open_dataset
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.history.reading import snapshot_of
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.maintenance.rekey import kind_of, rekey_dataset
 from plinius.maintenance.rekey_region import rekey_region
 from plinius.pm.region import Region

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cli.world import World, call
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 
 YOLO = """[net]
 batch=4

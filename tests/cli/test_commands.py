@@ -34,7 +34,7 @@ from cli.world import (
 from plinius.darknet.cfg import read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.slots import newest_snapshot
 
 LONG = 120

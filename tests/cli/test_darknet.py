@@ -14,7 +14,7 @@ from plinius.darknet.cfg import parse_cfg, read_cfg
 from plinius.darknet.network import Network
 from plinius.darknet.weights import load_weights, save_weights
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.training.recalibration import recalibrate
 
 

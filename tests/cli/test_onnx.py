@@ -11,7 +11,7 @@ from cli.world import World, call
 from plinius.darknet.cfg import parse_cfg
 from plinius.darknet.network import Network
 from plinius.errors import CfgError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.slots import newest_snapshot
 from plinius.training.evaluation import trained_network
 from plinius.training.onnx_files import export_onnx

@@ -24,7 +24,7 @@ from cli.world import (
     mounted,
 )
 from plinius.errors import RegionBusyError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.pm.region import Region
 from plinius.slots import Slots
 from plinius.training.trainer import Run, Settings

@@ -10,7 +10,7 @@ import pytest
 
 from cli.world import ITERATIONS, RECORDS, World, call, digest_of, memory_folder, mounted
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.pm.region import Region
 from plinius.training.trainer import Run, Settings
 

@@ -17,7 +17,7 @@ from cli.world import (
     textures,
 )
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 
 
 def test_idx_files_may_be_gzipped(world: World, tmp_path: Path) -> None:

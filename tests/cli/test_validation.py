@@ -11,7 +11,7 @@ import pytest
 
 from cli.world import CFG, World, call, digest_of
 from plinius.data.sealed_dataset import seal_dataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.mirror import Mirror
 from plinius.slots import newest_snapshot
 from plinius.sources.npz import npz_source

@@ -11,7 +11,7 @@ from click.testing import Result as Ended
 from cli.world import ITERATIONS, RECORDS, World, call
 from plinius.cli.main import main
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.maintenance import verification
 
 

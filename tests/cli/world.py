@@ -192,7 +192,7 @@ def checked(result: Result) -> Result:
 
 def digest_of(region: Path, key: Path) -> str:
     """The digest of the state mirrored in a region."""
-    from plinius.keys import load_key
+    from plinius.key_file import load_key
 
     return newest_snapshot(region, load_key(key)).digest()
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plinius.errors import RegionError, SealError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.pm.cacheline import pwb_names
 from plinius.pm.region import Region
 from plinius.slots import Slots

@@ -13,7 +13,7 @@ import torch
 from cli.world import ITERATIONS, Result, World, call, digest_of
 from faults.disks import Disk, ext4, full
 from plinius.errors import RegionFullError, StorageError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot

@@ -12,7 +12,7 @@ import pytest
 
 from plinius.cli.inspect_files import describe_mirror
 from plinius.errors import PliniusError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
 

@@ -24,7 +24,8 @@ import torch._dynamo  # else every child would import it: the first optimizer do
 
 from plinius.data.dataset_extent import open_dataset
 from plinius.errors import PliniusError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot, read_snapshot
 from plinius.training.trainer import Run, Settings

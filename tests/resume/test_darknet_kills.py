@@ -12,7 +12,7 @@ import pytest
 
 from cli.darknet_runs import RUNS, sealed
 from cli.world import World
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from resume.test_kills import UNTIL, job_of, killer
 
 KILLED_RUNS = 4

@@ -32,7 +32,7 @@ from cli.world import (
     write_idx,
 )
 from plinius.data.sealed_dataset import seal_dataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.slots import newest_snapshot
 from plinius.sources.idx import idx_source
 

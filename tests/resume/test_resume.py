@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from cli.world import CFG, ITERATIONS, PLINIUS, World, call, digest_of, memory_folder
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.slots import newest_snapshot
 from plinius.snapshot import Snapshot
 from plinius.training.trainer import Run, Settings

@@ -16,7 +16,7 @@ from cli.world import CFG, CLASSES, World, make_world, textures, write_idx
 from plinius.cli.main import main
 from plinius.cli.shared_options import STOPPED
 from plinius.data.sealed_dataset import seal_dataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.pm.region import Region
 from plinius.slots import read_snapshot
 from plinius.sources.idx import idx_source

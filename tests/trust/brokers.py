@@ -14,7 +14,8 @@ from typing import Any
 from cli.world import World, call
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.jsonvalue import from_json
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.trust.broker import Broker, load_keys
 from plinius.trust.messages import AnchorRequest, decode_answer
 from plinius.trust.policy import load_policy

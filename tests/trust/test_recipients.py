@@ -12,7 +12,7 @@ import pytest
 from cli.world import CLASSES, PLINIUS, RECORDS, World, call
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError, StorageError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.trust.recipients import (
     Recipient,
     RecipientKey,

@@ -26,7 +26,7 @@ import plinius.trust.trainer as trainer
 from cli.world import World, call
 from plinius.errors import AnchorError, AttestationError, PliniusError
 from plinius.jsonvalue import from_json
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.trust.client import Address, Client, UnreachableError
 from plinius.trust.release import run_key
 from trust.brokers import TrainingPlace, commit, served

@@ -11,7 +11,7 @@ from plinius.darknet.cfg import parse_cfg
 from plinius.darknet.network import Network
 from plinius.data.sealed_dataset import seal_dataset
 from plinius.errors import CfgError
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.sources.npz import npz_source
 
 CFG = """\

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from plinius.errors import KeyFileError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 
 KEY = OwnerKey(bytes(range(32)))
 LINE = f"plinius-owner-key-1 {bytes(range(32)).hex()}\n"

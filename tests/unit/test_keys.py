@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from plinius.errors import KeyFileError, StorageError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 
 SECRET = bytes(range(32))
 MADE = "Name a key file made by plinius keygen."

@@ -10,7 +10,8 @@ import pytest
 
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import SealError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.sealing import Sealer
 from vectors.test_region_vectors import DIGESTS
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from cli.world import call
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import Slots

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import FormatError, KeyFileError, PliniusError, SealError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 
 FOLDER = Path(__file__).parent / "formats" / "sealed-dataset"
 FETCH = "Fetch it again from its owner."

@@ -18,7 +18,8 @@ from plinius.cli.shared_options import PATH, key_option
 from plinius.errors import KeyFileError
 from plinius.history.live_region import read_region
 from plinius.history.reading import snapshot_of
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.slots import Slots
 from plinius.snapshot import Snapshot
 from plinius.trust.harden import confine, harden

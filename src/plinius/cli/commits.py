@@ -9,7 +9,8 @@ import click
 
 from plinius.cli.shared_options import PATH
 from plinius.history.commit_history import MOST_KEPT
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.trust.job_file import show_job
 from plinius.trust.release import run_key
 

@@ -8,7 +8,7 @@ from plinius.cli.console import answer, say
 from plinius.cli.inspect_files import inspect_file
 from plinius.cli.shared_options import PATH, json_option, key_option
 from plinius.data.sealed_dataset import SealedDataset
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.sources.clear_files import SUFFIXES, source_of, write_clear
 
 

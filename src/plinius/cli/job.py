@@ -14,7 +14,8 @@ from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import JobError
 from plinius.files import publish
 from plinius.jsonvalue import Json
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.trust.declassification import declassification
 from plinius.trust.job import (
     ANCHORS,

@@ -10,7 +10,8 @@ import click
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import PATH, json_option
 from plinius.errors import KeyFileError
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.trust.recipients import fresh_key_for, load_recipient, load_recipient_key, open_key_for
 
 to_option = click.option(

@@ -12,7 +12,7 @@ from plinius.cli.verify import verify_region
 from plinius.history.live_region import read_region
 from plinius.history.reading import snapshot_of
 from plinius.jsonvalue import Json
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.maintenance.backup import backup
 from plinius.maintenance.compaction import compact
 from plinius.maintenance.listing import commits_in, differences, tensors_of

@@ -6,7 +6,7 @@ import click
 
 from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import PATH, json_option, key_option
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.maintenance.rekey import kind_of, rekey_dataset
 from plinius.maintenance.rekey_region import rekey_region
 

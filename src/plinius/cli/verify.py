@@ -15,7 +15,7 @@ from plinius.files import open_to_read
 from plinius.history.kept_commits import open_all_kept
 from plinius.history.live_region import read_region
 from plinius.jsonvalue import Json
-from plinius.keys import load_key
+from plinius.key_file import load_key
 from plinius.maintenance.verification import verify_records
 from plinius.pm.region import MAGIC, Region
 from plinius.slots import read_snapshot

@@ -13,7 +13,8 @@ from pathlib import Path
 from plinius import sealing
 from plinius.errors import AnchorError, AttestationError, KeyFileError, PliniusError
 from plinius.jsonvalue import Json, to_json
-from plinius.keys import OwnerKey, load_key
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
 from plinius.trust.audit import Audit
 from plinius.trust.evidence import NONCE_BYTES, decode_evidence
 from plinius.trust.ledger import Ledger

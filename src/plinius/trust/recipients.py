@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.hpke import (
 
 from plinius.errors import FormatError, KeyFileError, SealError, StorageError
 from plinius.files import publish, read_file
-from plinius.keys import OwnerKey, read_secret
+from plinius.key_file import read_secret
+from plinius.keys import OwnerKey
 from plinius.sealing import KEY_BYTES, fresh
 
 MOST_RECIPIENTS = 64

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from plinius.errors import KeyFileError, StorageError
 from plinius.files import publish, read_file
-from plinius.keys import read_secret
+from plinius.key_file import read_secret
 
 SIGNATURE_BYTES = 64
 PUBLIC_BYTES = 32
