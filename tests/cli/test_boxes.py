@@ -141,3 +141,19 @@ def test_more_boxes_than_the_network_takes_are_refused(world: World, tmp_path: P
     for options in (["--draw", "d"], ["--threshold", "0.1"]):
         wrong = call("predict", world.cfg, *using, "-o", tmp_path / "p.csv", *options)
         assert (wrong.code, "are for networks that find boxes" in wrong.stderr) == (2, True)
+
+
+def test_cells_of_a_grid_are_trained_on_boxes(world: World, tmp_path: Path) -> None:
+    """[detection] takes the same sealed boxes, jittered; [region] too."""
+    folder, sealed, cfg = pictures(tmp_path / "d"), tmp_path / "b.sealed", tmp_path / "net.cfg"
+    call("seal", "--key", world.key, "-o", sealed, "--boxes", folder, "--resize", "32x32")
+    net = YOLO[: YOLO.index("[yolo]")]
+    grid = "[connected]\noutput=28\nactivation=linear\n[detection]\nclasses=2\ncoords=4\nside=2\n"
+    region = "[region]\nclasses=2\nnum=2\nanchors=1,1, 2,2\nmax=5\nsoftmax=1\n"
+    for number, head in enumerate((grid + "num=1\njitter=.2\n", region + "jitter=.2\n")):
+        cfg.write_text(net + head)
+        using = ["--data", sealed, "--key", world.key, "--region", tmp_path / f"region{number}"]
+        told = call("train", cfg, *using, "--iterations", 3, "--json")
+        assert (told.code, told.json["iteration"]) == (0, 3), told.stderr
+        tested = call("test", cfg, *using, "--json")
+        assert 0 <= tested.json["mean_average_precision"] <= 1
