@@ -111,6 +111,7 @@ def test_a_list_file_names_the_pictures(world: World, tmp_path: Path) -> None:
         ("0 0.5 0.5 nan 0.2", "1.txt:1 is no line `class x y w h`"),
         ("0 1.5 0.5 0.2 0.2", "1.txt:1 is no line `class x y w h`"),
         ("2 0.5 0.5 0.2 0.2", "1.txt:1 has class 2, and there are 2"),
+        ("inf 0.5 0.5 0.2 0.2", "1.txt:1 has class inf, and there are 2"),
         ("0 .5 .5 .2 .2\n" * 3, "1.txt has 3 boxes, more than 2"),
         (None, "Give 1.png its label file, an empty one if nothing is in it"),
     ],
