@@ -144,6 +144,23 @@ def test_more_boxes_than_the_network_takes_are_refused(world: World, tmp_path: P
         assert (wrong.code, "are for networks that find boxes" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("box", [[-0.4, 0.5, 0.2, 0.2, 0], [0.5, 0.5, 0.2, 0.2, 7]])
+def test_a_box_that_lies_in_no_cell_is_refused(
+    box: list[float], world: World, tmp_path: Path
+) -> None:
+    """Sealed from arrays, whose labels nobody has read as boxes."""
+    x, y = np.zeros((4, 3, 32, 32), np.uint8), np.zeros((4, 2, 5), np.float32)
+    y[:, 0] = box
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    sealed, cfg = tmp_path / "a.sealed", tmp_path / "net.cfg"
+    call("seal", "--key", world.key, "-o", sealed, "--npz", tmp_path / "a.npz")
+    grid = "[connected]\noutput=28\n[detection]\nclasses=2\ncoords=4\nside=2\nnum=1\n"
+    cfg.write_text(YOLO[: YOLO.index("hue")] + grid)
+    using = ["--data", sealed, "--key", world.key, "--region", tmp_path / "region"]
+    refused = call("train", cfg, *using, "--iterations", 1)
+    assert refused.code == 1 and "A box of the truth" in refused.stderr
+
+
 def test_cells_of_a_grid_are_trained_on_boxes(world: World, tmp_path: Path) -> None:
     """[detection] takes the same sealed boxes, jittered; [region] too."""
     folder, sealed, cfg = pictures(tmp_path / "d"), tmp_path / "b.sealed", tmp_path / "net.cfg"
