@@ -25,8 +25,9 @@ from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import PliniusError
 from plinius.key_file import load_key
 from plinius.pm.region import Region
-from plinius.sources.folder import folder_source
+from plinius.sources.folder import ImageOptions, folder_source
 from plinius.sources.idx import idx_source
+from plinius.sources.labelled_boxes import BoxOptions, boxes_source
 from plinius.sources.npz import npz_source
 from plinius.sources.original_plinius import legacy_source
 from plinius.training.safetensors_files import import_safetensors
@@ -136,6 +137,18 @@ def read_images(path: Path) -> None:
     list(folder_source(path.parents[1]))
 
 
+def make_labels(path: Path) -> None:
+    """Two boxes, beside their picture."""
+    make_png(path.with_suffix(".png"))
+    path.write_text("0 0.5 0.25 0.5 0.25\n2 0.125 0.75 0.2 1e-1\n")
+
+
+def read_labels(path: Path) -> None:
+    """What is sealed are boxes in their picture, or nothing."""
+    for _, label in boxes_source(path.parent, ImageOptions(), BoxOptions(4)):
+        assert ((label[:, :4] >= 0) & (label[:, :4] <= 1)).all()
+
+
 Read = Callable[[Path], Any]
 KINDS: dict[str, tuple[Read, Read, int]] = {  # made, read, and how many in the long form
     "owner.key": (make_key, load_key, 20_000),
@@ -149,6 +162,7 @@ KINDS: dict[str, tuple[Read, Read, int]] = {  # made, read, and how many in the 
     "small.npz": (make_compressed_npz, lambda path: list(npz_source(path)), 5_000),
     "image.png": (make_png, read_images, 5_000),
     "image.jpg": (make_jpeg, read_images, 5_000),
+    "image.txt": (make_labels, read_labels, 5_000),
     "images.bin": (make_legacy, lambda p: list(legacy_source(LEGACY_KEY, p, None)), 5_000),
 }
 
@@ -172,7 +186,7 @@ def test_a_mutated_file_is_read_or_refused(
     make(path)
     whole = path.read_bytes()
     read(path)  # so that what is refused below is refused for its bytes
-    text = name in ("owner.key", "small.cfg")
+    text = name in ("owner.key", "small.cfg", "image.txt")
     rng, refusals, before = random.Random(first_seed()), 0, peak_memory()
     rounds = many if request.config.getoption("--soak") else 150
     for number in range(rounds):

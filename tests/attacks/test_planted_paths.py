@@ -22,8 +22,9 @@ from plinius.key_file import load_key
 from plinius.mirror import Mirror
 from plinius.pm.region import Region
 from plinius.slots import newest_snapshot
-from plinius.sources.folder import folder_source
+from plinius.sources.folder import ImageOptions, folder_source
 from plinius.sources.idx import idx_source
+from plinius.sources.labelled_boxes import BoxOptions, boxes_source
 from plinius.sources.npz import npz_source
 from plinius.sources.original_plinius import legacy_source
 from plinius.training.metrics import metrics_file, tensorboard
@@ -251,6 +252,7 @@ LIBRARY: dict[str, Callable[[Path], Any]] = {
     "idx_source": lambda p: idx_source(p, p),
     "npz_source": npz_source,
     "folder_source": folder_source,
+    "boxes_source": lambda p: boxes_source(p, ImageOptions(), BoxOptions()),
     "legacy_source": lambda p: legacy_source(bytes(16), p, p),
     "metrics_file": lambda p: metrics_file(p).__enter__(),
     "tensorboard": lambda p: tensorboard(p, 0).__enter__(),

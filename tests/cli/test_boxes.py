@@ -111,6 +111,7 @@ def test_a_list_file_names_the_pictures(world: World, tmp_path: Path) -> None:
         ("0 0.5 0.5 nan 0.2", "1.txt:1 is no line `class x y w h`"),
         ("0 1.5 0.5 0.2 0.2", "1.txt:1 is no line `class x y w h`"),
         ("2 0.5 0.5 0.2 0.2", "1.txt:1 has class 2, and there are 2"),
+        ("inf 0.5 0.5 0.2 0.2", "1.txt:1 has class inf, and there are 2"),
         ("0 .5 .5 .2 .2\n" * 3, "1.txt has 3 boxes, more than 2"),
         (None, "Give 1.png its label file, an empty one if nothing is in it"),
     ],
@@ -141,3 +142,36 @@ def test_more_boxes_than_the_network_takes_are_refused(world: World, tmp_path: P
     for options in (["--draw", "d"], ["--threshold", "0.1"]):
         wrong = call("predict", world.cfg, *using, "-o", tmp_path / "p.csv", *options)
         assert (wrong.code, "are for networks that find boxes" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("box", [[-0.4, 0.5, 0.2, 0.2, 0], [0.5, 0.5, 0.2, 0.2, 7]])
+def test_a_box_that_lies_in_no_cell_is_refused(
+    box: list[float], world: World, tmp_path: Path
+) -> None:
+    """Sealed from arrays, whose labels nobody has read as boxes."""
+    x, y = np.zeros((4, 3, 32, 32), np.uint8), np.zeros((4, 2, 5), np.float32)
+    y[:, 0] = box
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    sealed, cfg = tmp_path / "a.sealed", tmp_path / "net.cfg"
+    call("seal", "--key", world.key, "-o", sealed, "--npz", tmp_path / "a.npz")
+    grid = "[connected]\noutput=28\n[detection]\nclasses=2\ncoords=4\nside=2\nnum=1\n"
+    cfg.write_text(YOLO[: YOLO.index("hue")] + grid)
+    using = ["--data", sealed, "--key", world.key, "--region", tmp_path / "region"]
+    refused = call("train", cfg, *using, "--iterations", 1)
+    assert refused.code == 1 and "A box of the truth" in refused.stderr
+
+
+def test_cells_of_a_grid_are_trained_on_boxes(world: World, tmp_path: Path) -> None:
+    """[detection] takes the same sealed boxes, jittered; [region] too."""
+    folder, sealed, cfg = pictures(tmp_path / "d"), tmp_path / "b.sealed", tmp_path / "net.cfg"
+    call("seal", "--key", world.key, "-o", sealed, "--boxes", folder, "--resize", "32x32")
+    net = YOLO[: YOLO.index("[yolo]")]
+    grid = "[connected]\noutput=28\nactivation=linear\n[detection]\nclasses=2\ncoords=4\nside=2\n"
+    region = "[region]\nclasses=2\nnum=2\nanchors=1,1, 2,2\nmax=5\nsoftmax=1\n"
+    for number, head in enumerate((grid + "num=1\njitter=.2\n", region + "jitter=.2\n")):
+        cfg.write_text(net + head)
+        using = ["--data", sealed, "--key", world.key, "--region", tmp_path / f"region{number}"]
+        told = call("train", cfg, *using, "--iterations", 3, "--json")
+        assert (told.code, told.json["iteration"]) == (0, 3), told.stderr
+        tested = call("test", cfg, *using, "--json")
+        assert 0 <= tested.json["mean_average_precision"] <= 1

@@ -146,7 +146,13 @@ def test_draws_depend_on_seed_and_iteration_alone() -> None:
 def test_without_keys_pictures_stay() -> None:
     """Values that ask for nothing are as none; one key brings Darknet's defaults of the others."""
     nothing = "angle=0\nsaturation=1\nexposure=1\nhue=0\naspect=1\nflip=0\n"
-    for text in (NET + END, NET + nothing + END, NET + CHANNELS + YOLO + "jitter=0\nrandom=0\n"):
+    zero = "saturation=0\nexposure=0\naspect=0\n"
+    for text in (
+        NET + END,
+        NET + nothing + END,
+        NET + zero + END,
+        NET + CHANNELS + YOLO + "jitter=0\nrandom=0\n",
+    ):
         assert Augmentation.of(parse_cfg(text, "a.cfg")) is None
     found = augmentation(NET + "hue=.1\n" + END)
     assert (found.crop, found.flips, found.hue) == ((24, 48), True, 0.1)
@@ -198,6 +204,10 @@ def test_boxes_become_the_truth_of_cells() -> None:
     truth = in_cells(labels, 2, 2).reshape(4, 7)
     np.testing.assert_allclose(truth[2], [1, 0, 1, 0.6, 0.6, 0.2, 0.1], rtol=1e-5)
     assert not truth[[0, 1, 3]].any()
+    head = Network(parse_cfg(NET + DETECTION, "a.cfg")).box_head()
+    objects = head.objects(truth.ravel())
+    np.testing.assert_allclose(objects.boxes[0], labels[0, 0, :4], rtol=1e-5)
+    assert objects.classes.tolist() == [1]
 
 
 def test_what_cannot_be_changed_is_refused() -> None:

@@ -61,7 +61,7 @@ NET_KEYS: dict[str, Key] = {
     # What is done to training pictures: darknet/augmentation.
     "angle": real(0, 0, 360),
     "hue": real(0, 0, 1),
-    **dict.fromkeys(("aspect", "saturation", "exposure"), real(1, 1e-3, 1e3)),
+    **dict.fromkeys(("aspect", "saturation", "exposure"), real(1, 0, 1e3)),
     **dict.fromkeys(("max_crop", "min_crop"), integer(None, 1, 1 << 16)),
     **dict.fromkeys(("max_ratio", "min_ratio"), real(None, 1e-3, 1e3)),
     "center": FLAG,

@@ -46,8 +46,9 @@ def boxes_source(path: Path, images: ImageOptions, boxes: BoxOptions) -> Source:
     """Records of a folder, or of a list file with the path of a picture in each line.
 
     A folder holds PNG or JPEG pictures, or folders `images` and `labels`. The label file of a
-    picture has its name with the suffix .txt, and lies beside it, or in `labels` if it lies in
-    `images` or `JPEGImages` (darknet: data.c, fill_truth_detection); without objects it is empty.
+    picture has its name with the suffix .txt, and lies in `labels` if it lies in `images` or
+    `JPEGImages` (darknet: data.c, fill_truth_detection), else beside it; without objects it is
+    empty.
     Its numbers are class, middle and sides of each box, in fractions of the picture.
 
     Samples are uint8, (1, h, w) or (3, h, w); with `images.size` pictures keep their proportions,
@@ -101,13 +102,14 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def label_path(picture: Path) -> Path:
-    """Where the boxes of a picture are."""
-    parts = list(picture.parent.parts)
+    """Where the boxes of a picture are: in `labels`, or if there are none, beside it."""
+    beside, parts = picture.with_suffix(".txt"), list(picture.parent.parts)
     for at in range(len(parts) - 1, -1, -1):
         if parts[at] in _PICTURES:
             parts[at] = "labels"
             break
-    return Path(*parts) / f"{picture.stem}.txt"
+    found = Path(*parts) / beside.name
+    return beside if beside.exists() and not found.exists() else found
 
 
 def _pictures(path: Path) -> list[Path]:
@@ -169,7 +171,7 @@ def _box(line: str, place: str, options: BoxOptions) -> list[float] | None:
             f"{place} is no line `class x y w h` of a box in its picture",
             "Give the middle from 0 to below 1, and sides above 0 and at most 1, as fractions",
         )
-    if not (label == int(label) and 0 <= label < classes):
+    if not (0 <= label < classes and label == int(label)):
         raise SourceError(
             f"{place} has class {label:g}, and there are {classes}", "Number the classes from 0"
         )

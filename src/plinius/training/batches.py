@@ -11,6 +11,7 @@ from plinius.darknet.augmentation.augmentation import Augmentation, flat
 from plinius.darknet.augmentation.moved_boxes import Labels, in_cells, present
 from plinius.darknet.augmentation.pictures import centre_crops
 from plinius.darknet.losses.base import BoxLoss
+from plinius.darknet.losses.boxes import read_truth
 from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.losses.detection import Detection
 from plinius.darknet.network import Network
@@ -158,6 +159,8 @@ class Batches:
 
     def _boxes(self, head: BoxLoss, boxes: Labels) -> torch.Tensor:
         if isinstance(head, Detection):
+            for one in boxes:
+                read_truth(one.reshape(-1), 5, head.classes)  # refuses what lies in no cell
             return torch.from_numpy(in_cells(boxes, head.section.integer("side"), head.classes))
         most = self._truths // 5
         if present(boxes)[:, most:].any():

@@ -17,6 +17,7 @@ from plinius.errors import CfgError, SourceError
 
 _JITTER = 0.2  # if the head does not say (darknet: parser.c, parse_yolo and others)
 _RESIZE_EVERY = 10
+_ROUNDING = 1e-6  # a ratio times the width is whole if it is nearly so
 _RANDOM_SCALE = 1.4
 _CROP_KEYS = ("angle", "aspect", "min_crop", "max_crop", "min_ratio", "max_ratio", "center")
 
@@ -72,10 +73,10 @@ class Augmentation:
             centred=bool(net.center),
             flips=net.flip != 0,
             angle=net.angle,
-            aspect=net.aspect,
+            aspect=net.aspect or 1,
             hue=net.hue,
-            saturation=net.saturation,
-            exposure=net.exposure,
+            saturation=net.saturation or 1,
+            exposure=net.exposure or 1,
             jitter=_JITTER if jitter is None else float(cast(float, jitter)),
             scales=_RANDOM_SCALE if random == 1 else random or 1.0,
             step=net.resize_step,
@@ -215,7 +216,8 @@ def _asking(net: Net, head: Section | None) -> list[str]:
     """The keys that ask for augmentation."""
     keys: tuple[str, ...] = ("hue", "saturation", "exposure", "flip")
     keys = keys if head else (*keys, *_CROP_KEYS)
-    found = [key for key in keys if getattr(net, key) not in (None, _neutral(key))]
+    # A factor of 0 is as 1 (darknet: data.c, load_thread).
+    found = [key for key in keys if getattr(net, key) not in (None, 0, _neutral(key))]
     if head and head.options["jitter"]:
         found.append("jitter")
     if head and head.kind != "detection" and head.options["random"]:
@@ -228,22 +230,23 @@ def _crop(net: Net) -> tuple[int, int]:
     low = net.width if net.min_crop is None else net.min_crop
     high = 2 * net.width if net.max_crop is None else net.max_crop
     if net.min_ratio is not None:
-        low = math.trunc(net.min_ratio * net.width)
+        low = math.floor(net.min_ratio * net.width + _ROUNDING)
     if net.max_ratio is not None:
-        high = math.trunc(net.max_ratio * net.width)
+        high = math.floor(net.max_ratio * net.width + _ROUNDING)
     return max(low, 1), max(high, 1)
 
 
 def _require_pictures(cfg: Cfg, key: str) -> None:
     net = cfg.net
     what = ""
+    plain = (net.hue, net.saturation or 1, net.exposure or 1) == (0, 1, 1)
     if not (net.height and net.width and net.channels):
         what = "the input has no height, width and channels"
     elif net.time_steps > 1:
         what = "the network works on sequences"
     elif any(section.kind == "iseg" for section in cfg.sections):
         what = "[iseg] compares with masks, which would not follow"
-    elif net.channels not in (1, 3) and (net.hue, net.saturation, net.exposure) != (0, 1, 1):
+    elif net.channels not in (1, 3) and not plain:
         what = f"colours need 1 or 3 channels, not {net.channels}"
     if what:
         raise CfgError(
