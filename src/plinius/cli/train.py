@@ -53,7 +53,10 @@ _SHOW_CURSOR = b"\x1b[?25h"
 @data_option
 @region_option
 @click.option(
-    "--key", "key_path", type=PATH, help="The owner's key file, if no broker gives the keys."
+    "--key",
+    "key_path",
+    type=PATH,
+    help="The owner's key, if no broker gives the keys: a file, -, fd:N, or env:NAME.",
 )
 @broker_options
 @click.option(
