@@ -61,7 +61,7 @@ def test_a_signal_at_start_up_leaves_no_traceback(
 def test_a_second_interrupt_stops_at_once() -> None:
     """But not the same Ctrl-C passed on by a wrapper, nor a second SIGTERM."""
     waits = (
-        "import time\nfrom plinius.cli.train import _Stop\nstop = _Stop()\n"
+        "import time\nfrom plinius.cli.stop import Stop\nstop = Stop()\n"
         "print('ready', flush=True)\nwhile True:\n time.sleep(0.01)\n"
         " stop.wanted and print('wanted', flush=True)\n"
     )
