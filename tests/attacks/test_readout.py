@@ -162,7 +162,7 @@ def test_what_leaves_under_a_default_job_is_below_the_stated_bits(
     assert len(numbers) == 4
     assert all(number == round(number, 2) and 0 <= number <= 10 for number in numbers)
     assert (result["loss"], result["average_loss"]) == (None, None)
-    bits = 4 * math.log2(10 * 100 + 1) + math.log2(101) + math.log2(2 * 480 + 1)
+    bits = 4 * math.log2(10 * 100 + 1) + math.log2(101) + math.log2(3 * 480 + 1)
     assert said["bits_of_a_run"] == pytest.approx(bits, abs=0.1)
     assert said["bits_per_iteration"] == pytest.approx(bits / 480, abs=1e-3)
     assert bits < 64 < 320 * math.log2(256)

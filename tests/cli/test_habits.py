@@ -22,7 +22,11 @@ from plinius.errors import StorageError
 from plinius.files import publish
 
 ROOT = Path(__file__).parents[2]
-MODULE = [sys.executable, "-m", "plinius"]
+STARTED = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); "
+    "from plinius.__main__ import run; run()"
+)
+"""The command from its first line on: before it, the interpreter itself starts."""
 SHORT, SOAKED = 5, 200
 
 
@@ -46,9 +50,14 @@ def test_a_signal_at_start_up_leaves_no_traceback(
         command = [*map(str, commands[number % len(commands)])]
         how = random.choice([signal.SIGINT, signal.SIGTERM])
         process = subprocess.Popen(
-            [*MODULE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", STARTED, *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        time.sleep(random.uniform(0.05, 1.5))
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(random.uniform(0, 1.5))
         process.send_signal(how)
         _, said = process.communicate(timeout=120)
         assert "Traceback" not in said, said
@@ -61,7 +70,7 @@ def test_a_signal_at_start_up_leaves_no_traceback(
 def test_a_second_interrupt_stops_at_once() -> None:
     """But not the same Ctrl-C passed on by a wrapper, nor a second SIGTERM."""
     waits = (
-        "import time\nfrom plinius.cli.train import _Stop\nstop = _Stop()\n"
+        "import time\nfrom plinius.cli.stop import Stop\nstop = Stop()\n"
         "print('ready', flush=True)\nwhile True:\n time.sleep(0.01)\n"
         " stop.wanted and print('wanted', flush=True)\n"
     )

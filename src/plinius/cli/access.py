@@ -43,7 +43,10 @@ JOB_OPTIONS: Options = (
 )
 _BROKER_OPTIONS: Options = (
     click.option(
-        "--key", "key_path", type=PATH, help="The owner's key file, if no broker gives the keys."
+        "--key",
+        "key_path",
+        type=PATH,
+        help="The owner's key, if no broker gives the keys: a file, -, fd:N, or env:NAME.",
     ),
     click.option("--broker", metavar="URL", help="Attest to this broker, which gives the keys."),
     click.option(

@@ -40,9 +40,7 @@ class Refusals(click.Group):
             _let_commands_be_interrupted()
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
-            stderr.print("plinius: Interrupted.", style="bold red")
-            sys.exit(INTERRUPTED)
+            _end_interrupted()
         except PliniusError as refusal:
             refuse(refusal)
         except BrokenPipeError:
@@ -53,14 +51,44 @@ class Refusals(click.Group):
             refuse(StorageError(what, "Check the path and its space"))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+                _end_if_interrupted()
                 raise
             refuse(StorageError("There is not enough memory", "Use a machine with more"))
+        except Exception:
+            _end_if_interrupted()  # an import that it cut off may end with another error
+            raise
+
+
+class _Interrupt:
+    """The handler of Ctrl-C: raises KeyboardInterrupt, so that nothing half-made is left."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+_interrupt = _Interrupt()
 
 
 def _let_commands_be_interrupted() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt, so that a command leaves nothing half-made."""
+    """Have Ctrl-C interrupt the command, where it would end the process."""
+    _interrupt.came = False
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _end_if_interrupted() -> None:
+    if _interrupt.came:
+        _end_interrupted()
+
+
+def _end_interrupted() -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process at once
+    stderr.print("plinius: Interrupted.", style="bold red")
+    sys.exit(INTERRUPTED)
 
 
 def refuse(refusal: PliniusError) -> NoReturn:

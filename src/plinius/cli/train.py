@@ -1,9 +1,7 @@
 """`train`: a Darknet network on sealed data, mirrored into a region."""
 
 import os
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ import click
 
 from plinius.cli.access import TrainerAccess, trainer_access
 from plinius.cli.commits import history_options
-from plinius.cli.console import INTERRUPTED, answer, counting, say
+from plinius.cli.console import answer, counting, say
 from plinius.cli.shared_options import (
     PATH,
     STOPPED,
@@ -22,6 +20,7 @@ from plinius.cli.shared_options import (
     json_option,
     region_option,
 )
+from plinius.cli.stop import Stop
 from plinius.cli.train_progress import LOG_EVERY, training_progress
 from plinius.cli.train_report import report_end, report_start, result_of
 from plinius.darknet.cfg import Cfg, read_cfg
@@ -38,9 +37,6 @@ if TYPE_CHECKING:
     from plinius.training.trainer import Settings
 
 _WARNING = "warning: "
-_SAME_INTERRUPT = 0.3
-"""Seconds within which a second SIGINT is the same Ctrl-C, passed on by a wrapper."""
-_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @click.command()
@@ -143,7 +139,7 @@ def train(
     **chosen: Any,
 ) -> None:
     """Train a Darknet network on sealed data. The same command again resumes the run."""
-    stop = _Stop()  # before torch is imported, which takes seconds
+    stop = Stop()  # before torch is imported, which takes seconds
     for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT"):
         # With fewer threads than torch expects, gradients would be wrong.
         os.environ.pop(name, None)
@@ -248,29 +244,3 @@ def _warn(text: str) -> None:
     """Say a warning, and nothing else: what --quiet leaves."""
     if text.startswith(_WARNING):
         say(text)
-
-
-class _Stop:
-    """Set by SIGINT and SIGTERM: training then stops after the current iteration.
-
-    A second Ctrl-C ends the process at once, as a kill does: the newest commit stays. A plain
-    attribute: the lock in threading.Event is not safe in a handler of two signals.
-    """
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._since = 0.0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, _: object) -> None:
-        if number == signal.SIGINT:
-            now = time.monotonic()
-            if self._since and now - self._since > _SAME_INTERRUPT:
-                shown = _SHOW_CURSOR if os.isatty(2) else b""
-                os.write(
-                    2, shown + b"plinius: Stopped at once; the same command resumes the run.\n"
-                )
-                os._exit(INTERRUPTED)
-            self._since = self._since or now
-        self.wanted = True
