@@ -166,10 +166,13 @@ def test_train_hardens_itself_with_a_key_file_if_it_is_told_to(
     """And says what is in force; without --harden it says nothing of it."""
     what = ["train", world.cfg, "--data", world.data, "--threads", 1, "--key", world.key]
     (tmp_path / "tmp").mkdir()  # what is made there once must be made before it is out of reach
+    (tmp_path / "board").mkdir()
     hard = ["--iterations", 1, "--harden", "--region", tmp_path / "k"]
+    hard += ["--tensorboard", tmp_path / "board"]
     done = run(*what, *hard, env={"TMPDIR": str(tmp_path / "tmp")})
     assert done.code == 0, done.stderr
     require_measures_told(done.stderr)
+    assert len(list((tmp_path / "board").iterdir())) == 1
     assert "ardened" not in call(*what, "--iterations", 1, "--region", tmp_path / "p").stderr
 
 

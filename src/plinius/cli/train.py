@@ -216,8 +216,10 @@ def _reach(
     written = [path for path in outputs if path is not None]
     return Reach(
         read=(cfg_path, settings.data, *more, *named),
-        write=tuple(path for path in written if path.exists()),
-        make_in=tuple(path.parent for path in written if not path.exists()),
+        write=tuple(path for path in written if path.is_file()),
+        make_in=tuple(
+            path if path.is_dir() else path.parent for path in written if not path.is_file()
+        ),
     )
 
 
