@@ -67,6 +67,11 @@ class _Interrupt:
 
     def __call__(self, *_: object) -> None:
         self.came = True
+        spec = getattr(sys.modules.get("torch"), "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            # torch aborts if its import is cut off, and a command makes nothing before that.
+            os.write(2, b"plinius: Interrupted.\n")
+            os._exit(INTERRUPTED)
         raise KeyboardInterrupt
 
 
