@@ -357,5 +357,6 @@ def _net(section: Section, warnings: list[str]) -> Net:
 
 def _shown(text: str) -> str:
     """Text from the file, shortened and safe to print: it may be a key file, given by mistake."""
-    text = re.sub("(?=[0-9]*[A-Fa-f])[0-9A-Fa-f]{16,}", "(hex digits)", text)
+    digits = "[0-9A-Fa-f]{16,}"
+    text = re.sub(digits, lambda it: it[0] if it[0].isdecimal() else "(hex digits)", text)
     return repr(text if len(text) <= 40 else text[:40] + "...")
