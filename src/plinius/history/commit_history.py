@@ -146,8 +146,8 @@ class CommitHistory:
     def after_commit(self, iteration: int) -> None:
         """Keep the commit that was just made, if it is one to keep."""
         self._iteration = iteration
-        if self._keep and iteration % self._every == 0 and self._keep_as(str(self._slots.commits)):
-            self._prune()
+        if self._keep and iteration % self._every == 0:
+            self._keep_as(str(self._slots.commits), self._prune)
 
     def keep(self, name: str) -> bool:
         """Keep the newest commit under a name; one kept under it before is replaced.
@@ -164,7 +164,7 @@ class CommitHistory:
             raise StateError("There is no commit to keep yet", "Call mirror_out before keep")
         return self._keep_as(name)
 
-    def _keep_as(self, name: str) -> bool:
+    def _keep_as(self, name: str, then: Callable[[], None] = lambda: None) -> bool:
         commit, digest = self._slots.commits, self._slots.digest
         assert digest is not None
         if self._named.get(name) == (commit, digest):
@@ -172,13 +172,14 @@ class CommitHistory:
         try:
             if self._must_recover:
                 self._region.recover()
-            self._must_recover = True
+            self._must_recover = True  # unless all of it is done
             self._copy(name, commit)
+            self._named[name] = (commit, digest)
+            then()
             self._must_recover = False
         except (StorageError, RegionFullError) as error:
             _log.warning("Commit %d is not kept as %s: %s", commit, name, error)
             return False
-        self._named[name] = (commit, digest)
         return True
 
     def _copy(self, name: str, commit: int) -> None:
