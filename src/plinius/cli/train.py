@@ -168,6 +168,8 @@ def train(
     talk = _warn if quiet else say
     if chosen["keep_every"] != 1 and not chosen["keep"]:
         raise click.UsageError("--keep-every is for --keep")
+    if chosen["learning_rate"] is not None and chosen["from_iteration"] is None:
+        raise click.UsageError("--set is for --from-iteration: a new run takes it from its cfg")
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
