@@ -268,6 +268,10 @@ def bad_jobs(owner: Owner, folder: Path) -> dict[str, tuple[list[object], str]]:
             [*train(job), "--from-iteration", 2],
             f"The job does not allow --from-iteration, only: a run that goes on. {ASK}",
         ),
+        "another learning rate": (
+            [*train(job), "--from-iteration", 2, "--set", "learning_rate=1"],
+            f"The job does not allow --from-iteration, only: a run that goes on. {ASK}",
+        ),
         "an empty metric": (
             [*create, "--every", 1],
             "The job does not allow a metric over 8 records, only: at least 64. " + ASK,

@@ -1,5 +1,6 @@
 """Commands that look after a region: log, ls, diff, backup, compact, going back, a run in use."""
 
+import json
 import os
 import shutil
 import signal
@@ -102,6 +103,39 @@ def test_ls_lists_the_tensors_and_diff_says_which_differ(
     assert (found["equal"], found["iterations"]) == (False, [11, 24])
     assert 0 < len(found["different"]) <= len(tensors)
     assert found["only_in_first"] == found["only_in_second"] == []
+
+
+def test_going_back_with_another_learning_rate_is_kept_by_the_run(
+    kept: Path, world: World, tmp_path: Path
+) -> None:
+    """Later processes have it without being told, the log shows it, and it computes with it."""
+    region, whole, lines = tmp_path / "run.region", tmp_path / "whole.region", tmp_path / "m"
+    for copy in (region, whole):
+        shutil.copy(kept, copy)
+    back = ["--from-iteration", 16, "--set", "learning_rate=0.02"]
+    first = call(*world.train(region, *back, "--iterations", 18, "--metrics", lines))
+    told = "went back with learning_rate=0.02, which takes the place of the cfg's 0.1."
+    assert (first.code, told in first.stderr) == (0, True), first.stderr
+    assert call(*world.train(region, *back, "--iterations", 20)).code == 0  # not back again
+    last = call(*world.train(region, "--metrics", lines, "--json"))
+    assert last.json["learning_rate"] == 0.02 and told in last.stderr
+    rates = {m["iteration"]: m["rate"] for m in map(json.loads, lines.read_text().splitlines())}
+    for at in (17, 24):
+        assert rates[at] == pytest.approx(0.02 * (1 - at / ITERATIONS) ** 4)
+    call(*world.train(whole, *back))
+    assert digest_of(region, world.key) == digest_of(whole, world.key)
+    assert digest_of(region, world.key) != digest_of(kept, world.key)
+    log = read("region log", region, world)
+    assert log["went_back"] == [[24, 24, 16, 16]]
+    assert log["commits"][-1]["metrics"]["learning_rate"] == 0.02
+    other = call(*world.train(region, "--from-iteration", 16, "--set", "learning_rate=0.03"))
+    assert "learning_rate=0.03" in other.stderr
+    assert len(read("region log", region, world)["went_back"]) == 2
+    for value in ("learning_rate=x", "learning_rate=-1", "learning_rate=nan", "momentum=1", "3"):
+        refused = call(*world.train(region, "--from-iteration", 16, "--set", value))
+        assert (refused.code, "is not like learning_rate=0.01" in refused.stderr) == (2, True)
+    alone = call(*world.train(region, "--set", "learning_rate=1"))
+    assert (alone.code, "--set is for --from-iteration" in alone.stderr) == (2, True)
 
 
 def test_going_back_continues_from_there_and_is_told_ever_after(

@@ -18,10 +18,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKED = lock.read_lock(lock.LOCK) | lock.read_lock(lock.CPU_LOCK)
 
 
+UNLOCKED = ("wandb", "mlflow")
+"""The extras that are not locked, as CONTRIBUTING.md says."""
+
+
 def declared() -> list[Requirement]:
-    """What the package, its extras and its build ask for."""
+    """What the package, its extras that are locked and its build ask for."""
     project = PROJECT["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    extras = project["optional-dependencies"]
+    groups = [project["dependencies"], *(extras[it] for it in extras if it not in UNLOCKED)]
     groups.append(PROJECT["build-system"]["requires"])
     found = [Requirement(text) for group in groups for text in group]
     return [one for one in found if one.name != "plinius"]

@@ -15,7 +15,17 @@ from plinius.data.sealed_dataset import seal_dataset
 from plinius.errors import StorageError
 from plinius.keys import OwnerKey
 from plinius.sources.npz import npz_source
-from plinius_benchmarks import batch, crash, iteration, mirror, networks, overhead, paper, sps
+from plinius_benchmarks import (
+    batch,
+    crash,
+    iteration,
+    loaders,
+    mirror,
+    networks,
+    overhead,
+    paper,
+    sps,
+)
 from plinius_benchmarks.machine import describe_with_torch
 from plinius_benchmarks.page import write_page
 from plinius_benchmarks.plots import plot
@@ -102,6 +112,17 @@ def test_mirror_measures_every_rival(tmp_path: Path) -> None:
     assert 0 < parts["save"]["share"] < 1
     assert 0 < parts["restore"]["share"] < 1
     assert [*tmp_path.glob("plinius-bench-*")] == []
+
+
+def test_loaders_measures_sealed_and_plain_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By both loaders, over the end of an epoch; waiting is a part of the iteration."""
+    monkeypatch.setattr(loaders, "_RECORDS", 256)
+    small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    report = loaders.run_loaders(3, lambda: small)
+    assert [row["loader"] for row in report["rows"]] == ["DataLoader", "ResumableLoader"]
+    for row in report["rows"]:
+        assert 0 < row["waiting"]["plain"][0] < row["iteration"][0]
+    assert {target["bound"] for target in report["targets"]} == {0.01}
 
 
 def test_batch_measures_both_ways(tmp_path: Path) -> None:

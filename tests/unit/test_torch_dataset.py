@@ -2,13 +2,14 @@
 
 import io
 import pickle
+import re
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import plinius
 from plinius.data.records import ABSENT, ArraySpec, Source
@@ -116,10 +117,33 @@ def test_predictions_of_a_model_are_sealed_with_names(tmp_path: Path, key: Owner
         (chances[:-1], "are no predictions for 10 records"),
         (chances[:, 0], "are no predictions for 10 records"),
         (chances / 0, "are not finite"),
+        (chances * 2 - 1, "are no probabilities"),
         (chances[:, :2], "There are 2 outputs, but 3 class names"),
     ):
         with pytest.raises(SourceError, match=sentence):
             plinius.Predictions.of(outputs, data)
+
+
+def test_the_predictions_of_the_readme_run(
+    tmp_path: Path, key: OwnerKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines as they are, after a loop that mirrored its state; the owner opens the file."""
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(key = .*?)^```", page, flags=re.S | re.M)
+    monkeypatch.chdir(tmp_path)
+    key.save(tmp_path / "owner.key")
+    x = torch.rand(30, 4)
+    plinius.seal(TensorDataset(x), key, "patients.sealed")
+    model = torch.nn.Linear(4, 3)
+    with plinius.Mirror.open("run.region", key, {"model": model}) as mirror:
+        mirror.mirror_out(7)
+    wanted = model(x).softmax(1)
+    fresh = torch.nn.Linear(4, 3)
+    exec(lines, {"plinius": plinius, "torch": torch, "model": fresh, "state": {"model": fresh}})
+    found = plinius.SealedDataset.open("predictions.sealed", key)
+    chances, classes = found.batch(range(30))
+    assert torch.allclose(chances, wanted)
+    assert torch.equal(classes, wanted.argmax(1))
 
 
 def test_a_resumable_loader_goes_on_in_sealed_data(tmp_path: Path, key: OwnerKey) -> None:

@@ -1,5 +1,6 @@
 """What commands on a region share: the keys of its run and data, and which commit is meant."""
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,9 +28,34 @@ commit_option = click.option(
 )
 
 
+def _learning_rate(_: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """The number in learning_rate=NUMBER."""
+    if value is None:
+        return None
+    name, _sign, text = value.partition("=")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if name != "learning_rate" or not 0 <= number < math.inf:
+        raise click.BadParameter(f"{value} is not like learning_rate=0.01", param=option)
+    return number
+
+
 def history_options(command: _F) -> _F:
-    """`--keep`, `--keep-every` and `--from-iteration`: parameters of the same names."""
+    """`--keep`, `--keep-every` and `--from-iteration`: parameters of the same names.
+
+    And `--set`: the parameter `learning_rate`.
+    """
     for option in (
+        click.option(
+            "--set",
+            "learning_rate",
+            metavar="learning_rate=NUMBER",
+            callback=_learning_rate,
+            help="With --from-iteration: go on from there with this learning_rate instead of the "
+            "cfg's. The run keeps it.",
+        ),
         click.option(
             "--from-iteration",
             type=click.IntRange(0),

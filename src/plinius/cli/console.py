@@ -1,5 +1,6 @@
 """The terminal: results go to stdout, messages and progress to stderr."""
 
+import io
 import json
 import os
 import shutil
@@ -32,6 +33,10 @@ class Refusals(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> Any:
         """Run a command line: that of this process if none is given."""
+        if args is None and isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal in Latin-1 shows other letters as escapes; names of files stay exact.
+            wide = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+            sys.stdout.reconfigure(errors="surrogateescape" if wide else "backslashreplace")
         return super().main(args, *more, obj=_OWN_PROCESS if args is None else None, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -119,8 +124,18 @@ def answer(result: dict[str, Json], as_json: bool) -> None:
         return
     width = max(map(len, result), default=0)
     for name, value in result.items():
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else _shown(value)
         click.echo(f"{name:<{width}}  {text}")
+
+
+def _shown(value: Json) -> str:
+    """A value as JSON, with letters as they are where stdout can show them."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from plinius.cli.shared_options import PATH, json_option, key_option
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.key_file import load_key
 from plinius.sources.clear_files import SUFFIXES, source_of, write_clear
+from plinius.sources.text import write_text
 
 
 @click.command()
@@ -24,14 +25,27 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.argument("file", type=PATH)
 @key_option
 @click.option(
-    "-o", "--output", type=PATH, required=True, help="A .csv or .npz file; of boxes .json too."
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    help="A .csv or .npz file; .json of boxes, .txt of text.",
 )
+@click.option("--tokenizer", type=PATH, help="For .txt: the tokenizer, if it is too long to seal.")
 @json_option
-def open_file(file: Path, key_path: Path, output: Path, as_json: bool) -> None:
+def open_file(
+    file: Path, key_path: Path, output: Path, tokenizer: Path | None, as_json: bool
+) -> None:
     """Write the records of a sealed dataset, or sealed predictions, in clear."""
-    if output.suffix not in SUFFIXES:
-        raise click.UsageError("-o ends in .csv, .npz or .json")
+    is_text = output.suffix == ".txt"
+    if output.suffix not in SUFFIXES and not is_text:
+        raise click.UsageError("-o ends in .csv, .npz, .json or .txt")
+    if tokenizer and not is_text:
+        raise click.UsageError("--tokenizer is for -o of a .txt file")
     source = source_of(SealedDataset.from_file(file, load_key(key_path)))
-    write_clear(source, output)
+    if is_text:
+        write_text(source, output, tokenizer)
+    else:
+        write_clear(source, output)
     say(f"{output} holds the records in clear: whoever has it can read them.")
     answer({"opened": str(output), "count": source.count}, as_json)

@@ -1,5 +1,6 @@
 """`generate`: text that a mirrored network writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -8,10 +9,12 @@ from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, say
 from plinius.cli.shared_options import (
+    PATH,
     cfg_argument,
     json_option,
     region_option,
 )
+from plinius.sources.tokenizer import Tokenizer, Tokens
 
 
 @click.command()
@@ -20,7 +23,11 @@ from plinius.cli.shared_options import (
 @owner_access
 @click.option("--begin", default="\n", help="What the text goes on from. Default: a line end.")
 @click.option(
-    "--length", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="In bytes."
+    "--length",
+    type=click.IntRange(1, 1_000_000),
+    default=200,
+    show_default=True,
+    help="In tokens (bytes).",
 )
 @click.option(
     "--temperature",
@@ -36,6 +43,7 @@ from plinius.cli.shared_options import (
     show_default=True,
     help="Decides what is drawn.",
 )
+@click.option("--tokenizer", type=PATH, help="The tokenizer of the text, if too long to seal.")
 @commit_option
 @json_option
 def generate(
@@ -46,22 +54,43 @@ def generate(
     length: int,
     temperature: float,
     seed: int,
+    tokenizer: Path | None,
     commit: str,
     as_json: bool,
 ) -> None:
     """Write text with a mirrored network that was trained on text. It is in clear."""
     if not begin:
         raise click.UsageError("--begin needs one character or more")
+    from plinius.training.evaluation import TrainingData
     from plinius.training.generation import generate as generated
 
     snapshot = access.state(region, commit)
     if access.permit:
         access.permit.refuse("generating text")
-    written = generated(
-        cfg, snapshot, begin.encode(), length, temperature=temperature, seed=seed
-    ).decode(errors="replace")
+    tokens = TrainingData.of_region(region, access.key).tokens or Tokens()
+    coding = Tokenizer.of(tokens, tokenizer, "the text in the region")
+    before = coding.encode(begin.encode(), "--begin")
+    if not before:
+        raise click.UsageError("--begin has no token of the tokenizer")
+    ids = generated(
+        cfg,
+        snapshot,
+        before,
+        length,
+        temperature=temperature,
+        seed=seed,
+        tokens=tokens.count,
+    )
+    written = _continued(coding, before, ids)
     say("The text is in clear; it may repeat what the network was trained on.")
     if as_json:
         answer({"text": written, "iteration": snapshot.iteration}, True)
     else:
         click.echo(begin + written)
+
+
+def _continued(coding: Tokenizer, before: Sequence[int], ids: list[int]) -> str:
+    """The text of `ids` after that of `before`: whether it begins with a space can depend on it."""
+    whole, begun = coding.decode([*before, *ids]), coding.decode(before)
+    text = whole[len(begun) :] if whole.startswith(begun) else coding.decode(ids)
+    return text.decode(errors="replace")

@@ -12,6 +12,7 @@ from plinius.cli.recipients import sealing_key, to_option
 from plinius.cli.shared_options import PATH, json_option
 from plinius.data.records import ABSENT, Source
 from plinius.data.sealed_dataset import SealedDataset
+from plinius.errors import SourceError
 from plinius.jsonvalue import Json
 from plinius.keys import OwnerKey
 from plinius.sources.folder import ImageOptions, folder_source
@@ -22,6 +23,7 @@ from plinius.sources.original_plinius import legacy_source
 from plinius.sources.seal import SealedPart, seal_parts
 from plinius.sources.table import TableOptions, read_table, table_source
 from plinius.sources.text import text_source
+from plinius.sources.tokenizer import Tokenizer, Tokens
 
 _TABLE = ("target", "drop", "categorical", "ids", "task", "like", "standardize")
 _TAKES = {
@@ -31,7 +33,7 @@ _TAKES = {
     "csv": ("csv", *_TABLE),
     "parquet": ("parquet", *_TABLE),
     "boxes": ("boxes", "names", "max_boxes", "resize", "mode", "skip_bad", "like"),
-    "text": ("text", "sequence"),
+    "text": ("text", "sequence", "tokenizer", "like"),
     "plinius": ("images", "labels", "legacy_key", "skip_bytes"),
 }
 """The options that go with each format. An option that does not is refused, never ignored."""
@@ -85,7 +87,10 @@ _files = _options(
         help="The most boxes of a picture, as max in the cfg. Default: 90."),
     click.option("--csv", type=PATH, help="A table, with the names of the columns in row 1."),
     click.option("--parquet", type=PATH, help="A table in Parquet."),
-    click.option("--text", type=PATH, help="A text; its bytes are the tokens, 0 to 255."),
+    click.option("--text", type=PATH,
+        help="A text, or a folder of .txt files; the bytes are the tokens, 0 to 255."),
+    click.option("--tokenizer", type=PATH,
+        help="A tokenizer.json that makes the tokens of a text."),
     click.option("--classes", type=click.IntRange(0, 2**32 - 1), default=0,
         help="The number of classes; every label must be below it. 0: unknown."),
     click.option("--legacy-key", help="The original's published key, in hex (format plinius)."),
@@ -103,14 +108,14 @@ _tables = _options(
     click.option("--standardize", is_flag=True,
         help="Bring columns to mean 0 and deviation 1 by the (training) data. It is sealed too."),
     click.option("--like", type=PATH,
-        help="Take columns, scales and classes from this sealed dataset (also for pictures)."),
+        help="Take columns, scales and classes, or the tokenizer, from this sealed dataset."),
 )  # fmt: skip
 _images = _options(
     click.option("--resize", callback=_size, help="Resize images to this size, as in 28x28."),
     click.option("--mode", type=click.Choice(["RGB", "L"]), help="Convert images to this mode."),
     click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be sealed."),
     click.option("--unlabelled", is_flag=True, help="The folder holds images, no class folders."),
-    click.option("--sequence", type=click.IntRange(1, 2**20), help="Bytes of a record of a text."),
+    click.option("--sequence", type=click.IntRange(1, 2**20), help="Tokens of a record of a text."),
 )
 _splits = _options(
     click.option("--split", callback=_fractions,
@@ -145,6 +150,8 @@ def seal(
     if not split and (stratify or seed is not None):
         raise click.UsageError("--seed and --stratify go with --split")
     kind = _kind(kind, given)
+    if kind == "text" and seed is not None:
+        raise click.UsageError("--seed is not for a text: its parts follow each other")
     if recipients and given["like"]:
         raise click.UsageError("--like opens a dataset with --key, so it does not go with --to")
     with sealing_key(key_path, recipients, output) as key:
@@ -204,12 +211,7 @@ def _source(kind: str, key: OwnerKey, given: dict[str, Any]) -> Source:
         names = read_names(given["names"]) if given["names"] else names
         return boxes_source(given["boxes"], images, BoxOptions(given["max_boxes"] or 90, names))
     if kind == "text":
-        text = text_source(given["text"], given["sequence"] or 128)
-        if text.left_out:
-            say(f"The last {text.left_out} bytes fill no record and are left out.")
-        length = text.source.sample.shape[0]
-        say(f"plinius train takes it with time_steps={length} and inputs=256 in the cfg.")
-        return text.source
+        return _text(given, like)
     if kind == "idx":
         return idx_source(given["images"], given["labels"], given["classes"])
     try:
@@ -217,6 +219,30 @@ def _source(kind: str, key: OwnerKey, given: dict[str, Any]) -> Source:
     except ValueError:
         raise click.UsageError("--legacy-key is 32 hex digits") from None
     return legacy_source(legacy_key, given["images"], given["labels"], given["skip_bytes"])
+
+
+def _text(given: dict[str, Any], like: SealedDataset | None) -> Source:
+    """Records of a text, by bytes, by a tokenizer, or as in `like`."""
+    tokenizer, length = None, given["sequence"] or 128
+    if like:
+        tokens = Tokens.of(like.about, like.name)
+        if tokens is None:
+            raise SourceError(f"{like.name} holds no text", "Name the sealed text of the training")
+        tokenizer = Tokenizer.of(tokens, given["tokenizer"], like.name)
+        length = given["sequence"] or like.header.sample.shape[0]
+    elif given["tokenizer"]:
+        tokenizer = Tokenizer.from_file(given["tokenizer"])
+    text = text_source(given["text"], length, tokenizer)
+    count, unit = (tokenizer.tokens.count, "tokens") if tokenizer else (256, "bytes")
+    if text.left_out:
+        say(f"The last {text.left_out} {unit} fill no record and are left out.")
+    if not text.is_exact:
+        say(
+            "warning: the tokens do not give back just this text: the tokenizer changes or leaves "
+            "out some of it"
+        )
+    say(f"plinius train takes it with time_steps={length} and inputs={count} in the cfg.")
+    return text.source
 
 
 def _remarks(source: Source) -> list[str]:

@@ -31,6 +31,7 @@ from plinius.training.metrics import (
     metrics_file,
     tensorboard,
 )
+from plinius.training.trackers import check_trackers, mlflow_run, wandb_run
 from plinius.trust.landlock import Reach
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ _WARNING = "warning: "
 @click.option(
     "--tensorboard", "board", type=PATH, help="Also write the metrics for TensorBoard here."
 )
+@click.option("--wandb", metavar="PROJECT", help="Also log the metrics to this project of W&B.")
+@click.option(
+    "--mlflow",
+    metavar="URI_OR_FOLDER",
+    help="Also log the metrics to this MLflow server or database, or to mlflow.db in this folder.",
+)
 @click.option(
     "--log-every",
     type=click.IntRange(1),
@@ -129,6 +136,8 @@ def train(
     patience: int | None,
     metrics: Path | None,
     board: Path | None,
+    wandb: str | None,
+    mlflow: str | None,
     log_every: int | None,
     quiet: bool,
     verbose: bool,
@@ -159,6 +168,8 @@ def train(
     talk = _warn if quiet else say
     if chosen["keep_every"] != 1 and not chosen["keep"]:
         raise click.UsageError("--keep-every is for --keep")
+    if chosen["learning_rate"] is not None and chosen["from_iteration"] is None:
+        raise click.UsageError("--set is for --from-iteration: a new run takes it from its cfg")
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
@@ -166,6 +177,13 @@ def train(
         last_iteration(network, wanted)  # refuse before a region is made
     settings = Settings(cfg, data, run_id=run_id, dataset_id=dataset_id, **chosen)
     check_outputs(metrics, board)
+    if wandb == "" or mlflow == "":
+        raise click.UsageError("--wandb names a project, and --mlflow a server or a folder")
+    if (wandb or mlflow) and (access.hardened or access.address):
+        raise click.UsageError(
+            "--wandb and --mlflow open connections, which --harden and --broker forbid"
+        )
+    check_trackers(wandb, mlflow)
     keys = access.keys(_reach(cfg, network, settings, validate, (region, metrics, board)))
     with counting("loading the sealed dataset") as progress:
         run = Run(
@@ -187,12 +205,15 @@ def train(
         resumed_at = run.iteration
         with (
             _nothing() if quiet else training_progress(until, log_every, verbose) as show,
-            _metrics_listener(metrics, board, resumed_at) as write,
+            metrics_file(metrics) as write,
+            tensorboard(board, resumed_at) as plot,
+            wandb_run(wandb, run.mirror.run_id) as to_wandb,
+            mlflow_run(mlflow, run.mirror.run_id) as to_mlflow,
         ):
 
             def listener(iteration: IterationMetrics) -> None:
-                write(iteration)
-                show(iteration)
+                for report in (write, plot, to_wandb, to_mlflow, show):
+                    report(iteration)
 
             last = run.train(until, mirror_every, listener, lambda: stop.wanted)
         done = run.iteration >= until or run.stopped_early
@@ -221,20 +242,6 @@ def _reach(
             path if path.is_dir() else path.parent for path in written if not path.is_file()
         ),
     )
-
-
-@contextmanager
-def _metrics_listener(
-    metrics: Path | None, board: Path | None, resumed_at: int
-) -> Iterator[Listener]:
-    """Writes the metrics of each iteration where it was asked."""
-    with metrics_file(metrics) as write, tensorboard(board, resumed_at) as plot:
-
-        def report(iteration: IterationMetrics) -> None:
-            write(iteration)
-            plot(iteration)
-
-        yield report
 
 
 @contextmanager

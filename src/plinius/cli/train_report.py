@@ -38,6 +38,11 @@ def report_start(run: "Run", say: Talk) -> None:
             f"warning: this run went back from iteration {back.from_iteration} to iteration "
             f"{back.to_iteration} (commits {back.from_commit} and {back.to_commit})."
         )
+    if run.other_learning_rate is not None:
+        say(
+            f"warning: this run went back with learning_rate={run.other_learning_rate:g}, which "
+            f"takes the place of the cfg's {run.cfg.net.learning_rate:g}."
+        )
     granularity = run.region.granularity
     say(f"The region is {granularity.name}: a commit survives {granularity.survives}.")
 
@@ -72,6 +77,8 @@ def result_of(
         "average_loss": run.average_loss,
         "loss": last.loss if last else None,
     }
+    if run.other_learning_rate is not None:
+        result["learning_rate"] = run.other_learning_rate
     if run.validation:
         best = run.best
         result["stopped_early"] = run.stopped_early

@@ -48,6 +48,8 @@ def map_style_source(
 
 def _record(dataset: MapStyle, index: int, name: str) -> Record:
     item = dataset[index]
+    if isinstance(item, tuple) and len(item) == 1:  # as those of TensorDataset(x)
+        item = item[0]
     if not isinstance(item, tuple | list):
         return _array(item, index, name), np.zeros(ABSENT.shape, ABSENT.dtype)
     if len(item) != 2:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from plinius.errors import PliniusError, SourceError, StorageError
 
-_SHOWN = 20
+_SHOWN, _SHOWN_STEPS = 20, 3
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -35,5 +35,6 @@ def each(
     elif refused:
         reasons = "; ".join(error.what.rstrip(".") for error in refused[:_SHOWN])
         more = f"; and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-        raise SourceError(f"{len(refused)} {what} are refused: {reasons}{more}", refused[0].todo)
+        todos = [*dict.fromkeys(error.todo.rstrip(".") for error in refused)][:_SHOWN_STEPS]
+        raise SourceError(f"{len(refused)} {what} are refused: {reasons}{more}", ". ".join(todos))
     return made

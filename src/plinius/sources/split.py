@@ -21,7 +21,8 @@ def split(
     """Two or three parts of a source, by name; each keeps the order of the source.
 
     Which record goes where depends on count, fractions and `seed` alone; with `stratify`, also on
-    the labels, and every class is split by the fractions, to within one record. Raises SourceError
+    the labels, and every class is split by the fractions, to within one record. The parts of a
+    text follow each other, so that each is one text, and `seed` does not count. Raises SourceError
     for other fractions, for a part without records, and for `stratify` without class labels.
     """
     names = PARTS.get(len(fractions), ())
@@ -34,6 +35,8 @@ def split(
     groups = _classes(source) if stratify else np.zeros(source.count, np.int64)
     part = np.empty(source.count, np.int64)
     order = np.argsort(_random(source.count, seed), kind="stable")
+    if "text" in source.about:
+        order = np.arange(source.count)
     carried = np.zeros(len(fractions))
     for group in np.unique(groups):
         members = order[groups[order] == group]

@@ -3,11 +3,13 @@
 Needs pyarrow, the extra `tables`.
 """
 
+import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -28,6 +30,8 @@ _CLASS = ArraySpec(np.dtype("<u2"), ())
 _NUMBER = ArraySpec(_FLOAT, (1,))
 _MAX_CLASSES = 1000
 _MAX_CATEGORIES = 1000
+_LOOKED_AT = 1 << 16
+_EXACT = 2**24  # up to here float32 holds every integer
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,16 @@ def read_table(path: Path, kind: Literal["csv", "parquet"]) -> "pa.Table":
     arrow = _pyarrow()
     with open_to_read(path) as file:
         try:
+            data = _in_arrow_memory(file)
             if kind == "csv":
                 from pyarrow import csv
 
-                table = csv.read_csv(file)
+                _require_commas(data, path)
+                table = csv.read_csv(data)
             else:
                 from pyarrow import parquet
 
-                table = parquet.read_table(file)
+                table = parquet.read_table(data)
             table.validate(full=True)
             assert isinstance(table.column_names, list)  # raises where a name is no UTF-8
             return table
@@ -70,6 +76,29 @@ def read_table(path: Path, kind: Literal["csv", "parquet"]) -> "pa.Table":
                 f"{path} cannot be read as {kind.upper()}: {first.rstrip('.')}",
                 "Check that it is the right file, with the names of the columns in its first row",
             ) from None
+
+
+def _in_arrow_memory(file: BinaryIO) -> "pa.BufferReader":
+    """The bytes of a file. Threads of pyarrow that read a Python file may abort the process as it
+    ends, when Python no longer lets them in.
+    """
+    arrow = _pyarrow()
+    buffer = arrow.allocate_buffer(os.fstat(file.fileno()).st_size)
+    with memoryview(buffer) as room:
+        length = file.readinto(room)  # type: ignore[attr-defined]
+    return arrow.BufferReader(buffer.slice(0, length))
+
+
+def _require_commas(data: "pa.BufferReader", path: Path) -> None:
+    """Raise SourceError for a CSV of the kind that spreadsheets write where 1.5 is 1,5."""
+    first = data.read(_LOOKED_AT).split(b"\n")[0]
+    data.seek(0)
+    for sign, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if sign in first and b"," not in first:
+            raise SourceError(
+                f"{path} separates its columns by {name}",
+                "Save it with commas, and with a point in decimal numbers",
+            )
 
 
 def arrow_table(data: Any) -> "pa.Table":
@@ -216,9 +245,16 @@ def _numbers(values: "pa.ChunkedArray", column: str, name: str) -> Array:
         or arrow.types.is_boolean(kind)
         or arrow.types.is_decimal(kind)
     ):
+        _require_utf8(values, column, name)
+        word = shlex.quote(column)
+        if arrow.types.is_temporal(kind):
+            raise SourceError(
+                f"Column {column} of {name} holds {kind}, not numbers",
+                f"Make it a number, such as days since a date, or --drop {word}",
+            )
         raise SourceError(
             f"Column {column} of {name} holds {kind}, not numbers",
-            f"Name it with --categorical {column} or --drop {column}",
+            f"Name it with --categorical {word} or --drop {word}",
         )
     _require_filled(values, column, name)
     if arrow.types.is_boolean(kind):
@@ -232,16 +268,35 @@ def _numbers(values: "pa.ChunkedArray", column: str, name: str) -> Array:
             f"Column {column} of {name} is not finite in {_rows(bad)}",
             "Only finite numbers can be trained on: replace them, or leave the rows out",
         )
+    if arrow.types.is_integer(kind) and np.abs(numbers).max() > _EXACT:
+        found = len(values.unique())
+        if (left := len(np.unique(numbers))) < found:
+            raise SourceError(
+                f"Column {column} of {name} has {found} different integers, of which float32 tells "
+                f"only {left} apart",
+                f"If it is a name of the records, --drop {shlex.quote(column)} or give it with "
+                "--id; else subtract something from it, or divide it",
+            )
     return numbers
 
 
 def _texts(values: "pa.ChunkedArray", column: str, name: str) -> list[str]:
     _require_filled(values, column, name)
+    _require_utf8(values, column, name)
     try:
         return [str(value) for value in values.to_pylist()]
     except (ValueError, OverflowError) as error:  # a date that Python does not have, say
         what = f"Column {column} of {name} cannot be read: {error}"
-        raise SourceError(what, f"Correct it, or --drop {column}") from None
+        raise SourceError(what, f"Correct it, or --drop {shlex.quote(column)}") from None
+
+
+def _require_utf8(values: "pa.ChunkedArray", column: str, name: str) -> None:
+    """Raise SourceError for bytes: pyarrow reads text as such if it is not UTF-8."""
+    types = _pyarrow().types
+    if types.is_binary(values.type) or types.is_large_binary(values.type):
+        raise SourceError(
+            f"Column {column} of {name} is no text in UTF-8", "Save the table in UTF-8"
+        )
 
 
 def _require_filled(values: "pa.ChunkedArray", column: str, name: str) -> None:
@@ -249,7 +304,7 @@ def _require_filled(values: "pa.ChunkedArray", column: str, name: str) -> None:
         empty = np.flatnonzero(values.is_null().to_numpy()).tolist()
         raise SourceError(
             f"Column {column} of {name} is empty in {_rows(empty)}",
-            f"Fill it in, leave the rows out, or --drop {column}",
+            f"Fill it in, leave the rows out, or --drop {shlex.quote(column)}",
         )
 
 

@@ -15,7 +15,7 @@ from plinius.darknet.losses.boxes import read_truth
 from plinius.darknet.losses.classes import Softmax
 from plinius.darknet.losses.detection import Detection
 from plinius.darknet.network import Network
-from plinius.data.records import Array
+from plinius.data.records import ABSENT, Array
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import MismatchError, SourceError
 
@@ -109,6 +109,11 @@ class Batches:
             self._require_pictures(network)
         if self._head or self._tokens:
             return
+        if label == ABSENT:
+            raise SourceError(
+                f"{dataset.name} has no labels to train on or to compare with",
+                "Seal it with its labels (of a table: --target), or use plinius predict",
+            )
         truths = self._steps * self._truths
         classes = dataset.header.classes if label.is_index else math.prod(label.shape)
         if classes > truths or (not label.is_index and classes != truths):

@@ -23,6 +23,7 @@ from plinius.pm.region import Region
 from plinius.snapshot import Snapshot
 from plinius.sources.columns import Column, columns_of
 from plinius.sources.record_ids import record_ids
+from plinius.sources.tokenizer import Tokens
 from plinius.state.restore import load_tensors
 from plinius.state.tensor_memory import tensor_of
 from plinius.training.batches import Batches, Samples, by_time
@@ -52,6 +53,7 @@ class TrainingData:
     class_names: tuple[str, ...] = ()
     columns: tuple[Column, ...] = ()
     labels_are_classes: bool = False
+    tokens: Tokens | None = None
 
     @classmethod
     def of_region(cls, path: Path, key: OwnerKey) -> "TrainingData":
@@ -68,12 +70,17 @@ class TrainingData:
     def of(cls, found: SealedDataset) -> "TrainingData":
         """Of an open dataset."""
         columns = columns_of(found.about, found.name)
-        return cls(found.class_names, tuple(columns), found.header.label.is_index)
+        return cls(
+            found.class_names,
+            tuple(columns),
+            found.header.label.is_index,
+            Tokens.of(found.about, found.name),
+        )
 
     def require_alike(self, dataset: SealedDataset) -> None:
-        """Raise MismatchError if a dataset has other classes or columns, in name or in order.
+        """Raise MismatchError if a dataset has other classes, columns or tokens.
 
-        A list that one of the two does not have is not compared.
+        Names and their order count. What one of the two does not have is not compared.
         """
         for what, ours, theirs in (
             ("classes", self.class_names, dataset.class_names),
@@ -85,6 +92,13 @@ class TrainingData:
                     "their order",
                     "Seal it with --like and the dataset of the training",
                 )
+        tokens = Tokens.of(dataset.about, dataset.name)
+        if self.tokens and tokens and not self.tokens.is_like(tokens):
+            raise MismatchError(
+                f"The tokens of {dataset.name} are not those that the network was trained on: they "
+                "were made by another tokenizer, or by none",
+                "Seal it with --like and the dataset of the training",
+            )
         scaled = columns_of(dataset.about, dataset.name)
         if self.columns and scaled and tuple(scaled) != self.columns:
             raise MismatchError(

@@ -212,7 +212,7 @@ def tensorboard(folder: Path | None, resumed_at: int) -> Iterator[Listener]:
     made = _summary_writer()
     require_name(folder)
     try:
-        with _private_files():
+        with private_files():
             writer = made(str(folder), purge_step=resumed_at + 1)
             writer.flush()
     except OSError as error:
@@ -257,7 +257,7 @@ def scalars(metrics: IterationMetrics) -> dict[str, float]:
 
 
 @contextmanager
-def _private_files() -> Iterator[None]:
+def private_files() -> Iterator[None]:
     """A context in which other code makes private files: it sets the umask of the process."""
     before = os.umask(0o077)
     try:

@@ -19,6 +19,7 @@ from plinius.sources.table import Task
 from plinius.training.evaluation import Opened, Require, ends_in_probabilities, outputs
 from plinius.training.torch_dataset import SealedDataset as TorchDataset
 
+_TINY = 1e-3  # of rounding, as in bfloat16
 _FLOAT, _CLASS = np.dtype("<f4"), ArraySpec(np.dtype("<u4"), ())
 
 
@@ -53,7 +54,8 @@ class Predictions:
 
         For a classification they are the probabilities of the classes. `class_names` are those of
         the dataset if none are given. `iteration` says how far the model was trained. Raises
-        SourceError if they are not two-dimensional, one row for each record, and finite.
+        SourceError if they are not two-dimensional, one row for each record, and finite, and for
+        probabilities that are not from 0 to 1.
         """
         found = outputs.detach().cpu().float()
         names = tuple(class_names) or dataset.class_names
@@ -69,6 +71,11 @@ class Predictions:
             raise SourceError(
                 f"There are {found.shape[1]} outputs, but {len(names)} class names",
                 "Give the probability of each class",
+            )
+        if not -_TINY <= float(found.min()) <= float(found.max()) <= 1 + _TINY:
+            raise SourceError(
+                f"The outputs for {dataset} are no probabilities: some are not from 0 to 1",
+                "Apply softmax(1) to what the model gives",
             )
         classes = found.numpy().argmax(1)
         return cls(found.numpy(), classes, names, dataset.ids, True, iteration)

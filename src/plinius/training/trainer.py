@@ -5,9 +5,9 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -49,7 +49,8 @@ class Settings:
 
     `keep` and `keep_every` are those of `Mirror.open`. With `from_iteration`, the run goes back to
     the kept commit of that iteration, unless that is the last thing it did: so the same settings
-    resume it.
+    resume it. `learning_rate` then takes the place of the cfg's from there on: it is kept in the
+    run state, so that a later process has it without being told.
     """
 
     cfg: Path
@@ -65,6 +66,11 @@ class Settings:
     keep: int = 0
     keep_every: int = 1
     from_iteration: int | None = None
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is not None and self.from_iteration is None:
+            raise ValueError("learning_rate is for from_iteration")
 
 
 class Run:
@@ -145,7 +151,7 @@ class Run:
                 )
             )
             self._resume_or_start(settings.threads, accept_previous)
-            self._go_back(settings.from_iteration)
+            self._go_back(settings.from_iteration, settings.learning_rate)
             self._opened = opened.pop_all()
 
     def __enter__(self) -> "Run":
@@ -196,6 +202,7 @@ class Run:
             "optimizer": self._optimizer,
             "dropout": self.network.generator,
             "validation": no_history(),
+            "learning_rate": None,
         }
         self._losses = Losses(self._state, self._coarseness)
         seed_process(settings.seed)
@@ -212,16 +219,24 @@ class Run:
             warnings.simplefilter("ignore", InexactResumeWarning)  # the caller is told by `mirror`
             self.iteration = self.mirror.mirror_in(accept_previous=accept_previous)
 
-    def _go_back(self, iteration: int | None) -> None:
+    def _go_back(self, iteration: int | None, learning_rate: float | None) -> None:
         """Go back to a kept commit, and mirror that at once: a later process resumes from there."""
         last = self.mirror.returns[-1] if self.mirror.returns else None
-        if iteration is None or (last and last.to_iteration == iteration):
+        same_rate = learning_rate in (None, self.other_learning_rate)
+        if iteration is None or (last and last.to_iteration == iteration and same_rate):
             return
         self.iteration = self.mirror.mirror_in(back_to=iteration)
+        if learning_rate is not None:
+            self._state["learning_rate"] = learning_rate
         self.mirror.mirror_out(self.iteration)
         self.mirror.wait()
         if self.mirror.failure:
             raise self.mirror.failure
+
+    @property
+    def other_learning_rate(self) -> float | None:
+        """The learning_rate that the run went back with, None if it is the cfg's."""
+        return cast(float | None, self._state["learning_rate"])
 
     @property
     def start_update(self) -> int:
@@ -285,14 +300,16 @@ class Run:
         self.network.train()
         if self.resumed:
             self._keep_best()  # it may have been killed before it did
-        last = None
+        net, last = self.cfg.net, None
+        if self.other_learning_rate is not None:
+            net = replace(net, learning_rate=self.other_learning_rate)
         while self.iteration < until and not stop() and not self.stopped_early:
             started = time.perf_counter()
             x, truth = self._batches.open(self._sampler.indices(self.iteration), self.iteration)
             self.network.take_size(x.shape)
             opened = time.perf_counter()
             update = self.start_update + self.iteration + 1
-            learning_rate = rate(self.cfg.net, update, seed=self._seed)
+            learning_rate = rate(net, update, seed=self._seed)
             self.network.seen = self.start.seen + self.iteration * self.cfg.net.rows
             loss = self._step(x, truth, learning_rate)
             self.iteration += 1
