@@ -10,6 +10,7 @@ from plinius.cli.shared_options import PATH, json_option, key_option
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.key_file import load_key
 from plinius.sources.clear_files import SUFFIXES, source_of, write_clear
+from plinius.sources.sealed_file import SUFFIXES as FILE_SUFFIXES
 
 
 @click.command()
@@ -24,13 +25,17 @@ def inspect(file: Path, as_json: bool) -> None:
 @click.argument("file", type=PATH)
 @key_option
 @click.option(
-    "-o", "--output", type=PATH, required=True, help="A .csv or .npz file; of boxes .json too."
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    help="A .csv or .npz file; of boxes .json too; of parameters what they were exported as.",
 )
 @json_option
 def open_file(file: Path, key_path: Path, output: Path, as_json: bool) -> None:
-    """Write the records of a sealed dataset, or sealed predictions, in clear."""
-    if output.suffix not in SUFFIXES:
-        raise click.UsageError("-o ends in .csv, .npz or .json")
+    """Write the records of a sealed dataset, sealed predictions or sealed parameters in clear."""
+    if output.suffix not in (*SUFFIXES, *FILE_SUFFIXES):
+        raise click.UsageError(f"-o ends in {', '.join(SUFFIXES)} or {', '.join(FILE_SUFFIXES)}")
     source = source_of(SealedDataset.from_file(file, load_key(key_path)))
     write_clear(source, output)
     say(f"{output} holds the records in clear: whoever has it can read them.")
