@@ -89,7 +89,10 @@ def test_wrong_use_of_the_options_is_told(
     base = ["train", world.cfg, "--data", world.data, "--region", region]
     cases: list[tuple[list[object], int, str]] = [
         ([*base], 2, "give either --key or --broker"),
-        ([*base, "--key", world.key, "--accept-rollback"], 2, "options for --broker"),
+        ([*base, "--key", world.key, "--accept-rollback"], 2, "is for --broker and --anchor"),
+        ([*base, "--key", world.key, "--broker-pin", "00" * 32], 2, "options for --broker"),
+        ([*base, "--key", world.key, "--anchor", "tpm"], 2, "--anchor needs --job and --owner"),
+        ([*base, "--broker", "x", "--anchor", "tpm"], 2, "a broker is an anchor itself"),
         ([*base, "--broker", "http://127.0.0.1:1"], 2, "--broker needs --job and --owner"),
         (train(world, place, region, "http://127.0.0.1:1"), 1, "does not answer"),
         (train(world, place, region, "http://192.0.2.1"), 1, "not the address of a broker"),
