@@ -178,6 +178,8 @@ class TrainerAccess:
         granted = ask_for_keys(
             self.address, bytes.fromhex(job), self.source, accept_rollback=self.accept_rollback
         )
+        if self.permit.job.anchor.kind == "broker":  # the job says how much may be lost, too
+            granted.anchor.every = min(granted.anchor.every, self.permit.job.anchor.every)
         if granted.evidence_kind == "simulated":
             say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
         say(f"The broker gave the keys of job {job} for {granted.evidence_kind} evidence.")
