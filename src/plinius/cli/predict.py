@@ -92,7 +92,9 @@ def predict(
             )  # fmt: skip
             with key_for(recipients, output, key) as sealing:
                 boxes.save(output, sealing)
-            told: dict[str, Json] = {"task": "detection", "boxes": boxes.count}
+            told: dict[str, Json] = {"task": "detection"}
+            if output.suffix in SUFFIXES:  # how many are found at a threshold says how sure it is
+                told["boxes"] = boxes.count
             told |= {"count": len(boxes.ids), "iteration": boxes.iteration}
         else:
             from plinius.training.prediction import predict as predictions_of
