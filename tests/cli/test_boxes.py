@@ -77,6 +77,7 @@ def test_boxes_go_all_the_way(world: World, tmp_path: Path) -> None:
         ways[suffix] = call("predict", cfg, *using, *out, *drawn)
         assert ways[suffix].code == 0, ways[suffix].stderr
     assert ways["csv"].json["task"] == "detection" and ways["csv"].json["boxes"] > 0
+    assert "boxes" not in ways["sealed"].json  # with one threshold after another, all scores
     found = json.loads((tmp_path / "found.json").read_text())
     assert [one["id"] for one in found] == [f"images/{n}.png" for n in range(6)]
     rows = list(csv.DictReader((tmp_path / "found.csv").open()))

@@ -76,6 +76,7 @@ def test_create_show_and_verify_say_the_same(owner: Owner) -> None:
         "every": 100,
         "outputs": ["accuracy"],
         "exports": [],
+        "recipients": [],
         "anchor": ["none", 1],
         "unbounded": [],
     }

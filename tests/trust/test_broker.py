@@ -256,3 +256,19 @@ def test_a_broker_can_be_used_after_refusals(tmp_path: Path) -> None:
         with pytest.raises(AttestationError):
             broker.anchor(data, "host")
     Trainer(broker).attest()
+
+
+def test_a_release_is_synced_before_it_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the audit log too: receipts are checked against it."""
+    broker, synced, sync = Place(tmp_path / "broker").broker(), set[str](), os.fsync
+
+    def noted(handle: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    Trainer(broker).attest()
+    assert synced == {"ledger", "audit.jsonl"}
+    broker.close()

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from cli.world import World, call
+from cli.world import CLASSES, World, call
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
 from plinius.errors import AttestationError, PliniusError
 from plinius.jsonvalue import Json
+from plinius.key_file import load_key
+from plinius.keys import OwnerKey
+from plinius.sources.idx import idx_source
 from plinius.trust.job_file import load_job
 from plinius.trust.policy import load_policy
 from plinius.trust.receipt import sign_receipt, verify_receipt
@@ -82,6 +86,7 @@ def test_a_receipt_states_the_run_and_is_verified_by_policy_and_owner(
         assert not out.exists()
         made = call("receipt", "--region", region, "-o", out, *keys, *tested, "--json").json
     public = ["--policy", place.policy, "--owner", place.folder / "sign.pub"]
+    public += ["--state", place.folder]
     shown = call("receipt", "verify", out, *public, "--json")
     found = shown.json
     assert "SIMULATED" in shown.stderr
@@ -101,6 +106,44 @@ def test_a_receipt_states_the_run_and_is_verified_by_policy_and_owner(
     SigningKey.generate().save(other)
     wrong = call("receipt", "verify", out, "--policy", place.policy, "--owner", f"{other}.pub")
     assert "names signer" in wrong.stderr
+
+
+def test_a_receipt_for_a_broker_of_the_hosts_own_is_found_by_the_owners_files(
+    world: World, tmp_path: Path
+) -> None:
+    """The host trains on its own records, under the owner's job, ids and an honest trainer."""
+    owners, host = TrainingPlace(tmp_path / "b", world), tmp_path / "host"
+    host.mkdir()
+    OwnerKey.generate().save(host / "owner.key")
+    key, named = load_key(host / "owner.key"), ""
+    for path, like in ((host / "train", world.data), (host / "test", world.held_out)):
+        genuine = SealedDataset.from_file(like, load_key(world.key)).header
+        source = idx_source(world.images, world.labels, CLASSES)
+        header = seal_dataset(source, key, path, same_id=genuine.id)
+        named += f'[[job.dataset]]\nid = "{header.id.hex()}"\nsalt = "{header.salt.hex()}"\n'
+    SIGNER.save(host / "dev")
+    region, out = tmp_path / "r", tmp_path / "R.json"
+    own = Place(host, datasets=named, job=owners.job)
+    with served(own) as (url, _):
+        keys = owners.keys(url)
+        data = ["--data", host / "train", "--region", region, "--threads", 1]
+        assert call("train", world.cfg, *data, *keys).code == 0
+        assert call("receipt", "--region", region, "-o", out, *keys).code == 0
+    public = ["--policy", owners.policy, "--owner", owners.folder / "sign.pub"]
+    alone = call("receipt", "verify", out, *public, "--json")
+    assert (alone.code, alone.json["broker_checked"]) == (0, False)
+    assert "Which broker gave the keys is not checked" in alone.stderr
+    owners.broker().close()  # its files, without an entry
+    refused = call("receipt", "verify", out, *public, "--state", owners.folder)
+    assert refused.code == 1
+    assert "this broker released no keys for its evidence" in refused.stderr
+    shutil.copy(host / "audit.jsonl", owners.folder)
+    refused = call("receipt", "verify", out, *public, "--state", owners.folder)
+    assert "this broker does not know its last commit" in refused.stderr
+    assert call("receipt", "verify", out, *public, "--state", host).code == 0
+    (owners.folder / "audit.jsonl").write_text("no json\n")
+    refused = call("receipt", "verify", out, *public, "--state", owners.folder)
+    assert "audit.jsonl is no file of a broker. Name its --state folder." in refused.stderr
 
 
 def test_no_mutation_of_a_receipt_is_accepted(desk: Desk, request: pytest.FixtureRequest) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from plinius.trust.policy import load_policy
 from plinius.trust.tpm import quote_by_tpm
 from plinius.trust.verify import Verdict, judge
 from trust.attesting import JOB, NONCE, NOW, PUBLIC_KEY, mutations
+from trust.software_tpm import software_tpm
 
 HANDLE = "0x81010002"
 TOOLS = ("swtpm", "tpm2_quote", "tpm2_createprimary", "tpm2_evictcontrol")
@@ -24,38 +24,17 @@ MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 
-def free_ports() -> tuple[int, int]:
-    """Two neighbouring ports: swtpm's users expect its control on the next one."""
-    while True:
-        with socket.socket() as one, socket.socket() as two:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            try:
-                two.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port, port + 1
-
-
 @pytest.fixture(scope="module")
 def tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the public AK of a running TPM, which the tools find by the environment."""
     folder = tmp_path_factory.mktemp("tpm")
-    port, control = free_ports()
-    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}"]
-    command += ["--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={control}"]
-    command += ["--flags", "not-need-init,startup-clear"]
-    with subprocess.Popen(command) as process, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPM2TOOLS_TCTI", f"swtpm:port={port}")
-        try:
-            for _ in range(100):
-                if subprocess.run(["tpm2_flushcontext", "-t"], capture_output=True).returncode == 0:
-                    break
-                time.sleep(0.05)
-            provision(folder)
-            yield folder
-        finally:
-            process.terminate()
+    with software_tpm(folder):
+        for _ in range(100):
+            if subprocess.run(["tpm2_flushcontext", "-t"], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.05)
+        provision(folder)
+        yield folder
 
 
 def provision(folder: Path) -> None:

@@ -81,6 +81,16 @@ def test_a_run_with_keys_from_a_broker_has_the_bits_of_one_with_a_key_file(
             assert secret.hex().encode() not in data, path
 
 
+def test_the_job_limits_the_exposure_that_the_policy_allows(world: World, tmp_path: Path) -> None:
+    """An anchor after every 2 commits, which the job asks for, where the policy has 10."""
+    options = ("--anchor", "broker", "--anchor-every", 2)
+    place = TrainingPlace(tmp_path / "broker", world, "anchor_every = 10", *options)
+    with served(place) as (url, _):
+        command = train(world, place, tmp_path / "region", url, "--iterations", 8)
+        assert call(*command).code == 0
+    assert (place.folder / "ledger").read_text().count('"event":"anchor"') == 4
+
+
 def test_wrong_use_of_the_options_is_told(
     world: World, place: TrainingPlace, tmp_path: Path
 ) -> None:
@@ -89,7 +99,10 @@ def test_wrong_use_of_the_options_is_told(
     base = ["train", world.cfg, "--data", world.data, "--region", region]
     cases: list[tuple[list[object], int, str]] = [
         ([*base], 2, "give either --key or --broker"),
-        ([*base, "--key", world.key, "--accept-rollback"], 2, "options for --broker"),
+        ([*base, "--key", world.key, "--accept-rollback"], 2, "is for --broker and --anchor"),
+        ([*base, "--key", world.key, "--broker-pin", "00" * 32], 2, "options for --broker"),
+        ([*base, "--key", world.key, "--anchor", "tpm"], 2, "--anchor needs --job and --owner"),
+        ([*base, "--broker", "x", "--anchor", "tpm"], 2, "a broker is an anchor itself"),
         ([*base, "--broker", "http://127.0.0.1:1"], 2, "--broker needs --job and --owner"),
         (train(world, place, region, "http://127.0.0.1:1"), 1, "does not answer"),
         (train(world, place, region, "http://192.0.2.1"), 1, "not the address of a broker"),

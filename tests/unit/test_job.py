@@ -20,6 +20,7 @@ from plinius.trust.job import (
 )
 from plinius.trust.job_file import load_job, read_job, show_job, sign_job
 from plinius.trust.permit import Permit
+from plinius.trust.recipients import RecipientKey
 from plinius.trust.signing import Signer, SigningKey
 
 KEY = SigningKey(bytes(range(32)))
@@ -29,10 +30,11 @@ JOB = Job(
     measurements=(),
     recipe=Recipe("a1" * 32, "none", "fp32", (0,), 500, 8),
     metrics=Metrics(("loss",), 100, 64, 2, 10),
-    outputs=Outputs(("accuracy",), (), 500),
+    outputs=Outputs(("accuracy",), (), (), 500),
     anchor=Anchor("none", 1),
     datasets=(Grant("d1" * 16, "train"), Grant("d2" * 16, "test")),
 )
+RECIPIENTS = [RecipientKey(bytes(range(n, n + 96))).recipient.text for n in range(3)]
 DATA = sign_job(JOB, KEY)
 MARK = b"[signature]\n"
 NOW = datetime(2029, 1, 1, tzinfo=UTC)
@@ -41,7 +43,7 @@ NOW = datetime(2029, 1, 1, tzinfo=UTC)
 def resigned(change: Callable[[bytes], bytes]) -> bytes:
     """The job with another body, signed by its owner."""
     body = change(DATA.split(MARK)[0])
-    signature = KEY.sign(b"plinius-job-1\n" + body).hex()
+    signature = KEY.sign(b"plinius-job-2\n" + body).hex()
     trailer = f'[signature]\nsigner = "{KEY.signer.public.hex()}"\ned25519 = "{signature}"\n'
     return body + trailer.encode()
 
@@ -80,7 +82,10 @@ def random_job(draw: random.Random) -> Job:
             whole(1, 10**6),
         ),
         outputs=Outputs(
-            some("accuracy", "digest", "predictions"), some("model", "a.b-c_D"), whole(1, 10**9)
+            some("accuracy", "digest", "predictions"),
+            some("model", "a.b-c_D"),
+            some(*RECIPIENTS),
+            whole(1, 10**9),
         ),
         anchor=Anchor(draw.choice(["none", "broker", "tpm"]), whole(1, 10**9)),
         datasets=(*tested, Grant(draw.randbytes(16).hex(), "train")),
@@ -144,7 +149,7 @@ def test_bytes_that_are_shown_without_an_owner_end_in_a_job_or_a_refusal(tmp_pat
     shown, path = 0, tmp_path / "job"
     for _ in range(500):
         body = mutation(draw, DATA, sign_job(random_job(draw), KEY)).split(MARK)[0]
-        signature = host.sign(b"plinius-job-1\n" + body).hex()
+        signature = host.sign(b"plinius-job-2\n" + body).hex()
         public = host.signer.public.hex()
         trailer = f'[signature]\nsigner = "{public}"\ned25519 = "{signature}"\n'
         path.write_bytes(body + trailer.encode())
@@ -181,7 +186,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "missing key": (lambda b: b.replace(b'run = "any"\n', b""), "run is missing"),
     "missing table": (lambda b: b.replace(b"[anchor]", b"[[anchors]]"), "'anchors' is unknown"),
-    "format": (lambda b: b.replace(b"plinius-job-1", b"plinius-job-2"), "format needs"),
+    "format": (lambda b: b.replace(b"plinius-job-2", b"plinius-job-1"), "format needs"),
     "true for 1": (lambda b: b.replace(b"every = 100", b"every = true"), "metrics.every needs"),
     "a float": (lambda b: b.replace(b"every = 100", b"every = 100.0"), "metrics.every needs"),
     "zero": (lambda b: b.replace(b"every = 100", b"every = 0"), "metrics.every needs"),
@@ -267,7 +272,8 @@ def test_terms_are_what_is_computed_and_what_leaves() -> None:
     for other in (
         dataclasses.replace(JOB, recipe=dataclasses.replace(JOB.recipe, iterations=501)),
         dataclasses.replace(JOB, metrics=dataclasses.replace(JOB.metrics, digits=3)),
-        dataclasses.replace(JOB, outputs=Outputs(("accuracy",), ("model",), 500)),
+        dataclasses.replace(JOB, outputs=Outputs(("accuracy",), ("model",), (), 500)),
+        dataclasses.replace(JOB, outputs=Outputs(("accuracy",), (), (RECIPIENTS[0],), 500)),
         dataclasses.replace(JOB, datasets=JOB.datasets[:1]),
     ):
         assert terms(other) != mine
@@ -304,7 +310,7 @@ def test_bits_follow_the_formula_on_the_page_of_threats() -> None:
     job = dataclasses.replace(
         JOB,
         metrics=Metrics(("loss", "average_loss"), 50, 64, 0, 15),
-        outputs=Outputs(("accuracy", "digest"), (), 200),
+        outputs=Outputs(("accuracy", "digest"), (), (), 200),
         datasets=grants,
     )
     found = declassification(job)
@@ -312,5 +318,7 @@ def test_bits_follow_the_formula_on_the_page_of_threats() -> None:
     tests = 1 + 3  # the end; 200, 400 and the end
     assert found.total == pytest.approx(80 + 10.551708 + tests * 1 + 256)  # log2(1501) to stop
     assert found.unbounded == ()
-    exports = dataclasses.replace(job, outputs=Outputs(("predictions",), ("model",), 200))
-    assert declassification(exports).unbounded == ("model", "predictions")
+    for recipients, unbounded in (((), ("model", "predictions")), ((RECIPIENTS[0],), ())):
+        outputs = Outputs(("predictions",), ("model",), recipients, 200)
+        exports = dataclasses.replace(job, outputs=outputs)
+        assert declassification(exports).unbounded == unbounded

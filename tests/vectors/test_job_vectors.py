@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from base64 import b64decode, b64encode
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def digests_by_the_page(data: bytes) -> dict[str, str]:
         raise ValueError("form")
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(PUBLIC))
     try:
-        key.verify(bytes.fromhex(trailer[2].decode()), b"plinius-job-1\n" + data[:-229])
+        key.verify(bytes.fromhex(trailer[2].decode()), b"plinius-job-2\n" + data[:-229])
     except InvalidSignature:
         raise ValueError("signature") from None
     said = tomllib.loads(data[:-229].decode())
@@ -43,7 +44,7 @@ def digests_by_the_page(data: bytes) -> dict[str, str]:
     for name in ("recipe", "metrics", "outputs", "anchor"):
         found |= {f"{name}.{key}" for key in said[name]}
     found |= {f"datasets.{key}" for grant in said["datasets"] for key in grant}
-    if found != keys or said["format"] != "plinius-job-1":
+    if found != keys or said["format"] != "plinius-job-2":
         raise ValueError("keys")
     whole = {**said["metrics"], **said["recipe"]}
     if any(type(whole[key]) is not int for key in ("every", "digits")) or whole["digits"] > 6:
@@ -52,11 +53,18 @@ def digests_by_the_page(data: bytes) -> dict[str, str]:
         raise ValueError("values")
     if [grant["role"] for grant in said["datasets"]].count("train") != 1:
         raise ValueError("roles")
+    recipients = said["outputs"]["recipients"]
+    for text in recipients:
+        public = b64decode(text, validate=True)
+        if len(public) != 1216 or b64encode(public).decode() != text:
+            raise ValueError("recipient")
+    if len(set(recipients)) != len(recipients) or len(recipients) > 16:
+        raise ValueError("recipients")
     terms = {name: said[name] for name in ("datasets", "metrics", "outputs", "recipe")}
     text = json.dumps(terms | {"signer": PUBLIC}, sort_keys=True, separators=(",", ":"))
     return {
         "digest": sha256(data).hexdigest(),
-        "terms": sha256(b"plinius-job-terms-1\n" + text.encode()).hexdigest(),
+        "terms": sha256(b"plinius-job-terms-2\n" + text.encode()).hexdigest(),
     }
 
 

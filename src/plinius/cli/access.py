@@ -32,6 +32,7 @@ from plinius.trust.signing import load_signer
 
 if TYPE_CHECKING:
     from plinius.trust.client import Address
+    from plinius.trust.tpm_anchor import TpmAnchor
     from plinius.trust.trainer import BrokerAnchor, Granted, Source
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -58,9 +59,16 @@ _BROKER_OPTIONS: Options = (
     simulated_option,
     tpm_option,
     click.option(
+        "--anchor",
+        "anchor_kind",
+        type=click.Choice(["tpm"]),
+        help="With --key: this machine's TPM remembers the newest commit of the job's run.",
+    ),
+    click.option(
         "--accept-rollback",
         is_flag=True,
-        help="Continue from a mirror that is not the newest, if the broker's policy allows it.",
+        help="Continue from a mirror that is not the newest, if the broker's policy allows it, or "
+        "with --anchor tpm.",
     ),
     click.option(
         "--harden",
@@ -78,11 +86,12 @@ class Keys:
     run: OwnerKey
     data: OwnerKey
     granted: "Granted | None" = None
+    tpm: "TpmAnchor | None" = None
 
     @property
-    def anchor(self) -> "BrokerAnchor | None":
+    def anchor(self) -> "BrokerAnchor | TpmAnchor | None":
         """What remembers the newest commit."""
-        return self.granted.anchor if self.granted else None
+        return self.granted.anchor if self.granted else self.tpm
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class TrainerAccess:
     source: "Source"
     accept_rollback: bool
     hardened: bool
+    anchor_kind: str | None = None
 
     def keys(self, reach: Reach) -> Keys:
         """The keys. This process is hardened where it is to be, and keeps only `reach`.
@@ -135,7 +145,7 @@ class TrainerAccess:
         if self.address is None:
             assert self.key_path is not None
             key = load_key(self.key_path)
-            keys, sockets = Keys(key, key), Sockets()
+            keys, sockets = Keys(key, key, tpm=self._tpm(key)), Sockets()
         else:
             keys = self._released(in_force)
             sockets = Sockets(tcp=True, udp=self.address.is_a_name)
@@ -146,6 +156,19 @@ class TrainerAccess:
             say("warning: NOT hardened: this command runs within another program")
         return keys
 
+    def _tpm(self, key: OwnerKey) -> "TpmAnchor | None":
+        if self.anchor_kind is None:
+            return None
+        from plinius.trust.tpm_anchor import TpmAnchor
+
+        assert self.permit is not None
+        terms, every = bytes.fromhex(self.permit.digest), self.permit.job.anchor.every
+        anchor = TpmAnchor(key, terms, every, self.accept_rollback)
+        click.get_current_context().call_on_close(anchor.close)
+        counter, record = anchor.counter.handle, anchor.record.handle
+        say(f"The TPM remembers the newest commit (NV indices {counter:#x} and {record:#x}).")
+        return anchor
+
     def _released(self, in_force: list[Measure]) -> Keys:
         from plinius.trust.trainer import ask_for_keys
 
@@ -155,6 +178,8 @@ class TrainerAccess:
         granted = ask_for_keys(
             self.address, bytes.fromhex(job), self.source, accept_rollback=self.accept_rollback
         )
+        if self.permit.job.anchor.kind == "broker":  # the job says how much may be lost, too
+            granted.anchor.every = min(granted.anchor.every, self.permit.job.anchor.every)
         if granted.evidence_kind == "simulated":
             say("warning: the evidence was SIMULATED: the host can read keys, data and parameters")
         say(f"The broker gave the keys of job {job} for {granted.evidence_kind} evidence.")
@@ -186,6 +211,7 @@ def trainer_access(command: _F) -> _F:
         ca: Path | None,
         simulated: Path | None,
         tpm: str | None,
+        anchor_kind: str | None,
         accept_rollback: bool,
         hardened: bool,
     ) -> TrainerAccess:
@@ -194,11 +220,16 @@ def trainer_access(command: _F) -> _F:
 
         if (key_path is None) == (broker is None):
             raise click.UsageError("give either --key or --broker")
-        if broker is None and (pin or ca or simulated or tpm or accept_rollback):
+        if broker is None and (pin or ca or simulated or tpm):
             raise click.UsageError(
-                "--broker-pin, --broker-ca, --simulated, --tpm and --accept-rollback are options "
-                "for --broker"
+                "--broker-pin, --broker-ca, --simulated and --tpm are options for --broker"
             )
+        if anchor_kind and broker:
+            raise click.UsageError("--anchor is for --key: a broker is an anchor itself")
+        if anchor_kind and job_path is None:
+            raise click.UsageError("--anchor needs --job and --owner: a job has one run")
+        if accept_rollback and not (broker or anchor_kind):
+            raise click.UsageError("--accept-rollback is for --broker and --anchor")
         if broker and job_path is None:
             raise click.UsageError("--broker needs --job and --owner")
         if simulated and tpm:
@@ -206,11 +237,12 @@ def trainer_access(command: _F) -> _F:
         if pin and ca:
             raise click.UsageError("give either --broker-pin or --broker-ca")
         signed = _signed(job_path, owner_path)
-        anchor = "broker" if broker else "none"
+        anchor = "broker" if broker else anchor_kind or "none"
         permit = Permit(signed, attested=broker is not None, anchor=anchor) if signed else None
         address = Address(broker, ca, pin) if broker else None
         return TrainerAccess(
-            permit, job_path, key_path, address, Source(simulated, tpm), accept_rollback, hardened
+            *(permit, job_path, key_path, address, Source(simulated, tpm)),
+            *(accept_rollback, hardened, anchor_kind),
         )
 
     return _with_options((*_BROKER_OPTIONS, *JOB_OPTIONS), read, command)

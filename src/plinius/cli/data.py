@@ -10,6 +10,7 @@ from plinius.cli.shared_options import PATH, json_option, key_option
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.key_file import load_key
 from plinius.sources.clear_files import SUFFIXES, source_of, write_clear
+from plinius.sources.sealed_file import SUFFIXES as FILE_SUFFIXES
 from plinius.sources.text import write_text
 
 
@@ -29,17 +30,19 @@ def inspect(file: Path, as_json: bool) -> None:
     "--output",
     type=PATH,
     required=True,
-    help="A .csv or .npz file; .json of boxes, .txt of text.",
+    help="A .csv or .npz file; .json of boxes, .txt of text, and of parameters what they were "
+    "exported as.",
 )
 @click.option("--tokenizer", type=PATH, help="For .txt: the tokenizer, if it is too long to seal.")
 @json_option
 def open_file(
     file: Path, key_path: Path, output: Path, tokenizer: Path | None, as_json: bool
 ) -> None:
-    """Write the records of a sealed dataset, or sealed predictions, in clear."""
+    """Write the records of a sealed dataset, sealed predictions or sealed parameters in clear."""
     is_text = output.suffix == ".txt"
-    if output.suffix not in SUFFIXES and not is_text:
-        raise click.UsageError("-o ends in .csv, .npz, .json or .txt")
+    endings = (*SUFFIXES, *FILE_SUFFIXES, ".txt")
+    if output.suffix not in endings:
+        raise click.UsageError(f"-o ends in {', '.join(endings)}")
     if tokenizer and not is_text:
         raise click.UsageError("--tokenizer is for -o of a .txt file")
     source = source_of(SealedDataset.from_file(file, load_key(key_path)))

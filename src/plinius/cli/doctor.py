@@ -73,7 +73,8 @@ def examine(region: Path | None = None) -> list[Finding]:
         Finding(
             "rollback",
             False,
-            "without --broker, an older copy of a whole region is accepted as the newest",
+            "without --broker or --anchor tpm, an older copy of a whole region is accepted as the "
+            "newest",
         ),
         _core_dumps(),
         _hardening(),

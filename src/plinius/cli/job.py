@@ -35,6 +35,7 @@ from plinius.trust.job import (
 )
 from plinius.trust.job_file import SignedJob, load_job, show_job, sign_job
 from plinius.trust.permit import require_enough
+from plinius.trust.recipients import Recipient, load_recipient
 from plinius.trust.signing import load_signer, load_signing_key
 
 _COUNT = click.IntRange(1, MAX_COUNT)
@@ -107,7 +108,14 @@ def job() -> None:
     multiple=True,
     help="An output that may be asked for. Default: accuracy.",
 )
-@click.option("--export", "exports", multiple=True, help="A part that may be exported in clear.")
+@click.option("--export", "exports", multiple=True, help="A part that may be exported.")
+@click.option(
+    "--for",
+    "recipients",
+    type=PATH,
+    multiple=True,
+    help="Exports and predictions are sealed for this recipient (.pub file; may be given again).",
+)
 @click.option(
     "--output-every", type=_COUNT, help="Iterations between validations. Default: at the end."
 )
@@ -155,6 +163,7 @@ def create(
     largest: int,
     outputs: tuple[str, ...],
     exports: tuple[str, ...],
+    recipients: tuple[Path, ...],
     output_every: int | None,
     days: int,
     run_id: str,
@@ -180,7 +189,12 @@ def create(
             minimum_batch=minimum_batch,
         ),
         metrics=Metrics(_chosen(metrics, "loss", "--metric"), every, records, digits, largest),
-        outputs=Outputs(_chosen(outputs, "accuracy", "--allow"), exports, output_every or last),
+        outputs=Outputs(
+            _chosen(outputs, "accuracy", "--allow"),
+            exports,
+            tuple(load_recipient(path).text for path in recipients),
+            output_every or last,
+        ),
         anchor=Anchor(anchor, anchor_every),
         datasets=(
             _grant(data, key, "train"),
@@ -242,6 +256,7 @@ def _described(signed: SignedJob) -> dict[str, Json]:
         "largest": job.metrics.largest,
         "outputs": list(job.outputs.allowed),
         "exports": list(job.outputs.exports),
+        "recipients": [Recipient.of_text(text).id.hex() for text in job.outputs.recipients],
         "output_every": job.outputs.every,
         "anchor": [job.anchor.kind, job.anchor.every],
         "bits_per_iteration": round(leaves.iteration, 4),

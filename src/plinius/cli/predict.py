@@ -7,6 +7,7 @@ import click
 from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
+from plinius.cli.recipients import key_for
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
@@ -59,13 +60,19 @@ def predict(
     commit: str,
     as_json: bool,
 ) -> None:
-    """Predict with the mirrored network; the data may be without labels."""
+    """Predict with the mirrored network; the data may be without labels.
+
+    Under a job with recipients, OUTPUT.sealed is for them, and OUTPUT.sealed.to has its key.
+    """
+    permit, key = access.permit, access.key
+    if permit:
+        permit.require_sealed(output)
     if output.suffix not in (".sealed", *SUFFIXES):
         raise click.UsageError("-o ends in .sealed, .csv, .npz or .json")
     finds_boxes = any(section.kind in HEADS for section in read_cfg(cfg).sections)
     if not finds_boxes and (threshold is not None or draw or output.suffix == ".json"):
         raise click.UsageError("--threshold, --draw and .json are for networks that find boxes")
-    permit, key = access.permit, access.key
+    recipients = permit.recipients if permit else ()
 
     def require(snapshot: Snapshot, header: DatasetHeader) -> None:
         require_job_of(snapshot, permit.digest if permit else None)
@@ -83,8 +90,11 @@ def predict(
                 *(cfg, data, region, key), threshold=0.5 if threshold is None else threshold,
                 run_key=run_key, require=require, progress=progress, commit=commit,
             )  # fmt: skip
-            boxes.save(output, key)
-            told: dict[str, Json] = {"task": "detection", "boxes": boxes.count}
+            with key_for(recipients, output, key) as sealing:
+                boxes.save(output, sealing)
+            told: dict[str, Json] = {"task": "detection"}
+            if output.suffix in SUFFIXES:  # how many are found at a threshold says how sure it is
+                told["boxes"] = boxes.count
             told |= {"count": len(boxes.ids), "iteration": boxes.iteration}
         else:
             from plinius.training.prediction import predict as predictions_of
@@ -93,7 +103,8 @@ def predict(
                 cfg, data, region, key, run_key=run_key, require=require, progress=progress,
                 commit=commit,
             )  # fmt: skip
-            found.save(output, key)
+            with key_for(recipients, output, key) as sealing:
+                found.save(output, sealing)
             told = {"task": "regression" if found.classes is None else "classification"}
             told |= {"count": len(found.ids), "iteration": found.iteration}
     if finds_boxes and draw:

@@ -19,6 +19,7 @@ from plinius.mirror.restarts import Restarts
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
+from plinius.trust.broker_record import require_recorded
 from plinius.trust.landlock import Reach
 from plinius.trust.permit import Permit, require_job_of
 from plinius.trust.policy import load_policy
@@ -102,13 +103,24 @@ def make(
     type=click.IntRange(0, 2**40),
     help="Judge the evidence as of this time, in seconds since 1970; default: the receipt's.",
 )
+@click.option(
+    "--state",
+    type=PATH,
+    help="The folder of the broker's files: check that it released the keys and knew the commit.",
+)
 @json_option
-def verify(file: Path, policy: Path, owner: Path, at: int | None, as_json: bool) -> None:
+def verify(
+    file: Path, policy: Path, owner: Path, at: int | None, state: Path | None, as_json: bool
+) -> None:
     """Check a receipt by the owner's policy, offline, and show what it says."""
     began = time.perf_counter()
     when = None if at is None else datetime.fromtimestamp(at, UTC)
     data = read_file(file, MAX_RECEIPT_BYTES)
     found = verify_receipt(data, load_policy(policy), load_signer(owner), when)
+    if state is None:
+        say("Which broker gave the keys is not checked: --state does that, with its files.")
+    else:
+        require_recorded(found.predicate, found.job.digest, state)
     kind = "simulated" if "signer" in found.verdict.claims else "real"
     if kind == "simulated":
         say("warning: the evidence is SIMULATED: it proves nothing of the machine")
@@ -119,6 +131,7 @@ def verify(file: Path, policy: Path, owner: Path, at: int | None, as_json: bool)
     answer(
         {
             "ok": True,
+            "broker_checked": state is not None,
             "rule": found.verdict.rule,
             "claims": claims,
             "terms": found.job.terms,

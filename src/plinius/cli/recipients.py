@@ -1,7 +1,7 @@
 """`seal --to` and `unwrap`: a dataset's key for recipients, who have the private halves."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,13 @@ from plinius.cli.shared_options import PATH, json_option
 from plinius.errors import KeyFileError
 from plinius.key_file import load_key
 from plinius.keys import OwnerKey
-from plinius.trust.recipients import fresh_key_for, load_recipient, load_recipient_key, open_key_for
+from plinius.trust.recipients import (
+    Recipient,
+    fresh_key_for,
+    load_recipient,
+    load_recipient_key,
+    open_key_for,
+)
 
 to_option = click.option(
     "--to",
@@ -37,8 +43,24 @@ def sealing_key(
     if key_path is not None:
         yield load_key(key_path)
         return
+    with key_for([load_recipient(path) for path in recipients], output) as key:
+        yield key
+
+
+@contextmanager
+def key_for(
+    recipients: Sequence[Recipient], output: Path, own: OwnerKey | None = None
+) -> Iterator[OwnerKey]:
+    """The key to seal `output` with: `own` without recipients, else a new one for them.
+
+    OUTPUT.to then holds it; if sealing fails, that file is removed again. Raises as `fresh_key_for`
+    does.
+    """
+    if own is not None and not recipients:
+        yield own
+        return
     envelope = output.with_name(output.name + ".to")
-    key = fresh_key_for([load_recipient(path) for path in recipients], envelope)
+    key = fresh_key_for(recipients, envelope)
     try:
         yield key
     except BaseException:
@@ -56,7 +78,9 @@ def sealing_key(
 @click.option("--key-id", help="Refuse any other key than the one with this id (16 hex digits).")
 @json_option
 def unwrap(file: Path, mine: Path, output: Path | None, key_id: str | None, as_json: bool) -> None:
-    """Get the key out of a file that plinius seal --to made, with your recipient's key.
+    """Get the key out of a .to file, with your recipient's key.
+
+    It is made by plinius seal --to, and by export and predict under a job with recipients.
 
     On stdout it goes to another command and onto no disk: --key fd:3 3< <(plinius unwrap ...).
     Who sealed the data is not proved: compare the key's id with what its owner told you.

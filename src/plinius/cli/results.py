@@ -8,6 +8,7 @@ import click
 from plinius.cli.access import OwnerAccess, owner_access
 from plinius.cli.commits import commit_option
 from plinius.cli.console import answer, counting, say
+from plinius.cli.recipients import key_for
 from plinius.cli.shared_options import (
     PATH,
     cfg_argument,
@@ -16,8 +17,10 @@ from plinius.cli.shared_options import (
     region_option,
 )
 from plinius.darknet.cfg import read_cfg
-from plinius.data.sealed_dataset import SealedDataset
+from plinius.data.sealed_dataset import SealedDataset, seal_dataset
+from plinius.files import publish
 from plinius.jsonvalue import Json
+from plinius.sources.sealed_file import SUFFIXES, file_source
 
 
 @click.command()
@@ -101,32 +104,48 @@ def export(
     commit: str,
     as_json: bool,
 ) -> None:
-    """Write mirrored parameters in clear: .safetensors of any run, .weights or .onnx with CFG."""
-    from plinius.training.safetensors_files import export_safetensors
+    """Write mirrored parameters: .safetensors of any run, .weights or .onnx with CFG.
 
-    if output.suffix not in (".weights", ".safetensors", ".onnx"):
-        raise click.UsageError("-o ends in .weights, .safetensors or .onnx")
-    if output.suffix != ".safetensors" and cfg is None:
-        raise click.UsageError(f"a {output.suffix} file needs the CFG of its network")
+    In clear, or under a job with recipients sealed for these: to NAME.safetensors.sealed and so on.
+    """
+    recipients = access.permit.recipients if access.permit else ()
+    suffix = Path(output.stem).suffix if recipients else output.suffix
+    if access.permit:
+        access.permit.require_sealed(output)
+    if suffix not in SUFFIXES:
+        sealed = ", and then in .sealed" if recipients else ""
+        raise click.UsageError(f"-o ends in .weights, .safetensors or .onnx{sealed}")
+    if suffix != ".safetensors" and cfg is None:
+        raise click.UsageError(f"a {suffix} file needs the CFG of its network")
     snapshot = access.state(region, commit)
     if access.permit:
-        access.permit.require_export(snapshot, part if output.suffix == ".safetensors" else "model")
+        access.permit.require_export(snapshot, part if suffix == ".safetensors" else "model")
     result: dict[str, Json] = {"exported": str(output), "iteration": snapshot.iteration}
     if cfg:
-        from plinius.darknet.weights import save_weights
         from plinius.training.evaluation import trained_network
 
         network = trained_network(cfg, snapshot)
         start = cast(int, snapshot.identity.get("seen", 0))
         result["seen"] = seen = start + snapshot.iteration * read_cfg(cfg).net.rows
     metadata = {name: str(n) for name, n in result.items() if name in ("iteration", "seen")}
-    if cfg and output.suffix == ".weights":
-        save_weights(network, output, seen)
-    elif cfg and output.suffix == ".onnx":
-        from plinius.training.onnx_files import export_onnx
+    if cfg and suffix == ".weights":
+        from plinius.darknet.weights import weights_file
 
-        result["outputs"] = [*export_onnx(network, output, metadata)]
+        data = weights_file(network, seen)
+    elif cfg and suffix == ".onnx":
+        from plinius.training.onnx_files import onnx_file
+
+        data, names = onnx_file(network, metadata)
+        result["outputs"] = [*names]
     else:
-        export_safetensors(snapshot, part, output, metadata)
-    say(f"{output} holds the parameters in clear: whoever has it has the model.")
+        from plinius.training.safetensors_files import safetensors_file
+
+        data = safetensors_file(snapshot, part, metadata)[0]
+    if recipients:
+        with key_for(recipients, output) as key:
+            seal_dataset(file_source(data, suffix), key, output)
+    else:
+        with publish(output) as file:
+            file.write(data)
+        say(f"{output} holds the parameters in clear: whoever has it has the model.")
     answer(result, as_json)

@@ -5,10 +5,12 @@ major * 10 + minor >= 2 and both are below 1000, else 32 bits. If major or minor
 connected weights are stored transposed (darknet: parser.c, load_weights_upto).
 """
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -31,11 +33,22 @@ def save_weights(network: Network, path: str | Path, seen: int, upto: int | None
     complete or not at all. Raises StorageError if it exists or cannot be written.
     """
     with publish(Path(path)) as file:
-        file.write(_HEADER.pack(0, 2, 0, seen))
-        for layer in network.sequence[:upto]:
-            if not layer.section.integer("dontsave"):
-                for array in layer.arrays().values():
-                    file.write(array.detach().contiguous().numpy().astype("<f4").tobytes())
+        _write(network, file, seen, upto)
+
+
+def weights_file(network: Network, seen: int) -> bytes:
+    """The bytes of the file that `save_weights` writes."""
+    file = io.BytesIO()
+    _write(network, file, seen, None)
+    return file.getvalue()
+
+
+def _write(network: Network, file: BinaryIO, seen: int, upto: int | None) -> None:
+    file.write(_HEADER.pack(0, 2, 0, seen))
+    for layer in network.sequence[:upto]:
+        if not layer.section.integer("dontsave"):
+            for array in layer.arrays().values():
+                file.write(array.detach().contiguous().numpy().astype("<f4").tobytes())
 
 
 def load_weights(network: Network, path: str | Path, upto: int | None = None) -> int:

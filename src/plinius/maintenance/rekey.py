@@ -7,6 +7,7 @@ the new one, whole; the same command then starts again, or finds that it is done
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from plinius.data.sealed_dataset import (
     seal_dataset,
 )
 from plinius.errors import FormatError, KeyFileError, StorageError
-from plinius.files import cannot_read, open_to_read, sync_folder
+from plinius.files import cannot_read, not_regular, open_to_read, sync_folder
 from plinius.keys import OwnerKey
 from plinius.maintenance.verification import BATCH_BYTES, verify_records
 from plinius.pm.region import MAGIC as REGION_MAGIC
@@ -57,12 +58,13 @@ def rekey_dataset(path: Path, old: OwnerKey, new: OwnerKey, progress: Progress) 
     """
     require_another(old, new)
     path = resolved(path)
-    if _is_done(path, new):
-        return False
-    dataset = SealedDataset.from_file(path, old)
-    with one_at_a_time(path), work_file(path, DATASET_MAGIC) as work:
-        seal_again(dataset, new, work, progress)
-        replace(work, path)
+    with one_at_a_time(path):  # before it is looked at: another rekey may have been at work
+        if _is_done(path, new):
+            return False
+        dataset = SealedDataset.from_file(path, old)
+        with work_file(path, DATASET_MAGIC) as work:
+            seal_again(dataset, new, work, progress)
+            replace(work, path)
     return True
 
 
@@ -148,12 +150,22 @@ def work_file(path: Path, magic: bytes) -> Iterator[Path]:
 
 
 def replace(work: Path, path: Path) -> None:
-    """Put the new file, which is synced, in the place of the old one; mode and owner stay."""
+    """Put the new file, which is synced, in the place of the old one; mode and owner stay.
+
+    They are set through a descriptor: whoever can write to the folder could put a link to another
+    file in the place of the new one, and would be given that.
+    """
     try:
         status = path.stat()
-        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            os.chown(work, status.st_uid, status.st_gid)
-        os.chmod(work, status.st_mode & 0o777)
+        handle = os.open(work, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG((made := os.fstat(handle)).st_mode) or made.st_nlink != 1:
+                raise not_regular()
+            if (status.st_uid, status.st_gid) != (made.st_uid, made.st_gid):
+                os.fchown(handle, status.st_uid, status.st_gid)
+            os.fchmod(handle, status.st_mode & 0o777)
+        finally:
+            os.close(handle)
         os.replace(work, path)
         sync_folder(path.parent)
     except OSError as error:

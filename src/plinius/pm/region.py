@@ -26,7 +26,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
-from plinius.errors import FormatError, RegionError, StorageError
+from plinius.errors import FormatError, RegionBusyError, RegionError, StorageError
 from plinius.files import PRIVATE, create_new, not_regular, require_name, sync_folder
 from plinius.pm.heap import MIN_TWIN_BYTES, Heap, Span
 from plinius.pm.lock import FileLock
@@ -301,7 +301,11 @@ def _open_locked(path: Path, region: Path, flags: int, undo: ExitStack) -> tuple
     undo.callback(os.close, fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise not_regular()
-    return fd, _lock(fd, region, undo, exclusive=bool(flags & os.O_RDWR))
+    lock = _lock(fd, region, undo, exclusive=bool(flags & os.O_RDWR))
+    if not path.exists() or not os.path.samestat(os.fstat(fd), path.stat()):
+        what = f"{region} was replaced while it was opened"  # as rekey does: this one has no name
+        raise RegionBusyError(what, "Run the same command again")
+    return fd, lock
 
 
 def _create_locked(start: Path, path: Path, undo: ExitStack) -> tuple[int, FileLock]:

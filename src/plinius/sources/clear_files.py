@@ -1,4 +1,4 @@
-"""Records written in clear, as .csv or .npz: the owner's way out of a sealed file."""
+"""Records written in clear, as .csv or .npz, or the file that they are the pieces of."""
 
 import csv
 import io
@@ -15,6 +15,8 @@ from plinius.files import publish
 from plinius.sources.box_files import is_boxes, write_boxes
 from plinius.sources.columns import columns_of, labels_of
 from plinius.sources.record_ids import record_ids
+from plinius.sources.sealed_file import SUFFIXES as FILE_SUFFIXES
+from plinius.sources.sealed_file import is_file, write_file
 
 SUFFIXES = (".csv", ".npz", ".json")
 _MAX_CSV_NUMBERS = 4096
@@ -41,9 +43,15 @@ def write_clear(source: Source, path: Path) -> None:
     A .csv has a line for each record: its id, the numbers of its sample, and its label, as the name
     of the class if it has one. An .npz has arrays x, y (if there are labels), ids, class_names and
     columns. The numbers are those that were sealed: scaled, where columns were. Boxes that were
-    found have a line each; only they can also be a .json. Raises SourceError for a sample of more
-    than 4096 numbers in a .csv, SealError, StorageError.
+    found have a line each; only they can also be a .json. Pieces of a file are written as that
+    file. Raises SourceError for a sample of more than 4096 numbers in a .csv, and for a suffix
+    that does not go with the records; SealError, StorageError.
     """
+    if is_file(source):
+        write_file(source, path)
+        return
+    if path.suffix in FILE_SUFFIXES:
+        raise SourceError(f"{source.name} holds records, no file", "Write .csv or .npz")
     if is_boxes(source):
         write_boxes(source, path)
         return

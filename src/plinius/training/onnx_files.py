@@ -19,13 +19,24 @@ _MAX_BYTES = 2**31 - 1  # of a message of protobuf, which the file is
 
 
 def export_onnx(network: Network, path: Path, metadata: dict[str, str]) -> list[str]:
-    """Write a network in evaluation mode to a new file; returns the names of its outputs.
+    """Write a network to a new file; returns the names of its outputs.
+
+    Raises as `onnx_file` does, and StorageError.
+    """
+    data, names = onnx_file(network, metadata)
+    with publish(path) as file:
+        file.write(data)
+    return names
+
+
+def onnx_file(network: Network, metadata: dict[str, str]) -> tuple[bytes, list[str]]:
+    """The bytes of a file of a network in evaluation mode, and the names of its outputs.
 
     Its input is `input`, float32 (records, *input_shape), for any number of records. Its output is
     `output` (records, values); of a network that finds boxes `layer_N` for each [yolo], [region] or
     [detection] with number N: what that layer puts out, before boxes are made of it. `metadata`
     becomes that of the file. Raises NotInstalledError without the packages onnx and onnxscript;
-    CfgError for recurrent layers and for what torch cannot export; StorageError.
+    CfgError for recurrent layers and for what torch cannot export.
     """
     for package in ("onnx", "onnxscript"):
         if find_spec(package) is None:
@@ -45,9 +56,7 @@ def export_onnx(network: Network, path: Path, metadata: dict[str, str]) -> list[
         raise CfgError(
             f"{network.name} is larger than an .onnx file can be", "Export to .safetensors"
         )
-    with publish(path) as file:
-        file.write(data)
-    return outputs.names
+    return data, outputs.names
 
 
 class _Outputs(nn.Module):

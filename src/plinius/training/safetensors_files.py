@@ -19,10 +19,22 @@ def export_safetensors(
 ) -> int:
     """Write the tensors of one part of the state to a new file; returns how many.
 
+    Raises as `safetensors_file` does, and StorageError if the file exists or cannot be written.
+    """
+    data, count = safetensors_file(snapshot, part, metadata)
+    with publish(path) as file:
+        file.write(data)
+    return count
+
+
+def safetensors_file(
+    snapshot: Snapshot, part: str, metadata: dict[str, str] | None = None
+) -> tuple[bytes, int]:
+    """The bytes of a file of the tensors of one part of the state, and how many these are.
+
     They have the names that they have within the part. A tensor with several names is written
     once, under the first. `metadata` becomes the metadata of the file. Raises MismatchError if the
-    part has no tensors, StateError for a dtype that the file format does not have, StorageError if
-    the file exists or cannot be written.
+    part has no tensors, StateError for a dtype that the file format does not have.
     """
     root = part + "/"
     tensors = {
@@ -37,15 +49,13 @@ def export_safetensors(
             f"Name one of its parts (--part): {', '.join(parts) or 'it has no tensors at all'}",
         )
     try:
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        return save(whole, metadata), len(tensors)
     except (SafetensorError, KeyError, ValueError) as error:
         raise StateError(
             f"The tensors of {part} cannot be written to a .safetensors file: {error}",
             "Name another part (--part), or convert them to another dtype first",
         ) from None
-    with publish(path) as file:
-        file.write(data)
-    return len(tensors)
 
 
 def import_safetensors(model: torch.nn.Module, path: str | Path) -> None:

@@ -25,11 +25,15 @@ class Audit:
 
     def note(self, event: str, client: str, **more: Json) -> None:
         """Write what happened, to whom, and why. Nothing is released before it is noted."""
+        # A receipt is checked against the releases, so these survive a power cut too.
+        durable = event == "released"
         line = to_json({"time": round(time.time(), 3), "event": event, "client": client, **more})
         with self._lock:
             try:
                 if os.write(self._file, line + b"\n") != len(line) + 1:
                     raise OSError("the disk is full")
+                if durable:
+                    os.fsync(self._file)
             except OSError as error:
                 raise self._refused(error) from None
 

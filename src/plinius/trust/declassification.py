@@ -18,7 +18,8 @@ class Declassification:
 
     `release` is one set of metrics, `releases` how many of them leave; `total` is all that leaves
     with the numbers of `test` and `digest` and with where a run stops. `seeds` is how many such
-    runs the job allows. `unbounded` names what has no bound: exported parameters, predictions.
+    runs the job allows. `unbounded` names what has no bound: exported parameters, predictions,
+    unless they are sealed to recipients.
     """
 
     release: float
@@ -43,7 +44,8 @@ def declassification(job: Job) -> Declassification:
         total += tests * math.log2(10**metrics.digits + 1)
     if "digest" in outputs.allowed:
         total += _DIGEST_BITS
-    unbounded = (*outputs.exports, *(("predictions",) if "predictions" in outputs.allowed else ()))
+    predictions = ("predictions",) if "predictions" in outputs.allowed else ()
+    unbounded = () if outputs.recipients else (*outputs.exports, *predictions)
     return Declassification(
         release, releases, total, total / last, len(job.recipe.seeds), unbounded
     )

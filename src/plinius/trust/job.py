@@ -12,6 +12,7 @@ MAX_COUNT = 10**9
 MAX_DIGITS = 6
 MAX_LARGEST = 10**6
 MAX_ITEMS = 64
+MAX_RECIPIENTS = 16
 
 METRICS = ("loss", "average_loss")
 OUTPUTS = ("accuracy", "digest", "predictions")
@@ -65,14 +66,16 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What may be asked of a run, and which parts of its state may be exported in clear.
+    """What may be asked of a run, and which parts of its state may be exported.
 
     At its last iteration, and the accuracy on a validation dataset also at each multiple of
-    `every`.
+    `every`. Exports and predictions are sealed to `recipients`, public halves (1216 bytes) in
+    base64; if there are none, they may leave in clear.
     """
 
     allowed: tuple[str, ...]
     exports: tuple[str, ...]
+    recipients: tuple[str, ...]
     every: int
 
 

@@ -44,7 +44,7 @@ class SignedJob:
             "outputs": asdict(job.outputs),
             "datasets": [asdict(grant) for grant in job.datasets],
         }
-        return hashlib.sha256(b"plinius-job-terms-1\n" + to_json(said)).hexdigest()
+        return hashlib.sha256(b"plinius-job-terms-2\n" + to_json(said)).hexdigest()
 
 
 def sign_job(job: Job, key: SigningKey) -> bytes:

@@ -16,6 +16,7 @@ from plinius.trust.job import (
     MAX_DIGITS,
     MAX_ITEMS,
     MAX_LARGEST,
+    MAX_RECIPIENTS,
     METRICS,
     OUTPUTS,
     PRECISIONS,
@@ -27,8 +28,9 @@ from plinius.trust.job import (
     Outputs,
     Recipe,
 )
+from plinius.trust.recipients import Recipient
 
-FORMAT = "plinius-job-1"
+FORMAT = "plinius-job-2"
 ASK_AGAIN = "Ask the owner for the job again, as plinius job create wrote it"
 
 
@@ -56,6 +58,7 @@ def job_text(job: Job) -> str:
         "\n[outputs]",
         f"allowed = {texts(o.allowed)}",
         f"exports = {texts(o.exports)}",
+        f"recipients = {texts(o.recipients)}",
         f"every = {o.every}",
         "\n[anchor]",
         f'kind = "{job.anchor.kind}"',
@@ -97,16 +100,23 @@ def _one_of(names: tuple[str, ...]) -> Check:
     return _text_as("|".join(names), " or ".join(names))
 
 
-def _several(item: Check, least: int = 0) -> Check:
+def _several(item: Check, least: int = 0, most: int = MAX_ITEMS) -> Check:
     def check(value: object, key: str) -> tuple[Any, ...]:
-        if not isinstance(value, list) or not least <= len(value) <= MAX_ITEMS:
-            raise _BadKeyError(f"{key} needs a list of {least} to {MAX_ITEMS} values")
+        if not isinstance(value, list) or not least <= len(value) <= most:
+            raise _BadKeyError(f"{key} needs a list of {least} to {most} values")
         found = tuple(item(it, key) for it in value)
         if len(set(found)) != len(found):
             raise _BadKeyError(f"{key} holds a value twice")
         return found
 
     return check
+
+
+def _recipient(value: object, key: str) -> str:
+    try:
+        return Recipient.of_text(str(value)).text
+    except ValueError:
+        raise _BadKeyError(f"{key} needs public halves of recipients in base64") from None
 
 
 def _moment(value: object, key: str) -> datetime:
@@ -161,6 +171,7 @@ _JOB = _table(
         Outputs,
         allowed=_several(_one_of(OUTPUTS)),
         exports=_several(_text_as("[A-Za-z0-9_.-]{1,64}", "names of parts of the state")),
+        recipients=_several(_recipient, most=MAX_RECIPIENTS),
         every=_COUNT,
     ),
     anchor=_table(Anchor, kind=_one_of(ANCHORS), every=_COUNT),

@@ -6,6 +6,7 @@ the dataset that was authenticated.
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
 from plinius.darknet.cfg import Cfg
@@ -18,6 +19,7 @@ from plinius.training.metrics import Coarseness
 from plinius.training.permission import RunSettings
 from plinius.trust.job import Job
 from plinius.trust.job_file import SignedJob
+from plinius.trust.recipients import Recipient
 
 _ASK = "Do what the job says (plinius job show), or ask its owner for another job"
 
@@ -145,9 +147,21 @@ class Permit:
         self.refuse("the errors of a regression")
 
     def require_predictions(self, snapshot: Snapshot, header: DatasetHeader) -> None:
-        """Outputs of the network for a dataset may leave, sealed for the owner or in clear."""
+        """Outputs of the network for a dataset may leave."""
         self._roles_beside_training(header, "predicting")
         self._require_output("predictions", snapshot)
+
+    @property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Whom exports and predictions are sealed to; none: they may leave in clear."""
+        return tuple(Recipient.of_text(text) for text in self.job.outputs.recipients)
+
+    def require_sealed(self, path: Path) -> None:
+        """An output may leave in this file: a sealed one, if the job names recipients."""
+        if self.job.outputs.recipients and path.suffix != ".sealed":
+            raise _not_allowed(
+                f"an output in clear ({path.name[:64]})", "a .sealed file, for its recipients"
+            )
 
     def _roles_beside_training(self, header: DatasetHeader, what: str) -> set[str]:
         """The roles of a dataset; one at least is to validate or to test."""
@@ -174,7 +188,7 @@ class Permit:
         self._require_output("digest", snapshot)
 
     def require_export(self, snapshot: Snapshot, part: str) -> None:
-        """The parameters of one part of the state may leave in clear."""
+        """The parameters of one part of the state may leave."""
         self.require_run(snapshot)
         if part not in self.job.outputs.exports:
             raise _not_allowed(

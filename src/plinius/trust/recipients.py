@@ -68,10 +68,23 @@ class Recipient:
         """The first 8 bytes of the SHA-256 of the public half."""
         return hashlib.sha256(self.public).digest()[:_ID_BYTES]
 
+    @classmethod
+    def of_text(cls, text: str) -> "Recipient":
+        """The recipient that `text` is. Raises ValueError for any other text."""
+        found = cls(base64.b64decode(text, validate=True))
+        if found.text != text:
+            raise ValueError("another text says the same")
+        return found
+
+    @property
+    def text(self) -> str:
+        """The public half in base64."""
+        return base64.b64encode(self.public).decode()
+
     @property
     def line(self) -> str:
         """The line of a .pub file."""
-        return f"{_PUBLIC_TAG} {base64.b64encode(self.public).decode()}"
+        return f"{_PUBLIC_TAG} {self.text}"
 
     def seal(self, secret: bytes, key_id: bytes) -> bytes:
         """An owner's key (32 bytes, of this id) sealed for this recipient."""
@@ -147,8 +160,8 @@ def load_recipient(path: str | Path) -> Recipient:
     match = _PUBLIC_LINE.fullmatch(text.removesuffix("\n"))
     try:
         if match:
-            return Recipient(base64.b64decode(match[1], validate=True))
-    except (ValueError, binascii.Error):
+            return Recipient.of_text(match[1])
+    except ValueError:
         pass
     raise KeyFileError(f"{path} holds no recipient", _NAME_PUBLIC)
 

@@ -15,6 +15,7 @@ from plinius.trust.job import (
     Recipe,
 )
 from plinius.trust.job_file import read_job, sign_job
+from plinius.trust.recipients import RecipientKey
 from plinius.trust.signing import SigningKey
 
 FOLDER = Path(__file__).parent / "job"
@@ -43,24 +44,29 @@ output=10
 """
 
 
-def job() -> Job:
-    """The job of the page."""
+def job(*recipients: str) -> Job:
+    """The job of the page, or one whose model is exported for recipients."""
     return Job(
         run="any",
         expires=datetime(2030, 1, 31, tzinfo=UTC),
         measurements=(),
         recipe=Recipe(recipe_digest(read_cfg(FOLDER / "net.cfg")), "none", "fp32", (0,), 500, 8),
         metrics=Metrics(("loss",), 100, 64, 2, 10),
-        outputs=Outputs(("accuracy",), (), 500),
+        outputs=Outputs(("accuracy",), ("model",) if recipients else (), recipients, 500),
         anchor=Anchor("none", 1),
         datasets=(Grant("d1" * 16, "train"), Grant("d2" * 16, "test")),
     )
 
 
-def signed(body: bytes, key: SigningKey = KEY, prefix: bytes = b"plinius-job-1\n") -> bytes:
+def signed(body: bytes, key: SigningKey = KEY, prefix: bytes = b"plinius-job-2\n") -> bytes:
     """A body with its signature."""
     public, signature = key.signer.public.hex(), key.sign(prefix + body).hex()
     return body + f'[signature]\nsigner = "{public}"\ned25519 = "{signature}"\n'.encode()
+
+
+def other_text(coded: bytes) -> bytes:
+    """Base64 of the same bytes, with bits set that are behind their end."""
+    return coded[:-3] + bytes([coded[-3] + 1]) + b"=="
 
 
 def cases() -> dict[str, bytes]:
@@ -72,11 +78,19 @@ def cases() -> dict[str, bytes]:
         assert body.count(old) == 1
         return signed(body.replace(old, new))
 
+    public = RecipientKey(bytes(range(96))).recipient.text
+    sealed = sign_job(job(public), KEY).split(MARK)[0]
+    coded = public.encode()
     digest = trailer.split(b'"')[3]
     scalar = int.from_bytes(bytes.fromhex(digest[64:].decode()), "little") + GROUP_ORDER
     twin = digest[:64] + scalar.to_bytes(32, "little").hex().encode()
     return {
         "good": good,
+        "for-a-recipient": sign_job(job(public), KEY),
+        "recipient-twice": signed(sealed.replace(coded, coded + b'", "' + coded)),
+        "recipient-too-short": signed(sealed.replace(coded, coded[:-4])),
+        "recipient-in-another-text": signed(sealed.replace(coded, other_text(coded))),
+        "recipient-by-its-id": signed(sealed.replace(coded, b"d99e4496af749b54")),
         "owners-comment": signed(b"# More.\n" + body),
         "changed-after-signing": body.replace(b"[0]", b"[1]") + MARK + trailer,
         "comment-after-signing": b"# More.\n" + good,
@@ -92,7 +106,7 @@ def cases() -> dict[str, bytes]:
         "signed-without-prefix": signed(body, prefix=b""),
         "unknown-key": but(b'run = "any"\n', b'run = "any"\nextra = 1\n'),
         "missing-key": but(b"digits = 2\n", b""),
-        "another-format": but(b"plinius-job-1", b"plinius-job-2"),
+        "another-format": but(b"plinius-job-2", b"plinius-job-1"),
         "boolean-for-a-number": but(b"every = 100", b"every = true"),
         "beyond-its-bound": but(b"digits = 2", b"digits = 7"),
         "seed-twice": but(b"[0]", b"[0, 0]"),
@@ -104,7 +118,7 @@ def cases() -> dict[str, bytes]:
     }
 
 
-OPENS = ("good", "owners-comment")
+OPENS = ("good", "for-a-recipient", "owners-comment")
 
 
 def main() -> None:
