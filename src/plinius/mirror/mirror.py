@@ -353,7 +353,7 @@ class Mirror:
             self._history.resume(manifest)
         read = kept.read if kept else partial(self._slots.read, manifest)
         changed = restore(self._state, manifest, read)
-        found = inexactness(manifest, changed, self._state.parts)
+        found = inexactness(manifest, changed, self._state.parts, again=self._committed is not None)
         self._not_bit_exact, self._inexact_since = found
         self._committed = manifest.iteration
         return manifest.iteration
