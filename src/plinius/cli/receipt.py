@@ -14,8 +14,8 @@ from plinius.data.dataset_extent import open_dataset
 from plinius.data.sealed_dataset import SealedDataset
 from plinius.errors import AnchorError, MismatchError
 from plinius.files import publish, read_file
+from plinius.history.restarts import Restarts
 from plinius.jsonvalue import Json
-from plinius.mirror.restarts import Restarts
 from plinius.pm.region import Region
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot

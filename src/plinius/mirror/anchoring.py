@@ -18,9 +18,9 @@ import logging
 from typing import NamedTuple, Protocol
 
 from plinius.errors import AnchorError, PliniusError
+from plinius.history.restarts import Restarts
 from plinius.jsonvalue import Json
 from plinius.mirror.background import Background
-from plinius.mirror.restarts import Restarts
 from plinius.slots import Manifest, Slots
 from plinius.snapshot import Snapshot
 
