@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -393,9 +392,3 @@ def test_a_key_under_a_passphrase_works_in_every_command(
     assert refused.code == 1
     assert "does not open with this passphrase. Try again" in refused.stderr
     assert not (tmp_path / "p.npz").exists()
-
-
-def test_commands_start_without_torch() -> None:
-    """Importing it takes two seconds; and train must handle signals before that."""
-    program = "import sys, plinius.cli.main; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -200,3 +200,9 @@ def test_help_and_tables_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) 
     assert wide == []
     monkeypatch.delenv("COLUMNS")
     assert "BFLOPs" in call("describe", ROOT / "demo" / "mnist.cfg").stdout.splitlines()[0]
+
+
+def test_commands_start_without_torch() -> None:
+    """Importing it takes two seconds; and train must handle signals before that."""
+    program = "import sys, plinius.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
