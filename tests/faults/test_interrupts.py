@@ -238,7 +238,7 @@ def test_an_interrupt_at_any_line_leaves_one_whole_state(
         mirror.wait()
         at = 1
         while one_round(run, mirror, region, at, what):
-            at += 1 if soak else (37 if what == "in" else 11)
+            at += 1 if soak else (61 if what == "in" else 19)
         assert at > 200
         wanted = SOAKED if soak else 20
         assert soaked(run, mirror, region, what, wanted) >= wanted
