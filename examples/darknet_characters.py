@@ -30,4 +30,4 @@ if __name__ == "__main__":
     here = place("darknet_characters", iterations=600)
     finish(here, CFG, *seal_text(here.region.parent, here.key))
     snapshot = newest_snapshot(here.region, here.key)
-    print(generate(CFG, snapshot, b"The ", 200, temperature=0.5).decode(errors="replace"))
+    print(bytes(generate(CFG, snapshot, b"The ", 200, temperature=0.5)).decode(errors="replace"))

@@ -133,7 +133,8 @@ def test_pieces_that_are_no_file_are_refused(tmp_path: Path) -> None:
         return lambda: write_clear(found, tmp_path / "out.weights")
 
     sizes = [{"suffix": ".weights", "bytes": size} for size in (0, 11, -1, True, 1.5, "10")]
-    for said in (None, [], {}, {"suffix": "/x", "bytes": 10}, *sizes):
+    wrong: list[object] = [None, [], {}, {"suffix": "/x", "bytes": 10}, *sizes]
+    for said in wrong:
         with pytest.raises(SourceError, match="holds no file"):
             about(said)()
     assert [path.suffix for path in tmp_path.iterdir()] == [".sealed"] * 10

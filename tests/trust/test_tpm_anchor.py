@@ -235,7 +235,7 @@ def test_an_answer_that_is_not_the_tpms_is_refused(
     terms: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every answer with a bit flipped, cut short or long: a sentence, and no other commit."""
-    send, rng, turn = Tpm._exchange, random.Random(3), 0
+    send, rng, turn, left = Tpm._exchange, random.Random(3), 0, 0
     anchor = TpmAnchor(KEY, terms, 1)
     anchor.begin(RUN)
     anchor.advance(None, point(1))
