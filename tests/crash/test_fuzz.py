@@ -23,7 +23,7 @@ from plinius.slots import Slots
 from plinius.slots.layout import EXTENT
 from plinius.testing import PlainMedium
 
-IMAGES = 30_000
+IMAGES = 15_000
 TWIN = 16 * 1024
 NUMBERS = (
     0, 1, 7, 8, 15, 16, 63, 64, 4095, 4096, 4097, TWIN, PAGE + TWIN, PAGE + 2 * TWIN, 2**31, 2**32,
@@ -179,7 +179,7 @@ def mutations(target: Target, rng: np.random.Generator, count: int) -> Iterator[
 
 
 def test_mutated_regions_are_refused_or_correct(request: pytest.FixtureRequest) -> None:
-    """30,000 of them (--soak: a million): no other exception, no read out of bounds, no hang."""
+    """15,000 of them (--soak: a million): no other exception, no read out of bounds, no hang."""
     soak = request.config.getoption("--soak", False)
     count = int(os.environ.get("PLINIUS_SOAK_IMAGES", 10**6)) if soak else IMAGES
     target, ends = Target(), dict[str, int]()

@@ -88,8 +88,8 @@ def test_a_loop_on_a_device_ends_the_same(
     request: pytest.FixtureRequest,
 ) -> None:
     """The way of a GPU's tensors, with the host standing for the GPU."""
-    if not request.config.getoption("--soak") and LOOPS_IN_ORDER.index(name) % 8:
-        pytest.skip("only every eighth loop without --soak")
+    if not request.config.getoption("--soak") and LOOPS_IN_ORDER.index(name) % 16:
+        pytest.skip("only every sixteenth loop without --soak")
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     for module in ("devices", "restore"):
