@@ -30,7 +30,7 @@ from plinius.history.kept_commits import (
     kept_names,
     open_kept,
 )
-from plinius.jsonvalue import Json
+from plinius.history.restarts import Restarts
 from plinius.keys import OwnerKey
 from plinius.pm.medium import PAGE, round_up
 from plinius.pm.region import Region
@@ -72,6 +72,7 @@ class CommitHistory:
         self._iteration = 0
         self._named: dict[str, tuple[int, str]] = {}
         self._returns: list[Return] = []
+        self._restarts = Restarts()
         self._must_recover = False
 
     @property
@@ -83,6 +84,8 @@ class CommitHistory:
         """Take over the history of the commit that the run continues from."""
         self._iteration = newest.iteration
         self._returns = returns_of(newest)
+        self._restarts = Restarts.of(newest)
+        self._restarts.restarted(newest)
         self._named = {
             name: (kept.commit, digest)
             for name, (kept, digest) in genuine(self._region, newest).items()
@@ -133,14 +136,12 @@ class CommitHistory:
         _log.warning("WENT BACK from commit %d (iteration %d) to commit %d (iteration %d)", *entry)
 
     def before_commit(self, snapshot: Snapshot) -> Snapshot:
-        """The snapshot that names the kept commits, and says when the run went back."""
-        added: dict[str, Json] = {}
+        """The snapshot with its past: the restarts, the kept commits, when the run went back."""
+        added = self._restarts.environment(self._slots)
         if self._named:
             added[ENVIRONMENT] = {name: [*entry] for name, entry in self._named.items()}
         if self._returns:
             added[_WENT_BACK] = [[*entry] for entry in self._returns]
-        if not added:
-            return snapshot
         return dataclasses.replace(snapshot, environment={**snapshot.environment, **added})
 
     def after_commit(self, iteration: int) -> None:

@@ -18,7 +18,6 @@ import logging
 from typing import NamedTuple, Protocol
 
 from plinius.errors import AnchorError, PliniusError
-from plinius.history.restarts import Restarts
 from plinius.jsonvalue import Json
 from plinius.mirror.background import Background
 from plinius.slots import Manifest, Slots
@@ -56,14 +55,13 @@ class Anchor(Protocol):
 
 
 class Anchoring:
-    """The use of an anchor by one mirror; without an anchor, commits only carry their past.
+    """The use of an anchor by one mirror; without an anchor, all methods do nothing.
 
     Raises AnchorError if the region holds no mirror, and the anchor knows one.
     """
 
     def __init__(self, anchor: Anchor | None, slots: Slots, name: str) -> None:
         self._anchor, self._slots, self._name = anchor, slots, name
-        self._restarts = Restarts()
         self._unsure = False
         self._mine = False  # whether the newest commit was made here, after the last check
         self._background: Background | None = None
@@ -77,9 +75,6 @@ class Anchoring:
 
     def check(self, manifest: Manifest | None) -> None:
         """Raise AnchorError unless the run may continue from this commit, or from none."""
-        if manifest:
-            self._restarts = Restarts.of(manifest)
-            self._restarts.restarted(manifest)
         anchor = self._anchor
         if anchor is None:
             return
@@ -114,10 +109,10 @@ class Anchoring:
         _log.warning("ROLLBACK ACCEPTED: the mirror in %s goes to commit %d", self._name, commit)
 
     def before_commit(self, snapshot: Snapshot) -> Snapshot:
-        """Wait until one more commit is within the exposure; the snapshot with its past."""
+        """Wait until one more commit is within the exposure; the snapshot that names the anchor."""
         anchor = self._anchor
         if anchor is None:
-            return self._with(snapshot, {})
+            return snapshot
         self._wait()
         if self._unsure:  # the last commit ended early: only now it is known whether it counts
             self._slots.newest()
@@ -126,7 +121,7 @@ class Anchoring:
             self._advance()
         point = self._acknowledged
         named: Json = None if point is None else [point.commit, point.digest]
-        return self._with(snapshot, {_NAME: named})
+        return dataclasses.replace(snapshot, environment={**snapshot.environment, _NAME: named})
 
     def after_commit(self) -> None:
         """Advance the anchor beside training, if it is due."""
@@ -147,10 +142,6 @@ class Anchoring:
         finally:
             self._background.close()
             self._background = None
-
-    def _with(self, snapshot: Snapshot, more: dict[str, Json]) -> Snapshot:
-        past = self._restarts.environment(self._slots)
-        return dataclasses.replace(snapshot, environment=snapshot.environment | past | more)
 
     def _wait(self) -> None:
         assert self._background is not None
