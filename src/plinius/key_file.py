@@ -1,13 +1,15 @@
-"""The owner's key file, and other files of one secret: how they are read.
+"""The owner's key file as it is read, and the files of key pairs: a secret, and a public half.
 
 The format is described in docs/formats/owner-key.md; only the owner of a file can read it.
 """
 
+import os
 import re
 from pathlib import Path
 
 from plinius import sealing
-from plinius.errors import KeyFileError, SealError
+from plinius.errors import KeyFileError, SealError, StorageError
+from plinius.files import publish, read_file
 from plinius.key_source import MAX_BYTES, NAME_A_KEY, ask_passphrase, key_text
 from plinius.keys import WRAPPED_TAG, OwnerKey
 
@@ -45,6 +47,36 @@ def read_secret(path: str | Path, line: re.Pattern[bytes], refusal: str, todo: s
     if found := line.fullmatch(_only_line(raw)):
         return bytes.fromhex(found[1].decode())
     raise KeyFileError(refusal, todo)
+
+
+def save_pair(path: Path, secret: str, public: str) -> Path:
+    """Write a secret's text to `path`, its public half to `path`.pub, which is returned.
+
+    Both are durable and have mode 0600. Raises KeyFileError if one of them exists, StorageError if
+    it cannot be written.
+    """
+    beside = path.with_name(path.name + ".pub")
+    for file in (path, beside):
+        if os.path.lexists(file):
+            raise KeyFileError(f"{file} exists already", "Choose another name with -o")
+    for file, text in ((path, secret), (beside, public)):
+        with publish(file) as out:
+            out.write(f"{text}\n".encode())
+    return beside
+
+
+def read_public(path: str | Path, line: re.Pattern[str], refusal: str, todo: str) -> str:
+    """Group 1 of `line`, which is the whole text of the file of a public half.
+
+    Raises KeyFileError: with `refusal` for another text, and if it cannot be read.
+    """
+    try:
+        text = read_file(path, MAX_BYTES).decode("ascii", "replace")
+    except StorageError as error:
+        raise KeyFileError(error.what, todo) from None
+    if (match := line.fullmatch(text.removesuffix("\n"))) is None:
+        raise KeyFileError(refusal, todo)
+    return match[1]
 
 
 def _only_line(raw: bytes) -> bytes:

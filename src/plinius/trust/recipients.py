@@ -1,43 +1,34 @@
 """Recipients: whom a fresh key of a dataset is sealed to, by HPKE (RFC 9180), as age does it.
 
 An owner seals a dataset under a new key, and the key to the public halves of recipients, in a file
-beside it. Who has a private half opens that file, and has the key. The suite is that of releases
-(release.py): X25519MLKEM768, HKDF-SHA256, AES-256-GCM. docs/formats/recipients.md has the bytes.
+beside it. Who has a private half opens that file, and has the key. hpke.py has the suite,
+docs/formats/recipients.md the bytes.
 """
 
 import base64
 import binascii
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import (
-    AEAD,
-    KDF,
-    KEM,
-    MLKEM768X25519PrivateKey,
-    MLKEM768X25519PublicKey,
-    Suite,
-)
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
-from plinius.errors import FormatError, KeyFileError, SealError, StorageError
+from plinius.errors import FormatError, KeyFileError, SealError
 from plinius.files import publish, read_file
-from plinius.key_file import read_secret
+from plinius.key_file import read_public, read_secret, save_pair
 from plinius.keys import OwnerKey
 from plinius.sealing import KEY_BYTES, fresh
+from plinius.trust import hpke
 
 MOST_RECIPIENTS = 64
-_MLKEM_BYTES, _X25519_BYTES = 1184, 32
-_SEED_BYTES = 64
+_SEED_BYTES, _X25519_BYTES = 64, 32
 _SEALED_BYTES = 1088 + 32 + KEY_BYTES + 16  # what the KEM encapsulates, then the sealed key
 _ID_BYTES = 8
 _MAX_FILE = 4096 + MOST_RECIPIENTS * 2048
-_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SECRET_TAG, _PUBLIC_TAG = "plinius-recipient-key-1", "plinius-recipient-1"
 _ENVELOPE_TAG = "plinius-key-for-1"
 _SECRET_LINE = re.compile(rb"plinius-recipient-key-1 ([0-9a-f]{192})")
@@ -52,13 +43,7 @@ class Recipient:
     """The public half of a recipient's key. Raises ValueError unless it is given 1216 bytes."""
 
     def __init__(self, public: bytes) -> None:
-        if len(public) != _MLKEM_BYTES + _X25519_BYTES:
-            raise ValueError("a recipient has 1216 bytes")
-        self.public = public
-        self._key = MLKEM768X25519PublicKey(
-            MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_BYTES]),
-            X25519PublicKey.from_public_bytes(public[_MLKEM_BYTES:]),
-        )
+        self.public, self._key = public, hpke.public_key(public)
 
     def __repr__(self) -> str:
         return f"Recipient({self.id.hex()})"
@@ -88,7 +73,7 @@ class Recipient:
 
     def seal(self, secret: bytes, key_id: bytes) -> bytes:
         """An owner's key (32 bytes, of this id) sealed for this recipient."""
-        return _SUITE.encrypt(secret, self._key, _info(key_id, self.id))
+        return hpke.SUITE.encrypt(secret, self._key, _info(key_id, self.id))
 
 
 class RecipientKey:
@@ -117,7 +102,7 @@ class RecipientKey:
     def open(self, sealed: bytes, key_id: bytes) -> bytes:
         """What was sealed for this recipient. Raises SealError."""
         try:
-            return _SUITE.decrypt(sealed, self._key, _info(key_id, self.recipient.id))
+            return hpke.SUITE.decrypt(sealed, self._key, _info(key_id, self.recipient.id))
         except (InvalidTag, ValueError):
             raise SealError(
                 "The sealed key does not open with this recipient's key",
@@ -130,19 +115,10 @@ class RecipientKey:
         Both are durable and have mode 0600. Raises KeyFileError if one of them exists, StorageError
         if it cannot be written.
         """
-        public = path.with_name(path.name + ".pub")
-        for file in (path, public):
-            if os.path.lexists(file):
-                raise KeyFileError(f"{file} exists already", "Choose another name with -o")
         name = self.recipient.id.hex()
-        with publish(path) as out:
-            out.write(
-                f"# Plinius key of recipient {name}: whoever has it opens what is sealed to it.\n"
-                f"{_SECRET_TAG} {self._secret.hex()}\n".encode()
-            )
-        with publish(public) as out:
-            out.write(f"{self.recipient.line}\n".encode())
-        return public
+        note = f"# Plinius key of recipient {name}: whoever has it opens what is sealed to it."
+        secret = f"{note}\n{_SECRET_TAG} {self._secret.hex()}"
+        return save_pair(path, secret, self.recipient.line)
 
 
 def load_recipient_key(path: str | Path) -> RecipientKey:
@@ -153,17 +129,12 @@ def load_recipient_key(path: str | Path) -> RecipientKey:
 
 def load_recipient(path: str | Path) -> Recipient:
     """Read the public half of a recipient's key. Raises KeyFileError."""
+    refusal = f"{path} holds no recipient"
+    text = read_public(path, _PUBLIC_LINE, refusal, _NAME_PUBLIC)
     try:
-        text = read_file(path, 4096).decode("ascii", "replace")
-    except StorageError as error:
-        raise KeyFileError(error.what, _NAME_PUBLIC) from None
-    match = _PUBLIC_LINE.fullmatch(text.removesuffix("\n"))
-    try:
-        if match:
-            return Recipient.of_text(match[1])
+        return Recipient.of_text(text)
     except ValueError:
-        pass
-    raise KeyFileError(f"{path} holds no recipient", _NAME_PUBLIC)
+        raise KeyFileError(refusal, _NAME_PUBLIC) from None
 
 
 def fresh_key_for(recipients: Sequence[Recipient], path: Path) -> OwnerKey:

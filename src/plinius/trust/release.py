@@ -1,7 +1,6 @@
-"""How keys are released: sealed by HPKE (RFC 9180) to the key that the evidence is bound to.
+"""How keys are released: sealed by HPKE (hpke.py) to the key that the evidence is bound to.
 
-KEM X25519MLKEM768, so that a record of the exchange stays closed to a later quantum computer; KDF
-HKDF-SHA256, AEAD AES-256-GCM. `info` holds the digest of the whole evidence and the lease, so that
+`info` holds the digest of the whole evidence and the lease, so that
 an answer opens for one exchange only.
 
 What is released (never the owner's own key):
@@ -16,21 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import (
-    AEAD,
-    KDF,
-    KEM,
-    MLKEM768X25519PrivateKey,
-    MLKEM768X25519PublicKey,
-    Suite,
-)
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
 from plinius.errors import AttestationError, KeyFileError
 from plinius.jsonvalue import Json, from_json, to_json
 from plinius.keys import OwnerKey
 from plinius.sealing import Bytes, Sealer
+from plinius.trust import hpke
 from plinius.trust.evidence import PUBLIC_KEY_BYTES
 from plinius.trust.secret_memory import SecretMemory
 from plinius.trust.signing import SigningKey
@@ -38,8 +31,6 @@ from plinius.trust.signing import SigningKey
 DATASET_PURPOSES = ("dataset-header", "dataset-records")
 LEASE_BYTES = 16
 MAX_RELEASE_BYTES = 256 << 10
-_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_MLKEM_BYTES, _SEALED_TO_BYTES = 1184, 1216
 
 
 class ReleaseKey:
@@ -69,7 +60,7 @@ class ReleaseKey:
     def open(self, sealed: bytes, lease: bytes, evidence: bytes) -> "Release":
         """What a broker released for an envelope. Raises AttestationError."""
         try:
-            return Release.decode(_SUITE.decrypt(sealed, self._private, info(lease, evidence)))
+            return Release.decode(hpke.SUITE.decrypt(sealed, self._private, info(lease, evidence)))
         except (InvalidTag, ValueError):
             raise AttestationError(
                 "The broker's answer does not open", "Ask again; check the broker's address"
@@ -187,11 +178,8 @@ def seal_release(release: Release, public_key: bytes, lease: bytes, evidence: by
     try:
         if len(public_key) != PUBLIC_KEY_BYTES:
             raise ValueError
-        there = MLKEM768X25519PublicKey(
-            MLKEM768PublicKey.from_public_bytes(public_key[:_MLKEM_BYTES]),
-            X25519PublicKey.from_public_bytes(public_key[_MLKEM_BYTES:_SEALED_TO_BYTES]),
-        )
-        return _SUITE.encrypt(release.encode(), there, info(lease, evidence))
+        there = hpke.public_key(public_key[: hpke.PUBLIC_BYTES])
+        return hpke.SUITE.encrypt(release.encode(), there, info(lease, evidence))
     except ValueError:
         raise AttestationError(
             "The key in the evidence cannot be used", "Make new evidence with plinius attest"

@@ -13,16 +13,13 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from plinius.errors import KeyFileError, StorageError
-from plinius.files import publish, read_file
-from plinius.key_file import read_secret
+from plinius.key_file import read_public, read_secret, save_pair
 
 SIGNATURE_BYTES = 64
 PUBLIC_BYTES = 32
 _SECRET_TAG, _PUBLIC_TAG = "plinius-signing-key-1", "plinius-signer-1"
 _SECRET_LINE = re.compile(rb"plinius-signing-key-1 ([0-9a-f]{64})")
 _PUBLIC_LINE = re.compile(r"plinius-signer-1 ([0-9a-f]{64})")
-_MAX_PUBLIC_FILE = 4096
 
 
 class Signer:
@@ -78,20 +75,13 @@ class SigningKey:
         Both are durable and have mode 0600. Raises KeyFileError if one of them exists, StorageError
         if it cannot be written.
         """
-        public = path.with_name(path.name + ".pub")
-        for file in (path, public):
-            if os.path.lexists(file):
-                raise KeyFileError(f"{file} exists already", "Choose another name with -o")
         name = self.signer.public.hex()
-        with publish(path) as out:
-            out.write(
-                f"# Plinius signing key of signer {name}: whoever has it can sign jobs. Keep it\n"
-                "# away from the trainer.\n"
-                f"{_SECRET_TAG} {self._key.private_bytes_raw().hex()}\n".encode()
-            )
-        with publish(public) as out:
-            out.write(f"{_PUBLIC_TAG} {name}\n".encode())
-        return public
+        note = (
+            f"# Plinius signing key of signer {name}: whoever has it can sign jobs. Keep it\n"
+            "# away from the trainer."
+        )
+        secret = f"{note}\n{_SECRET_TAG} {self._key.private_bytes_raw().hex()}"
+        return save_pair(path, secret, f"{_PUBLIC_TAG} {name}")
 
 
 def load_signing_key(path: str | Path) -> SigningKey:
@@ -103,11 +93,5 @@ def load_signing_key(path: str | Path) -> SigningKey:
 def load_signer(path: str | Path) -> Signer:
     """Read the public half of a signing key. Raises KeyFileError."""
     todo = "Name the .pub file made by plinius keygen --signing"
-    try:
-        text = read_file(path, _MAX_PUBLIC_FILE).decode("ascii", "replace")
-    except StorageError as error:
-        raise KeyFileError(error.what, todo) from None
-    match = _PUBLIC_LINE.fullmatch(text.removesuffix("\n"))
-    if match is None:
-        raise KeyFileError(f"{path} holds no signer", todo)
-    return Signer(bytes.fromhex(match[1]))
+    found = read_public(path, _PUBLIC_LINE, f"{path} holds no signer", todo)
+    return Signer(bytes.fromhex(found))
