@@ -52,7 +52,7 @@ def examples() -> dict[str, torch.Tensor]:
 def bytes_now(tensors: dict[str, torch.Tensor]) -> list[bytes]:
     """Their items in the order of memory."""
     return [
-        devices.packed(it).reshape(-1).view(torch.uint8).numpy().tobytes()
+        devices.packed(it, devices.order_of(it)).reshape(-1).view(torch.uint8).numpy().tobytes()
         for it in tensors.values()
     ]
 

@@ -7,6 +7,7 @@ If two blocks differ in a word by d = 2^t * odd, where t < 32, then their sums a
 2^t of the 2^64 keys of that word. So all four are equal with a probability of at most 2^-132.
 """
 
+import functools
 import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,9 @@ class DeviceTensor(TensorSpec):
     @classmethod
     def of(cls, tensor: torch.Tensor, name: str) -> "DeviceTensor":
         """The tensor under a name. If its items have gaps or overlap, `source` is a copy."""
-        source = packed(tensor).reshape(-1).view(torch.uint8)
-        return cls(name, *tensor_type(tensor), order=order_of(tensor), source=source)
+        order = order_of(tensor)
+        source = packed(tensor, order).reshape(-1).view(torch.uint8)
+        return cls(name, *tensor_type(tensor), order=order, source=source)
 
 
 Items = TensorBytes | DeviceTensor
@@ -192,6 +194,7 @@ def default_generator(device: torch.device) -> torch.Generator:
     return generators[device.index]
 
 
+@functools.cache
 def describe_device(device: torch.device) -> str | None:
     """Its model, or None if there is no such device here."""
     if device.type != "cuda":

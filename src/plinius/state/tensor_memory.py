@@ -28,7 +28,7 @@ class Memory:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.dtype, self.shape = tensor_type(tensor)
         self.order = order_of(tensor)
-        items = packed(tensor)
+        items = packed(tensor, self.order)
         self.data = bytes_of(items)
         self.own = items.data_ptr() == tensor.data_ptr()
 
@@ -51,9 +51,8 @@ class _ByAddress:
         }  # fmt: skip
 
 
-def packed(tensor: torch.Tensor) -> torch.Tensor:
-    """The items in the order of their memory, without gaps: the tensor's own memory, or a copy."""
-    order = order_of(tensor)
+def packed(tensor: torch.Tensor, order: tuple[int, ...] | None) -> torch.Tensor:
+    """The items in an order that `order_of` gave: the tensor's own memory, or a copy without gaps."""
     in_order = tensor.detach() if order is None else tensor.detach().permute(order)
     return in_order.resolve_conj().resolve_neg().contiguous()
 
