@@ -159,17 +159,12 @@ def train(
     from plinius.training.validation import ValidationPlan
 
     permit, network = access.permit, read_cfg(cfg)
-    if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
-        raise click.UsageError("--upto and --clear are for --weights")
+    _require_together(chosen)
     if (validate_every or patience) and validate is None:
         raise click.UsageError("--validate-every and --patience are for --validate")
     if quiet and (verbose or log_every):
         raise click.UsageError("--quiet goes with neither --verbose nor --log-every")
     talk = _warn if quiet else say
-    if chosen["keep_every"] != 1 and not chosen["keep"]:
-        raise click.UsageError("--keep-every is for --keep")
-    if chosen["learning_rate"] is not None and chosen["from_iteration"] is None:
-        raise click.UsageError("--set is for --from-iteration: a new run takes it from its cfg")
     if permit:
         until = permit.until(wanted)
         run_id, dataset_id = permit.run(run_id), permit.training_dataset(dataset_id)
@@ -221,6 +216,16 @@ def train(
         answer(result_of(run, done, resumed_at, last), as_json)
     if not done:
         sys.exit(STOPPED)
+
+
+def _require_together(chosen: dict[str, Any]) -> None:
+    """Refuse settings that are for another one, which is not given."""
+    if (chosen["upto"] or chosen["clear"]) and chosen["weights"] is None:
+        raise click.UsageError("--upto and --clear are for --weights")
+    if chosen["keep_every"] != 1 and not chosen["keep"]:
+        raise click.UsageError("--keep-every is for --keep")
+    if chosen["learning_rate"] is not None and chosen["from_iteration"] is None:
+        raise click.UsageError("--set is for --from-iteration: a new run takes it from its cfg")
 
 
 def _reach(
