@@ -52,7 +52,7 @@ class _ByAddress:
 
 
 def packed(tensor: torch.Tensor, order: tuple[int, ...] | None) -> torch.Tensor:
-    """The items in an order that `order_of` gave: the tensor's own memory, or a copy without gaps."""
+    """The items in the order of `order_of`: the tensor's own memory, or a copy without gaps."""
     in_order = tensor.detach() if order is None else tensor.detach().permute(order)
     return in_order.resolve_conj().resolve_neg().contiguous()
 
